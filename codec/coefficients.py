@@ -1,0 +1,251 @@
+"""Entropy coding of quantized transform coefficients, frequency by frequency.
+
+Coefficients of all the samples of a payload are coded together, lowest frequency first. Two
+facts predict the magnitude of one: the *level* of its frequency, the mean magnitude over the
+payload, which is sent ahead (forward adaptation), and the *activity* of its sample, how large
+the neighbours that are already known came out against their own levels. Level and activity
+choose the adaptive distribution. Frequencies of equal order form a wave, whose contexts depend
+on earlier waves alone, so that a wave is coded by array operations.
+
+Nothing here takes a logarithm or an exponential that the decoder must repeat: contexts are
+integers and quotients of integers, the same on every platform.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.entropy import AdaptiveBits, BitCoder, Bits, Ints, code_raw, code_unary
+from codec.errors import PayloadError
+
+_RUNS = 14  # magnitudes up to here are unary, beyond escape
+_ACTIVITY = np.array([0.32, 0.5, 0.79, 1.26, 2.0, 3.17])  # bin edges, in thirds of a power of 2
+_BINS = len(_ACTIVITY) + 1
+_LOWEST, _HIGHEST = -30, 12  # levels in half octaves: mean magnitude 2**(level / 2)
+_LEVELS = _HIGHEST - _LOWEST + 1
+_MAX_LEVEL = 44  # a mean magnitude of 2**22 is more than an escape code carries
+_ABSENT = np.iinfo(np.int64).min
+_FIXED = 256  # fixed point of mean magnitudes
+_CAP = 4  # a neighbour counts for at most so many times its level
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How frequencies relate: the waves they are coded in, and their causal neighbours.
+
+    Attributes
+    ----------
+    waves : tuple of int64 arrays
+        Indices of the coefficients of each wave; together they are 0 .. size - 1.
+    neighbours : int64 (size, k)
+        Indices of coefficients of earlier waves; `size` stands for none.
+    weights : int64 (size, k)
+        Their weight in the activity.
+    """
+
+    waves: tuple[Ints, ...]
+    neighbours: Ints
+    weights: Ints
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients in a row."""
+        return len(self.neighbours)
+
+
+# (channel distance, frequency offset along each axis) -> weight, in order of what they tell
+_NEIGHBOURS_2D = {
+    (0, -1, 0): 6, (0, 0, -1): 6, (0, -1, -1): 5, (0, -2, 0): 3, (0, 0, -2): 3,
+    (0, -2, 1): 3, (0, 1, -2): 3, (0, -2, -1): 2, (0, -1, -2): 2,
+    (1, 0, 0): 7, (2, 0, 0): 7, (1, -1, 0): 3, (1, 0, -1): 3, (2, -1, 0): 2, (2, 0, -1): 2,
+}  # fmt: skip
+_NEIGHBOURS_1D = {(0, -1): 6, (0, -2): 4, (0, -3): 2, (1, 0): 7, (2, 0): 5, (1, -1): 3}
+
+
+@lru_cache(maxsize=16)
+def layout(channels: int, shape: tuple[int, ...]) -> Layout:
+    """Return the coding order of `channels` blocks of transform coefficients.
+
+    Parameters
+    ----------
+    channels : int
+        Channels; a later one sees the earlier ones at the same frequency.
+    shape : tuple of int
+        Size of a block, one or two axes.
+    """
+    offsets = _NEIGHBOURS_2D if len(shape) == 2 else _NEIGHBOURS_1D
+    grid = np.indices((channels, *shape)).reshape(1 + len(shape), -1)  # (axes, size)
+    order = grid[1:].sum(axis=0) * channels + grid[0]
+    waves = tuple(np.flatnonzero(order == wave) for wave in np.unique(order))
+    size = grid.shape[1]
+    neighbours = np.full((size, len(offsets)), size)
+    weights = np.zeros((size, len(offsets)), np.int64)
+    for column, (offset, weight) in enumerate(offsets.items()):
+        at = grid + np.array([-offset[0], *offset[1:]])[:, None]
+        limits = np.array([channels, *shape])[:, None]
+        inside = ((at >= 0) & (at < limits)).all(axis=0)
+        inside &= at[1:].any(axis=0) | (offset[0] > 0)  # the mean says nothing of the texture
+        flat = np.ravel_multi_index(tuple(np.clip(at, 0, limits - 1)), (channels, *shape))
+        neighbours[inside, column] = flat[inside]
+        weights[inside, column] = weight
+    return Layout(waves, neighbours, weights)
+
+
+def code_coefficients(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
+    """Code quantized coefficients, int64 (plan.size, rows), one line per frequency.
+
+    Parameters
+    ----------
+    coder : BitCoder
+        Encoder or decoder.
+    plan : Layout
+        Order and neighbours.
+    rows : int
+        Blocks coded together (samples times blocks per sample).
+    table : int64 (plan.size, rows) or None
+        None when decoding. Magnitudes below 2**22.
+
+    Returns
+    -------
+    int64 (plan.size, rows)
+        The coefficients.
+    """
+    levels = code_levels(coder, plan, rows, table)
+    model = _MagnitudeModel.start()
+    decoded = np.zeros((plan.size, rows), np.int64)
+    known = np.zeros((plan.size + 1, rows), np.int64)  # capped magnitudes; the last line is none
+    mean = np.append(_mean_magnitude(levels), 0)
+    for wave in plan.waves:
+        wave = wave[levels[wave] > _ABSENT]
+        if not len(wave):
+            continue
+        activity = _activity(plan, wave, known, mean)
+        part = None if table is None else table[wave].ravel()
+        values = _code_wave(coder, model, levels[wave], activity, part)
+        decoded[wave] = values.reshape(len(wave), rows)
+        known[wave] = np.minimum(np.abs(decoded[wave]) * _FIXED, _CAP * mean[wave, None])
+    return decoded
+
+
+def code_levels(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
+    """Code the level of every frequency: half octaves of the mean magnitude, or absent.
+
+    Returns
+    -------
+    int64 (plan.size,)
+        Levels; the smallest int64 where a frequency is zero throughout.
+
+    Raises
+    ------
+    PayloadError
+        When decoding meets a level that no encoder writes.
+    """
+    lowest = -2 * max(rows, 1).bit_length()
+    true = None if table is None else measure_levels(table, lowest)
+    present = AdaptiveBits(np.array([0.1, 0.5, 0.8, 0.9]))
+    sign = AdaptiveBits(np.array([0.5, 0.5]))
+    size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
+    decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else level - lowest + 1
+    for wave in plan.waves:
+        near = decoded[plan.neighbours[wave]] * (plan.weights[wave] > 2)
+        support = np.count_nonzero(near, axis=1)
+        guess = near.sum(axis=1) // np.maximum(support, 1)
+        part = None if true is None else true[wave]
+        bits: Bits | None = None if part is None else (part > 0).astype(np.int32)
+        there = present.code(coder, np.minimum((support + 1) // 2, 3), bits) == 1
+        step = None if part is None else part[there] - guess[there]
+        context = np.minimum(support[there], 1)
+        magnitude = code_unary(coder, size, context, None if step is None else np.abs(step))
+        moved = magnitude > 0
+        down = None if step is None else (step[moved] < 0).astype(np.int32)
+        magnitude[moved] *= 1 - 2 * sign.code(coder, context[moved], down).astype(np.int64)
+        decoded[wave[there]] = guess[there] + magnitude
+    levels = decoded[:-1]
+    if (levels < 0).any() or (levels + lowest > _MAX_LEVEL + 1).any():
+        raise PayloadError(f"coefficient level outside [{lowest}, {_MAX_LEVEL}]")
+    return np.where(levels > 0, levels + lowest - 1, _ABSENT)
+
+
+def measure_levels(table: Ints, lowest: int) -> Ints:
+    """Return 1 + level - `lowest` of each line of `table`, 0 where the line is zero."""
+    mean = np.abs(table).mean(axis=1)
+    level = np.round(2 * np.log2(np.maximum(mean, 2.0**-40))).astype(np.int64)
+    return np.where(mean > 0, np.maximum(level - lowest, 0) + 1, 0)
+
+
+def _mean_magnitude(levels: Ints) -> Ints:
+    """Fixed-point mean magnitude of each level, at least 1; 0 where absent."""
+    octave, half = np.divmod(np.where(levels == _ABSENT, 0, levels), 2)
+    mantissa = np.where(half == 1, 362, 256) * np.int64(_FIXED)  # 2**0.5 in 1/256
+    scaled = np.where(octave >= 0, mantissa << np.maximum(octave, 0), mantissa)
+    scaled = np.where(octave < 0, scaled >> np.minimum(-np.minimum(octave, 0), 40), scaled) >> 8
+    return np.where(levels == _ABSENT, 0, np.maximum(scaled, 1))
+
+
+def _activity(plan: Layout, wave: Ints, known: Ints, mean: Ints) -> Ints:
+    """Bin of observed over expected magnitude of the neighbours, int64 (wave, rows)."""
+    observed = np.full((len(wave), known.shape[1]), 0.4 * 6 * 24)
+    expected = np.full(len(wave), 0.4 * 6 * 24)
+    for column in range(plan.neighbours.shape[1]):
+        at = plan.neighbours[wave, column]
+        weight = plan.weights[wave, column]
+        if weight.any():
+            observed += known[at] * weight[:, None]
+            expected += mean[at] * weight
+    return np.searchsorted(_ACTIVITY, observed / expected[:, None])
+
+
+class _MagnitudeModel:
+    """The adaptive tables of magnitudes, by level and activity."""
+
+    def __init__(self, tables: list[AdaptiveBits]) -> None:
+        self.tables = tables
+
+    @classmethod
+    def start(cls) -> Self:
+        """Tables that know nothing but the geometric law of the level's mean."""
+        octaves = np.repeat(np.arange(_LOWEST, _HIGHEST + 1) / 2, _BINS)
+        tilt = np.tile((np.arange(_BINS) - _BINS // 2) * 0.45, _LEVELS)
+        mean = 2.0 ** np.round(octaves + tilt)  # whole powers of two: exact everywhere
+        p_one = np.clip(mean / (1 + mean), 2.0**-12, 0.98)
+        later = np.clip(p_one, 0.15, 0.9)
+        return cls([AdaptiveBits(p_one)] + [AdaptiveBits(later) for _ in range(_RUNS - 1)])
+
+
+def _code_wave(
+    coder: BitCoder, model: _MagnitudeModel, levels: Ints, activity: Ints, part: Ints | None
+) -> Ints:
+    """Code the values of one wave, flattened (frequencies * rows,)."""
+    shift = np.maximum(0, levels // 2 - 1)  # large magnitudes: model the top, send the rest raw
+    shape = activity.shape
+    row_level = np.clip(levels - 2 * shift, _LOWEST, _HIGHEST) - _LOWEST
+    contexts = (row_level[:, None] * _BINS + activity).ravel()
+    shifts = np.broadcast_to(shift[:, None], shape).ravel()
+    magnitude = None if part is None else np.abs(part)
+    top = code_unary(
+        coder, model.tables, contexts, None if magnitude is None else magnitude >> shifts
+    )
+    if shift.any():
+        top = (top << shifts) | code_raw(coder, shifts, magnitude)
+    rows = np.flatnonzero(top)
+    negative = None if part is None else (part[rows] < 0).astype(np.int32)
+    sign = coder.code(np.full(len(rows), 0.5), negative)
+    top[rows] *= 1 - 2 * sign.astype(np.int64)
+    return top
+
+
+def line_entropy(table: Ints) -> float:
+    """Empirical entropy in bits of int64 (lines, rows), each line by its own distribution.
+
+    No side information is counted: a coder that must also describe the distributions
+    cannot reach this number unless it knows more than they say.
+    """
+    return float(sum(_line_bits(line) for line in table if line.any()))
+
+
+def _line_bits(line: NDArray[np.int64]) -> float:
+    counts = np.unique(line, return_counts=True)[1]
+    return float(-(counts * np.log2(counts / counts.sum())).sum())

@@ -1,0 +1,103 @@
+"""Lossless coding of floating-point arrays, and rounding to half precision.
+
+The exponents of a gradient are few and skewed, its mantissas are noise. So exponents are
+entropy-coded and mantissas are sent as they are.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.compressors.symbols import decode_symbols, encode_symbols
+from codec.errors import CodecError, PayloadError
+
+_EXPONENT_BIAS = 149  # frexp exponents of float32 lie in [-148, 128]
+_LARGEST_EXPONENT = _EXPONENT_BIAS + 128
+_HALF_EXPONENT = 15  # values are scaled to just below 2**15; float16 ends at 65504
+
+
+def encode_floats(values: NDArray[np.float32] | NDArray[np.float16]) -> bytes:
+    """Code floats (N,) bit for bit.
+
+    Raises
+    ------
+    CodecError
+        If a value is not finite.
+    """
+    if not np.isfinite(values).all():
+        raise CodecError("values to send must be finite, NaN or infinity found (overflow)")
+    return encode_words(values.view(f"u{values.itemsize}"))
+
+
+def decode_floats(data: bytes, count: int, dtype: type[np.float32] | type[np.float16]) -> NDArray:
+    """Return the floats (count,) of `encode_floats`, in `dtype`; `PayloadError` if malformed."""
+    words = decode_words(data, count, np.dtype(dtype).itemsize)
+    return words.view(dtype)
+
+
+def encode_words(words: NDArray[np.unsignedinteger]) -> bytes:
+    """Code the bit patterns of floats, uint16 or uint32 (N,), sign bit first.
+
+    The sign is rotated to the bottom, so that the top byte is the exponent (and what else fits):
+    it is coded adaptively, the bytes below it follow unchanged.
+    """
+    bits = 8 * words.itemsize
+    rotated = (words << 1) | (words >> (bits - 1))
+    planes = rotated.astype(f">u{words.itemsize}").view(np.uint8).reshape(-1, words.itemsize)
+    return encode_symbols(planes[:, 0], 256) + planes[:, 1:].tobytes()
+
+
+def decode_words(data: bytes, count: int, itemsize: int) -> NDArray[np.unsignedinteger]:
+    """Return the bit patterns (count,) of `encode_words`; `PayloadError` if malformed."""
+    tail = count * (itemsize - 1)
+    if len(data) < tail:
+        raise PayloadError(f"{len(data)} bytes for {count} floats, at least {tail} are needed")
+    planes = np.empty((count, itemsize), np.uint8)
+    planes[:, 0] = decode_symbols(data[: len(data) - tail], count, 256)
+    planes[:, 1:] = np.frombuffer(data[len(data) - tail :], np.uint8).reshape(count, itemsize - 1)
+    rotated = planes.view(f">u{itemsize}").ravel().astype(f"u{itemsize}")
+    return (rotated >> 1) | (rotated << (8 * itemsize - 1))
+
+
+def half_exponent(largest: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the exponents >= 0 that scale magnitudes up to `largest` to the top of float16."""
+    return np.frexp(largest)[1].astype(np.int64) + _EXPONENT_BIAS
+
+
+def to_half(
+    values: NDArray[np.float32], exponent: int | NDArray[np.int64]
+) -> NDArray[np.float16]:
+    """Scale by the power of two of `exponent` and round to nearest float16.
+
+    The relative error is at most 2**-11 down to 2**-29 of the largest magnitude.
+    """
+    shift = _EXPONENT_BIAS + _HALF_EXPONENT - exponent
+    return np.ldexp(values.astype(np.float64), shift).astype(np.float16)
+
+
+def from_half(
+    halves: NDArray[np.float16], exponent: int | NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Undo `to_half`.
+
+    Raises
+    ------
+    PayloadError
+        If an exponent is not one that `half_exponent` returns.
+    """
+    if np.max(exponent, initial=0) > _LARGEST_EXPONENT:
+        raise PayloadError(f"exponent {np.max(exponent)}, must be 0..{_LARGEST_EXPONENT}")
+    shift = exponent - (_EXPONENT_BIAS + _HALF_EXPONENT)
+    with np.errstate(over="ignore", under="ignore"):
+        return np.ldexp(halves.astype(np.float64), shift).astype(np.float32)
+
+
+def encode_bits(bits: NDArray[np.bool_]) -> bytes:
+    """Pack booleans (N,), eight a byte."""
+    return np.packbits(bits).tobytes()
+
+
+def decode_bits(data: bytes, count: int) -> NDArray[np.bool_]:
+    """Return the booleans (count,) of `encode_bits`; `PayloadError` on another length."""
+    if len(data) != -(-count // 8):
+        raise PayloadError(f"{len(data)} bytes for {count} bits, must be {-(-count // 8)}")
+    return np.unpackbits(np.frombuffer(data, np.uint8), count=count).astype(np.bool_)

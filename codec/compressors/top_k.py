@@ -1,0 +1,103 @@
+"""Top-k sparsification with error feedback.
+
+Stich, Cordonnier, Jaggi: Sparsified SGD with Memory, NeurIPS 2018, algorithm 1 (the learning
+rate is left to the server's optimizer); values in half precision are ours.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.compressors.floats import (
+    decode_floats,
+    encode_floats,
+    from_half,
+    half_exponent,
+    to_half,
+)
+from codec.compressors.frame import MAX_COORDINATES, Frame, read_frame
+from codec.compressors.symbols import decode_integers, encode_integers
+from codec.compressors.tensors import Array, Memory, flatten, largest_indices, unflatten
+from codec.errors import CodecError, PayloadError
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The largest coordinates by magnitude, over all the tensors together.
+
+    What is not sent, the rounding of half-precision values included, stays in the memory and
+    is added to the next gradient: ``decoded + memory == gradient + previous memory``. Zeros
+    are never sent. Indices are coded as gaps, near ``log2 C(n, k)`` bits, less where the chosen
+    coordinates gather in some layers.
+
+    Parameters
+    ----------
+    density : float
+        Share of the coordinates sent, in (0, 1]; rounded up to a whole coordinate.
+    bits : int
+        16 (float16 times a power of two per gradient) or 32 (float32).
+    """
+
+    name: ClassVar[str] = "top-k"
+    identifier: ClassVar[int] = 2
+
+    density: float = 0.01
+    bits: int = 32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= 1:
+            raise CodecError(f"density is {self.density}, must be in (0, 1]")
+        if self.bits not in (16, 32):
+            raise CodecError(f"bits is {self.bits}, must be 16 or 32")
+
+    def compress(
+        self, gradient: Sequence[Array], memory: Memory | None, generator: np.random.Generator
+    ) -> tuple[bytes, Memory]:
+        """See `codec.compressors.GradientCompressor`."""
+        vector, shapes = flatten(gradient, memory)
+        chosen = largest_indices(np.abs(vector), math.ceil(self.density * len(vector)))
+        chosen = chosen[vector[chosen] != 0]
+        values = vector[chosen]
+        exponent = int(half_exponent(np.abs(values).max(initial=0)))
+        coded = to_half(values, exponent) if self.bits == 16 else values
+        gaps = np.diff(chosen, prepend=-1) - 1
+        sections = (encode_integers(gaps, max(len(vector) - 1, 0)), encode_floats(coded))
+        parameters = (len(chosen), self.bits, exponent)
+        data = Frame(self.identifier, shapes, parameters, sections).to_bytes()
+        vector[chosen] -= _values(coded, exponent)
+        return data, unflatten(vector, shapes)
+
+    def decompress(
+        self,
+        data: bytes,
+        shapes: Sequence[tuple[int, ...]] | None = None,
+        limit: int = MAX_COORDINATES,
+    ) -> list[Array]:
+        """See `codec.compressors.GradientCompressor`."""
+        frame = read_frame(
+            data, self.identifier, parameters=3, sections=2, shapes=shapes, limit=limit
+        )
+        count, bits, exponent = frame.parameters
+        if count > frame.coordinates or bits not in (16, 32):
+            raise PayloadError(f"{count} values of {bits} bits for {frame.coordinates} coordinates")
+        chosen = _indices(frame.sections[0], count, frame.coordinates)
+        dtype = np.float16 if bits == 16 else np.float32
+        vector = np.zeros(frame.coordinates, np.float32)
+        vector[chosen] = _values(decode_floats(frame.sections[1], count, dtype), exponent)
+        return unflatten(vector, frame.shapes)
+
+
+def _values(coded: NDArray[np.float16] | NDArray[np.float32], exponent: int) -> Array:
+    return from_half(coded, exponent) if coded.dtype == np.float16 else coded
+
+
+def _indices(data: bytes, count: int, coordinates: int) -> NDArray[np.int64]:
+    gaps = decode_integers(data, count, max(coordinates - 1, 0))
+    chosen = np.cumsum(gaps.astype(np.int64) + 1) - 1
+    if count and chosen[-1] >= coordinates:
+        raise PayloadError(f"index {chosen[-1]}, must be below {coordinates}")
+    return chosen

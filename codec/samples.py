@@ -1,0 +1,323 @@
+"""Samples to payload and back: the whole path in the order that the data take it.
+
+::
+
+    sample -> transform -> quantizer -> entropy coder -> payload
+    payload -> entropy decoder -> dequantizer -> inverse transform -> sample
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec import wire
+from codec.coefficients import code_coefficients, layout, line_entropy
+from codec.columns import code_columns
+from codec.entropy import BitDecoder, BitEncoder, Ints
+from codec.errors import CodecError, PayloadError
+from codec.payload import SamplePayload
+from codec.quantizer import UNBIASED, Key, centroid_offsets, dequantize, quantize
+from codec.spec import SampleSpec
+from codec.steps import coefficient_steps
+from codec.transform import forward, inverse
+
+Array = NDArray[np.float32]
+
+MAX_MAGNITUDE = 1 << 22
+_OFFSET_UNIT = 512  # reconstruction offsets travel in 1/512 of a step
+WEIGHT_DENOMINATOR = 256
+
+
+@dataclass(frozen=True)
+class DecodedSamples:
+    """What a payload decodes to.
+
+    Attributes
+    ----------
+    samples : float32 (N, *shape)
+        Reconstructed samples x_hat, in units of the source (0..255 for images in uint8).
+    targets : int64 (N,) or float32 (N, target_size)
+        Class labels, or target vectors.
+    weights : float32 (N,)
+        Importance weights 1/p; ones where nothing was left out by chance.
+    entropy_bits : dict of str to float
+        Empirical zero-order entropy of each coded section, in bits: of every coefficient or
+        column by itself, side information not counted.
+    """
+
+    samples: Array
+    targets: NDArray[Any]
+    weights: Array
+    entropy_bits: dict[str, float]
+
+
+def encode_samples(
+    samples: NDArray[Any],
+    targets: NDArray[Any],
+    spec: SampleSpec,
+    *,
+    key: Key = (0, 0, 0),
+    inclusion: NDArray[Any] | None = None,
+) -> SamplePayload:
+    """Quantize and code a set of samples.
+
+    Parameters
+    ----------
+    samples : (N, *spec.shape), of ``spec.dtype``
+        Samples in [spec.low, spec.high].
+    targets : integer (N,) or float32 (N, spec.target_size)
+        Class labels in [0, spec.classes), or target vectors.
+    spec : SampleSpec
+        What the samples are, and how to code them.
+    key : (int, int, int)
+        Seed, client and payload, each >= 0: key of the random numbers of the quantizer.
+    inclusion : integer (N,), optional
+        Numerators k, 1..256, of the probability k / 256 with which each sample was kept.
+
+    Returns
+    -------
+    SamplePayload
+        The coded samples.
+
+    Raises
+    ------
+    CodecError
+        If shapes, types or values do not fit `spec`.
+    """
+    samples, targets = np.asarray(samples), np.asarray(targets)
+    _check_samples(samples, spec)
+    _check_targets(targets, len(samples), spec)
+    sections = {"targets": _encode_targets(targets, spec)}
+    if inclusion is not None:
+        sections["weights"] = _encode_weights(np.asarray(inclusion), len(samples))
+    if not len(samples):
+        return SamplePayload(spec, 0, {}, key)
+    sections |= _encode_values(samples, spec, key)
+    return SamplePayload(spec, len(samples), sections, key)
+
+
+def decode_samples(payload: SamplePayload) -> DecodedSamples:
+    """Decode a payload.
+
+    Raises
+    ------
+    PayloadError
+        If a section does not decode to what the spec declares.
+    """
+    spec, count = payload.spec, payload.count
+    if not count:
+        targets = np.zeros(0, np.int64) if spec.classes else np.zeros((0, spec.target_size), "f4")
+        return DecodedSamples(np.zeros((0, *spec.shape), "f4"), targets, np.zeros(0, "f4"), {})
+    targets, target_bits = _decode_targets(payload)
+    weights, weight_bits = _decode_weights(payload)
+    values, value_bits = _decode_values(payload)
+    if not np.isfinite(values).all():
+        raise PayloadError("samples decode to numbers that are not finite")
+    bits = {"targets": target_bits, "weights": weight_bits, "coefficients": value_bits}
+    return DecodedSamples(values, targets, weights, bits)
+
+
+# Values
+
+
+def _encode_values(samples: NDArray[Any], spec: SampleSpec, key: Key) -> dict[str, bytes]:
+    coder = BitEncoder()
+    if spec.codec.quantizer == "identity":
+        planes = _byte_planes(samples, spec)
+        code_columns(coder, 8, *planes.shape, planes)
+        return {"coefficients": coder.finish()}
+    scaled = _scale(samples, spec)
+    kind, dead_zone = spec.codec.quantizer, _dead_zone(spec)
+    symbols = quantize(scaled, kind, dead_zone=dead_zone, key=key)
+    _check_magnitude(symbols)
+    if spec.transform.kind == "identity":
+        lowest = int(symbols.min())
+        width = int(symbols.max() - lowest).bit_length()
+        code_columns(coder, width, *symbols.T.shape, symbols.T - lowest)
+        return {"offsets": _pack_lowest(lowest, width), "coefficients": coder.finish()}
+    plan = layout(spec.transform.channels, spec.transform.block_shape)
+    code_coefficients(coder, plan, symbols.shape[1], symbols)
+    offsets = centroid_offsets(scaled, symbols) if kind == "nearest" else (0.0, 0.0)
+    return {"offsets": _pack_offsets(offsets), "coefficients": coder.finish()}
+
+
+def _decode_values(payload: SamplePayload) -> tuple[Array, float]:
+    spec, count = payload.spec, payload.count
+    coder = BitDecoder(payload.sections.get("coefficients", b""))
+    if spec.codec.quantizer == "identity":
+        size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+        planes = code_columns(coder, 8, count, size, None)
+        return _from_byte_planes(planes, spec), line_entropy(planes.T)
+    transform = spec.transform
+    section = wire.Reader(payload.sections.get("offsets", b""))
+    offsets = (0.0, 0.0)
+    if transform.kind == "identity":
+        lowest, width = _unpack_lowest(section)
+        symbols = code_columns(coder, width, count, transform.coefficients, None).T + lowest
+    else:
+        offsets = _unpack_offsets(section)
+        plan = layout(transform.channels, transform.block_shape)
+        symbols = code_coefficients(coder, plan, count * transform.blocks, None)
+    scaled = dequantize(symbols, spec.codec.quantizer, offsets=offsets, key=payload.key)
+    return _unscale(scaled, spec), line_entropy(symbols)
+
+
+def _steps(spec: SampleSpec) -> Array:
+    codec = spec.codec
+    step = codec.step * (spec.high - spec.low)
+    return coefficient_steps(spec.transform, step, codec.tilt, codec.chroma)
+
+
+def _origin(spec: SampleSpec) -> np.float32:
+    """The value that is coded as zero: mid-range for a transform, the bottom for none."""
+    middle = spec.low if spec.transform.kind == "identity" else (spec.low + spec.high) / 2
+    return np.float32(middle)
+
+
+def _dead_zone(spec: SampleSpec) -> float:
+    return 0.0 if spec.transform.kind == "identity" else spec.codec.dead_zone
+
+
+def _scale(samples: NDArray[Any], spec: SampleSpec) -> Array:
+    coefficients = forward(samples.astype(np.float32) - _origin(spec), spec.transform)
+    return coefficients / _steps(spec)
+
+
+def _unscale(scaled: Array, spec: SampleSpec) -> Array:
+    values = inverse(scaled * _steps(spec), spec.transform) + _origin(spec)
+    if spec.codec.quantizer in UNBIASED:
+        return values  # clipping would bias what the quantizer keeps unbiased
+    return np.clip(values, spec.low, spec.high)
+
+
+def _byte_planes(samples: NDArray[Any], spec: SampleSpec) -> Ints:
+    little = np.ascontiguousarray(samples, np.dtype(spec.dtype).newbyteorder("<"))
+    return little.reshape(len(samples), -1).view(np.uint8).astype(np.int64)
+
+
+def _from_byte_planes(planes: Ints, spec: SampleSpec) -> Array:
+    little = planes.astype(np.uint8).view(np.dtype(spec.dtype).newbyteorder("<"))
+    return little.reshape(-1, *spec.shape).astype(np.float32)
+
+
+def _pack_lowest(lowest: int, width: int) -> bytes:
+    return bytes([width]) + wire.varint(2 * lowest if lowest >= 0 else -2 * lowest - 1)
+
+
+def _unpack_lowest(section: wire.Reader) -> tuple[int, int]:
+    width, zigzag = section.byte("width"), section.varint("lowest symbol")
+    section.finish()
+    if width > MAX_MAGNITUDE.bit_length() + 1 or zigzag > 2 * MAX_MAGNITUDE:
+        raise PayloadError(f"symbols of {width} bits; at most {MAX_MAGNITUDE.bit_length() + 1}")
+    return (zigzag >> 1) if zigzag % 2 == 0 else -((zigzag + 1) >> 1), width
+
+
+def _pack_offsets(offsets: tuple[float, float]) -> bytes:
+    return bytes(int(np.clip(round(offset * _OFFSET_UNIT), 0, 255)) for offset in offsets)
+
+
+def _unpack_offsets(section: wire.Reader) -> tuple[float, float]:
+    ones, more = section.byte("offset"), section.byte("offset")
+    section.finish()
+    return ones / _OFFSET_UNIT, more / _OFFSET_UNIT
+
+
+# Targets and weights
+
+
+def _encode_targets(targets: NDArray[Any], spec: SampleSpec) -> bytes:
+    coder = BitEncoder()
+    table, width = _target_table(targets, spec)
+    code_columns(coder, width, *table.shape, table)
+    return coder.finish()
+
+
+def _target_table(targets: NDArray[Any], spec: SampleSpec) -> tuple[Ints, int]:
+    if spec.classes:
+        return targets.astype(np.int64).reshape(-1, 1), (spec.classes - 1).bit_length()
+    little = np.ascontiguousarray(targets, "<f4")
+    return little.view(np.uint8).reshape(len(targets), -1).astype(np.int64), 8
+
+
+def _decode_targets(payload: SamplePayload) -> tuple[NDArray[Any], float]:
+    spec = payload.spec
+    coder = BitDecoder(payload.sections.get("targets", b""))
+    if spec.classes:
+        width = (spec.classes - 1).bit_length()
+        labels = code_columns(coder, width, payload.count, 1, None)
+        if labels.max() >= spec.classes:
+            raise PayloadError(f"label {labels.max()}; legal range: [0, {spec.classes - 1}]")
+        return labels[:, 0], line_entropy(labels.T)
+    planes = code_columns(coder, 8, payload.count, 4 * spec.target_size, None)
+    floats = planes.astype(np.uint8).view("<f4").astype(np.float32)
+    if not np.isfinite(floats).all():
+        raise PayloadError("targets decode to numbers that are not finite")
+    return floats, line_entropy(planes.T)
+
+
+def _encode_weights(inclusion: NDArray[Any], count: int) -> bytes:
+    legal = (inclusion >= 1) & (inclusion <= WEIGHT_DENOMINATOR)
+    if inclusion.shape != (count,) or not legal.all():
+        raise CodecError(
+            f"inclusion has shape {inclusion.shape} and values {np.unique(inclusion)[:5]}...; "
+            f"it must be ({count},) in [1, {WEIGHT_DENOMINATOR}]"
+        )
+    if (inclusion == WEIGHT_DENOMINATOR).all():
+        return b""
+    coder = BitEncoder()
+    code_columns(coder, 8, count, 1, inclusion.astype(np.int64).reshape(-1, 1) - 1)
+    return coder.finish()
+
+
+def _decode_weights(payload: SamplePayload) -> tuple[Array, float]:
+    if "weights" not in payload.sections:
+        return np.ones(payload.count, np.float32), 0.0
+    coder = BitDecoder(payload.sections["weights"])
+    inclusion = code_columns(coder, 8, payload.count, 1, None) + 1
+    weights = np.float32(WEIGHT_DENOMINATOR) / inclusion[:, 0].astype(np.float32)
+    return weights.astype(np.float32), line_entropy(inclusion.T)
+
+
+# Checks
+
+
+def _check_samples(samples: NDArray[Any], spec: SampleSpec) -> None:
+    if samples.shape[1:] != spec.shape or samples.dtype != spec.dtype:
+        raise CodecError(
+            f"samples are {samples.dtype} {samples.shape}; the spec says {spec.dtype} "
+            f"(N, {', '.join(map(str, spec.shape))})"
+        )
+    if not samples.size:
+        return
+    low, high = samples.min(), samples.max()
+    if not (low >= spec.low and high <= spec.high):  # also catches NaN
+        raise CodecError(
+            f"samples lie in [{low}, {high}]; legal range: [{spec.low}, {spec.high}], no NaN"
+        )
+
+
+def _check_targets(targets: NDArray[Any], count: int, spec: SampleSpec) -> None:
+    shape = (count,) if spec.classes else (count, spec.target_size)
+    kind = "iu" if spec.classes else "f"
+    if targets.shape != shape or targets.dtype.kind not in kind:
+        raise CodecError(f"targets are {targets.dtype} {targets.shape}; expected {shape}")
+    if not count:
+        return
+    if spec.classes and not (targets.min() >= 0 and targets.max() < spec.classes):
+        raise CodecError(
+            f"labels lie in [{targets.min()}, {targets.max()}]; "
+            f"legal range: [0, {spec.classes - 1}]"
+        )
+    if not spec.classes and not np.isfinite(targets).all():
+        raise CodecError("targets hold NaN or infinity; legal: finite floats")
+
+
+def _check_magnitude(symbols: Ints) -> None:
+    largest = int(np.abs(symbols).max())
+    if largest >= MAX_MAGNITUDE:
+        raise CodecError(
+            f"a quantized coefficient is {largest} steps; legal: below {MAX_MAGNITUDE}. "
+            "Use a larger step"
+        )

@@ -1,0 +1,180 @@
+"""Orthonormal transforms: colour, then a cosine transform of blocks, and their inverses.
+
+Everything is orthonormal, so that an error keeps its energy on the way back and an unbiased
+quantizer stays unbiased in the samples.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import CodecError
+
+Array = NDArray[np.float32]
+
+_WHOLE_IMAGE, _LARGE_IMAGE_BLOCK = 64, 32
+_WHOLE_SERIES, _LONG_SERIES_BLOCK = 256, 128
+MAX_BLOCK = 256
+
+# Luma and two colour differences, orthonormal: the KLT of natural images, nearly.
+_COLOUR = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float64)
+_COLOUR /= np.linalg.norm(_COLOUR, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """A transform of samples of one shape.
+
+    Attributes
+    ----------
+    kind : str
+        ``dct2`` (C, H, W), ``dct1`` (C, T) or ``identity``.
+    shape : tuple of int
+        Shape of a sample.
+    block : int
+        Block size along each transformed axis; the whole axis where that is smaller.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    block: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of a block."""
+        return 1 if self.kind == "identity" else self.shape[0]
+
+    @property
+    def block_shape(self) -> tuple[int, ...]:
+        """Shape of one channel of a block."""
+        if self.kind == "identity":
+            return (int(np.prod(self.shape)),)
+        return tuple(min(self.block, side) for side in self.shape[1:])
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """Blocks along each axis."""
+        if self.kind == "identity":
+            return (1,)
+        return tuple(
+            -(-side // block) for side, block in zip(self.shape[1:], self.block_shape, strict=True)
+        )
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a sample."""
+        return int(np.prod(self.grid))
+
+    @property
+    def coefficients(self) -> int:
+        """Coefficients of a block, all channels."""
+        return self.channels * int(np.prod(self.block_shape))
+
+
+def resolve(kind: str, shape: tuple[int, ...], block: int) -> Transform:
+    """Return the transform that `kind` and `block` mean for samples of `shape`.
+
+    Parameters
+    ----------
+    kind : str
+        ``auto`` takes ``dct2`` for three axes, ``dct1`` for two, ``identity`` for one.
+    shape : tuple of int
+        Shape of a sample, channels first.
+    block : int
+        0 takes the whole axis up to 64 pixels (256 points of a series), else blocks of
+        32 (128).
+
+    Raises
+    ------
+    CodecError
+        If the transform does not fit the shape.
+    """
+    if kind == "auto":
+        kind = {3: "dct2", 2: "dct1"}.get(len(shape), "identity")
+    if kind == "identity":
+        return Transform(kind, shape, 0)
+    axes = {"dct1": 2, "dct2": 3}[kind]
+    if len(shape) != axes:
+        raise CodecError(f"transform {kind!r} needs samples of {axes} axes, got shape {shape}")
+    longest = max(shape[1:])
+    whole, large = (
+        (_WHOLE_IMAGE, _LARGE_IMAGE_BLOCK)
+        if kind == "dct2"
+        else (_WHOLE_SERIES, _LONG_SERIES_BLOCK)
+    )
+    size = block or (longest if longest <= whole else large)
+    return Transform(kind, shape, size)
+
+
+def forward(samples: Array, transform: Transform) -> Array:
+    """Return coefficients, float32 (coefficients, N * blocks), of samples (N, *shape)."""
+    count = len(samples)
+    if transform.kind == "identity":
+        return np.ascontiguousarray(samples.reshape(count, -1).T)
+    split = _split(_mix(samples, _COLOUR), transform)  # (N, grid..., C, block...)
+    for axis, size in enumerate(transform.block_shape):
+        split = _along(split, dct_matrix(size), axis - len(transform.block_shape))
+    return np.ascontiguousarray(split.reshape(count * transform.blocks, -1).T)
+
+
+def inverse(coefficients: Array, transform: Transform) -> Array:
+    """Return samples, float32 (N, *shape), of coefficients (coefficients, N * blocks)."""
+    if transform.kind == "identity":
+        return np.ascontiguousarray(coefficients.T).reshape(-1, *transform.shape)
+    split = np.ascontiguousarray(coefficients.T).reshape(
+        -1, *transform.grid, transform.channels, *transform.block_shape
+    )
+    for axis, size in enumerate(transform.block_shape):
+        split = _along(split, dct_matrix(size).T, axis - len(transform.block_shape))
+    return _mix(_join(split, transform), _COLOUR.T)
+
+
+@lru_cache(maxsize=16)
+def dct_matrix(size: int) -> NDArray[np.float64]:
+    """Return the orthonormal DCT-II matrix, float64 (size, size); row = frequency."""
+    k = np.arange(size)
+    matrix = np.sqrt(2 / size) * np.cos(np.pi * np.outer(k, 2 * k + 1) / (2 * size))
+    matrix[0] /= np.sqrt(2)
+    return matrix
+
+
+def _mix(samples: Array, matrix: NDArray[np.float64]) -> Array:
+    """Apply the colour matrix to samples of three channels; others pass."""
+    if samples.shape[1] != 3:
+        return samples
+    flat = samples.reshape(len(samples), 3, -1)
+    return (matrix.astype(np.float32) @ flat).reshape(samples.shape)
+
+
+def _along(values: Array, matrix: NDArray[np.float64], axis: int) -> Array:
+    """Multiply `matrix` with the given axis (-1 or -2)."""
+    m = matrix.astype(np.float32)
+    return values @ m.T if axis == -1 else m @ values
+
+
+def _split(samples: Array, transform: Transform) -> Array:
+    """(N, C, H, W) -> (N, gh, gw, C, bh, bw), the last rows and columns repeated to fill."""
+    sides = transform.shape[1:]
+    grid, block = transform.grid, transform.block_shape
+    pad = [(0, g * b - s) for g, b, s in zip(grid, block, sides, strict=True)]
+    if any(after for _, after in pad):
+        samples = np.pad(samples, [(0, 0), (0, 0), *pad], mode="edge")
+    if len(sides) == 1:
+        return samples.reshape(-1, transform.channels, grid[0], block[0]).transpose(0, 2, 1, 3)
+    return samples.reshape(
+        -1, transform.channels, grid[0], block[0], grid[1], block[1]
+    ).transpose(0, 2, 4, 1, 3, 5)
+
+
+def _join(split: Array, transform: Transform) -> Array:
+    """Inverse of `_split`; what was repeated is cut off."""
+    grid, block = transform.grid, transform.block_shape
+    if len(grid) == 1:
+        whole = split.transpose(0, 2, 1, 3).reshape(-1, transform.channels, grid[0] * block[0])
+        return whole[:, :, : transform.shape[1]]
+    whole = split.transpose(0, 3, 1, 4, 2, 5).reshape(
+        -1, transform.channels, grid[0] * block[0], grid[1] * block[1]
+    )
+    return whole[:, :, : transform.shape[1], : transform.shape[2]]

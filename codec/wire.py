@@ -1,0 +1,66 @@
+"""Reading and writing the fields of a byte string."""
+
+import struct
+
+from codec.errors import PayloadError
+
+_MAX_VARINT_BYTES = 9
+
+
+def varint(value: int) -> bytes:
+    """Return `value` >= 0 in groups of 7 bits, lowest first (LEB128)."""
+    out = bytearray()
+    while value > 0x7F:
+        out.append((value & 0x7F) | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+class Reader:
+    """Cursor over bytes; every read past the end raises `PayloadError`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    @property
+    def position(self) -> int:
+        """Bytes read so far."""
+        return self._at
+
+    def take(self, size: int, what: str) -> bytes:
+        """Read `size` bytes; `what` names them in the error."""
+        left = len(self._data) - self._at
+        if size > left:
+            raise PayloadError(f"truncated {what}: needs {size} bytes, {left} left")
+        self._at += size
+        return self._data[self._at - size : self._at]
+
+    def byte(self, what: str) -> int:
+        """Read one byte."""
+        return self.take(1, what)[0]
+
+    def varint(self, what: str) -> int:
+        """Read a number that `varint` wrote."""
+        value = 0
+        for group in range(_MAX_VARINT_BYTES):
+            byte = self.byte(what)
+            value |= (byte & 0x7F) << (7 * group)
+            if byte < 0x80:
+                return value
+        raise PayloadError(f"{what}: number longer than {_MAX_VARINT_BYTES} bytes")
+
+    def number(self, what: str) -> float:
+        """Read a float32."""
+        value: float = struct.unpack("<f", self.take(4, what))[0]
+        return value
+
+    def finish(self) -> None:
+        """Raise `PayloadError` unless all was read."""
+        if self._at != len(self._data):
+            raise PayloadError(f"{len(self._data) - self._at} bytes after the end")
+
+
+def number(value: float) -> bytes:
+    """Return a float32."""
+    return struct.pack("<f", value)
