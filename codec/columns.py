@@ -14,6 +14,7 @@ from codec.entropy import BitCoder, Bits, Ints, code_raw
 _MODELLED_BITS = 8
 _MAX_CELLS = 1 << 21  # counts kept at once; very wide tables model fewer of the top bits
 _FIRST_ROWS = 4
+_SHARED_WEIGHT = 8.0  # what the other columns say counts as so many observed bits
 
 
 def code_columns(coder: BitCoder, width: int, rows: int, columns: int, table: Ints | None) -> Ints:
@@ -64,8 +65,8 @@ class _ColumnCounts:
 
     def p_one(self, columns: Ints, nodes: Ints) -> NDArray[np.float64]:
         shared = self._shared_ones[nodes] / self._shared_total[nodes]
-        p_one: NDArray[np.float64] = (self._ones[columns, nodes] + shared) / (
-            self._total[columns, nodes] + 1.0
+        p_one: NDArray[np.float64] = (self._ones[columns, nodes] + _SHARED_WEIGHT * shared) / (
+            self._total[columns, nodes] + _SHARED_WEIGHT
         )
         return p_one
 

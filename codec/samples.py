@@ -193,13 +193,21 @@ def _unscale(scaled: Array, spec: SampleSpec) -> Array:
 
 
 def _byte_planes(samples: NDArray[Any], spec: SampleSpec) -> Ints:
+    """Bytes of lossless samples, int64 (N, bytes); of uint8 grids, differences modulo 256."""
+    if spec.dtype == "uint8":
+        for axis in range(2, samples.ndim):
+            samples = np.diff(samples, axis=axis, prepend=np.uint8(0))
     little = np.ascontiguousarray(samples, np.dtype(spec.dtype).newbyteorder("<"))
     return little.reshape(len(samples), -1).view(np.uint8).astype(np.int64)
 
 
 def _from_byte_planes(planes: Ints, spec: SampleSpec) -> Array:
     little = planes.astype(np.uint8).view(np.dtype(spec.dtype).newbyteorder("<"))
-    return little.reshape(-1, *spec.shape).astype(np.float32)
+    samples = little.reshape(-1, *spec.shape)
+    if spec.dtype == "uint8":
+        for axis in range(2, samples.ndim):
+            samples = np.cumsum(samples, axis=axis, dtype=np.uint8)
+    return samples.astype(np.float32)
 
 
 def _pack_lowest(lowest: int, width: int) -> bytes:
