@@ -80,7 +80,12 @@ def centroid_offsets(scaled: Array, symbols: Symbols) -> tuple[float, float]:
     Separately for magnitudes of one and of two or more; the decoder that moves its levels
     there has the least mean squared error (Lloyd, 1982).
     """
-    towards_zero = np.abs(symbols) - np.abs(scaled) * (symbols != 0)
-    ones = towards_zero[np.abs(symbols) == 1]
-    more = towards_zero[np.abs(symbols) >= 2]
-    return (float(ones.mean()) if ones.size else 0.0, float(more.mean()) if more.size else 0.0)
+    coded = np.flatnonzero(symbols)
+    magnitude = np.abs(symbols.ravel()[coded])
+    towards_zero = magnitude - np.abs(scaled.ravel()[coded])
+    ones = magnitude == 1
+    return _mean(towards_zero[ones]), _mean(towards_zero[~ones])
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if values.size else 0.0

@@ -4,18 +4,23 @@ The exponents of a gradient are few and skewed, its mantissas are noise. So expo
 entropy-coded and mantissas are sent as they are.
 """
 
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.compressors.symbols import decode_symbols, encode_symbols
 from codec.errors import CodecError, PayloadError
 
+Float = TypeVar("Float", np.float16, np.float32)
+
 _EXPONENT_BIAS = 149  # frexp exponents of float32 lie in [-148, 128]
 _LARGEST_EXPONENT = _EXPONENT_BIAS + 128
+_ROUNDS_TO_INFINITY = 2.0**128 * (1 - 2.0**-12)
 _HALF_EXPONENT = 15  # values are scaled to just below 2**15; float16 ends at 65504
 
 
-def encode_floats(values: NDArray[np.float32] | NDArray[np.float16]) -> bytes:
+def encode_floats(values: NDArray[Float]) -> bytes:
     """Code floats (N,) bit for bit.
 
     Raises
@@ -28,13 +33,12 @@ def encode_floats(values: NDArray[np.float32] | NDArray[np.float16]) -> bytes:
     return encode_words(values.view(f"u{values.itemsize}"))
 
 
-def decode_floats(data: bytes, count: int, dtype: type[np.float32] | type[np.float16]) -> NDArray:
+def decode_floats(data: bytes, count: int, dtype: type[Float]) -> NDArray[Float]:
     """Return the floats (count,) of `encode_floats`, in `dtype`; `PayloadError` if malformed."""
-    words = decode_words(data, count, np.dtype(dtype).itemsize)
-    return words.view(dtype)
+    return decode_words(data, count, np.dtype(dtype).itemsize).view(dtype)
 
 
-def encode_words(words: NDArray[np.unsignedinteger]) -> bytes:
+def encode_words(words: NDArray[Any]) -> bytes:
     """Code the bit patterns of floats, uint16 or uint32 (N,), sign bit first.
 
     The sign is rotated to the bottom, so that the top byte is the exponent (and what else fits):
@@ -46,8 +50,8 @@ def encode_words(words: NDArray[np.unsignedinteger]) -> bytes:
     return encode_symbols(planes[:, 0], 256) + planes[:, 1:].tobytes()
 
 
-def decode_words(data: bytes, count: int, itemsize: int) -> NDArray[np.unsignedinteger]:
-    """Return the bit patterns (count,) of `encode_words`; `PayloadError` if malformed."""
+def decode_words(data: bytes, count: int, itemsize: int) -> NDArray[Any]:
+    """Return the unsigned words (count,) of `encode_words`; `PayloadError` if malformed."""
     tail = count * (itemsize - 1)
     if len(data) < tail:
         raise PayloadError(f"{len(data)} bytes for {count} floats, at least {tail} are needed")
@@ -55,17 +59,24 @@ def decode_words(data: bytes, count: int, itemsize: int) -> NDArray[np.unsignedi
     planes[:, 0] = decode_symbols(data[: len(data) - tail], count, 256)
     planes[:, 1:] = np.frombuffer(data[len(data) - tail :], np.uint8).reshape(count, itemsize - 1)
     rotated = planes.view(f">u{itemsize}").ravel().astype(f"u{itemsize}")
-    return (rotated >> 1) | (rotated << (8 * itemsize - 1))
+    words: NDArray[Any] = (rotated >> 1) | (rotated << (8 * itemsize - 1))
+    return words
 
 
-def half_exponent(largest: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the exponents >= 0 that scale magnitudes up to `largest` to the top of float16."""
+def half_exponents(largest: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the exponents >= 0 that scale magnitudes up to `largest` to the top of float16.
+
+    Raises
+    ------
+    CodecError
+        If half precision rounds a magnitude to infinity.
+    """
+    if largest.max(initial=0) >= _ROUNDS_TO_INFINITY:
+        raise CodecError(f"magnitude is {largest.max()}, must be below {_ROUNDS_TO_INFINITY}")
     return np.frexp(largest)[1].astype(np.int64) + _EXPONENT_BIAS
 
 
-def to_half(
-    values: NDArray[np.float32], exponent: int | NDArray[np.int64]
-) -> NDArray[np.float16]:
+def to_half(values: NDArray[np.float32], exponent: int | NDArray[np.int64]) -> NDArray[np.float16]:
     """Scale by the power of two of `exponent` and round to nearest float16.
 
     The relative error is at most 2**-11 down to 2**-29 of the largest magnitude.

@@ -10,11 +10,19 @@ from codec.compressors.floats import (
     decode_floats,
     encode_floats,
     from_half,
-    half_exponent,
+    half_exponents,
     to_half,
 )
-from codec.compressors.frame import MAX_COORDINATES, Frame, read_frame
-from codec.compressors.tensors import Array, Memory, flatten, largest_magnitudes, sizes, unflatten
+from codec.compressors.frame import Frame, read_frame
+from codec.compressors.tensors import (
+    MAX_COORDINATES,
+    Array,
+    Memory,
+    flatten,
+    largest_magnitudes,
+    sizes,
+    unflatten,
+)
 from codec.errors import PayloadError
 
 
@@ -35,7 +43,7 @@ class Float16:
     ) -> tuple[bytes, None]:
         """See `codec.compressors.GradientCompressor`."""
         vector, shapes = flatten(gradient)
-        exponents = half_exponent(largest_magnitudes(vector, shapes))
+        exponents = half_exponents(largest_magnitudes(vector, shapes))
         halves = to_half(vector, np.repeat(exponents, sizes(shapes)))
         sections = (exponents.astype("<u2").tobytes(), encode_floats(halves))
         return Frame(self.identifier, shapes, (), sections).to_bytes(), None

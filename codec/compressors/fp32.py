@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from codec.compressors.floats import decode_floats, encode_floats
-from codec.compressors.frame import MAX_COORDINATES, Frame, read_frame
-from codec.compressors.tensors import Array, Memory, flatten, unflatten
+from codec.compressors.frame import Frame, read_frame
+from codec.compressors.tensors import MAX_COORDINATES, Array, Memory, flatten, unflatten
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from codec.compressors.tensors import Shapes
+from codec.compressors.tensors import MAX_COORDINATES, Shapes, sizes
 from codec.errors import PayloadError
 
 MAGIC = b"QDGC"
 VERSION = 1
-# Default bound of what decoding may allocate: 512 MiB of float32.
-MAX_COORDINATES = 2**27
 
 _CHECKSUM_BYTES = 4
 _MAX_DIMENSIONS = 32
@@ -45,14 +43,9 @@ class Frame:
     sections: tuple[bytes, ...]
 
     @property
-    def sizes(self) -> list[int]:
-        """Coordinates of each tensor."""
-        return [math.prod(shape) for shape in self.shapes]
-
-    @property
     def coordinates(self) -> int:
         """Coordinates of all the tensors together."""
-        return sum(self.sizes)
+        return sum(sizes(self.shapes))
 
     def to_bytes(self) -> bytes:
         """Return the frame as bytes."""
@@ -88,13 +81,14 @@ def read_frame(
     shapes : sequence of tuple of int, optional
         Shapes that the frame must hold; any if None.
     limit : int
-        Most coordinates accepted.
+        Most coordinates accepted, at most `MAX_COORDINATES`.
 
     Raises
     ------
     PayloadError
         If the bytes are malformed or hold something else.
     """
+    limit = min(limit, MAX_COORDINATES)
     fields = _FieldReader(_checked_body(data, identifier))
     found = tuple(fields.shape(limit) for _ in range(fields.integer()))
     if shapes is not None and found != tuple(map(tuple, shapes)):

@@ -12,9 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.compressors.floats import decode_bits, decode_words, encode_bits, encode_words
-from codec.compressors.frame import MAX_COORDINATES, Frame, read_frame
+from codec.compressors.frame import Frame, read_frame
 from codec.compressors.symbols import decode_integers, encode_integers
-from codec.compressors.tensors import Array, Memory, Shapes, flatten, sizes, unflatten
+from codec.compressors.tensors import (
+    MAX_COORDINATES,
+    Array,
+    Memory,
+    Shapes,
+    flatten,
+    sizes,
+    unflatten,
+)
 from codec.errors import CodecError, PayloadError
 
 _MAX_LEVELS = 2**16
@@ -115,7 +123,7 @@ def _norm_words(vector: Array, lengths: NDArray[np.int64]) -> NDArray[np.uint16]
     return words.astype(np.uint16)
 
 
-def _norms(words: NDArray[np.unsignedinteger]) -> NDArray[np.float64]:
+def _norms(words: NDArray[np.uint16]) -> NDArray[np.float64]:
     return (words.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
 
 

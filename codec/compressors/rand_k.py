@@ -2,7 +2,7 @@
 
 Wangni, Wang, Liu, Zhang: Gradient Sparsification for Communication-Efficient Distributed
 Optimization, NeurIPS 2018, with uniform probabilities; Konecny et al.: Federated Learning:
-Strategies for Improving Communication Efficiency, 2016, section 3 (random mask from a seed).
+Strategies for Improving Communication Efficiency, 2016 (a random mask sent as a seed).
 """
 
 import math
@@ -14,8 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.compressors.floats import decode_floats, encode_floats
-from codec.compressors.frame import MAX_COORDINATES, Frame, read_frame
-from codec.compressors.tensors import Array, Memory, flatten, largest_indices, unflatten
+from codec.compressors.frame import Frame, read_frame
+from codec.compressors.tensors import (
+    MAX_COORDINATES,
+    Array,
+    Memory,
+    flatten,
+    largest_indices,
+    unflatten,
+)
 from codec.errors import CodecError, PayloadError
 from codec.random import generator as keyed_generator
 
@@ -73,10 +80,9 @@ class RandK:
 
 def _drawn(coordinates: int, count: int, seed: int) -> NDArray[np.int64]:
     """Return `count` distinct indices, the same at both ends."""
-    if not count:
-        return np.empty(0, np.int64)
-    # Raw words: NumPy keeps those of a seed for ever, but not what Generator.choice draws.
-    return largest_indices(keyed_generator(seed).bit_generator.random_raw(coordinates), count)
+    # Raw words: NumPy keeps those of a seed for ever, unlike what Generator draws from them.
+    words = keyed_generator(seed).bit_generator.random_raw(-(-coordinates // 2))
+    return largest_indices(words.astype("<u8").view("<u4")[:coordinates], count)
 
 
 def _scaled(values: Array, coordinates: int) -> Array:

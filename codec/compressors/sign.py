@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from codec.compressors.floats import decode_bits, decode_floats, encode_bits, encode_floats
-from codec.compressors.frame import MAX_COORDINATES, Frame, read_frame
-from codec.compressors.tensors import Array, Memory, flatten, sizes, unflatten
+from codec.compressors.frame import Frame, read_frame
+from codec.compressors.tensors import MAX_COORDINATES, Array, Memory, flatten, sizes, unflatten
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from codec.errors import PayloadError
 Symbols = NDArray[np.int32]
 
 _UNIFORM = constriction.stream.model.Uniform()
-_INCREMENT = 24  # counts added per symbol seen; one count stands for "never seen"
+_INCREMENT = 16  # counts added per symbol seen; one count stands for "never seen"
 _FADE_ABOVE = 1 << 21  # counts are then halved
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 4, 8192
 
@@ -39,7 +39,7 @@ class SymbolEncoder:
             counts.update(narrow[chunk])
 
     def integers(self, values: NDArray[np.integer], largest: int) -> None:
-        """Append `values` (N,), each in [0, largest], largest < 2**27.
+        """Append `values` (N,), each in [0, largest], largest < MAX_COORDINATES.
 
         Values below 16 are symbols of their own; each octave above has eight symbols, and the
         place within one of them is sent as it is.
@@ -83,10 +83,11 @@ class SymbolDecoder:
         """Return the next `count` integers, int32 (count,), each in [0, largest]."""
         label = self.symbols(count, _labels(largest))
         width = np.maximum((label >> 3) - 1, 0)
-        values = (label - (width << 3)) << width
+        values: Symbols = (label - (width << 3)) << width
         inside = width > 0
         if inside.any():
-            values[inside] += self._decode(_UNIFORM, np.left_shift(1, width[inside], dtype=np.int32))
+            span = np.left_shift(1, width[inside], dtype=np.int32)
+            values[inside] += self._decode(_UNIFORM, span)
         if count and values.max() > largest:
             raise PayloadError(f"coded integer {values.max()}, at most {largest}")
         return values

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from codec.errors import CodecError, PayloadError
 
+# Bound of what is coded and, by default, of what decoding may allocate: 512 MiB of float32.
+MAX_COORDINATES = 2**27
+
 Array = NDArray[np.float32]
 Memory = list[Array]
 Shapes = tuple[tuple[int, ...], ...]
@@ -32,7 +35,8 @@ def flatten(gradient: Sequence[Array], memory: Memory | None = None) -> tuple[Ar
     Raises
     ------
     CodecError
-        If a dtype is not float32, a value is not finite or `memory` does not fit.
+        If a dtype is not float32, a value is not finite, `memory` does not fit or there are
+        more than `MAX_COORDINATES`.
     """
     vector, shapes = _concatenate(gradient, "gradient"), tuple(a.shape for a in gradient)
     if memory is not None:
@@ -67,6 +71,9 @@ def _concatenate(tensors: Sequence[Array], what: str) -> Array:
     for tensor in tensors:
         if tensor.dtype != np.float32:
             raise CodecError(f"{what} of dtype {tensor.dtype}, must be float32")
+    coordinates = sum(tensor.size for tensor in tensors)
+    if coordinates > MAX_COORDINATES:
+        raise CodecError(f"{what} of {coordinates} coordinates, at most {MAX_COORDINATES}")
     vector = np.concatenate([np.empty(0, np.float32), *(tensor.ravel() for tensor in tensors)])
     _require_finite(vector, what)
     return vector
@@ -90,7 +97,7 @@ def largest_magnitudes(vector: Array, shapes: Shapes) -> Array:
 
 
 def largest_indices(
-    values: NDArray[np.float32] | NDArray[np.uint64], count: int
+    values: NDArray[np.float32] | NDArray[np.uint32], count: int
 ) -> NDArray[np.int64]:
     """Return the increasing indices of the `count` largest values; of equals, the first ones."""
     if not count:

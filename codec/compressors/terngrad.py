@@ -1,7 +1,7 @@
 """TernGrad: each coordinate to one of -s, 0, +s, with s per tensor.
 
 Wen, Xu, Yan, Wu, Wang, Chen, Li: TernGrad: Ternary Gradients to Reduce Communication in
-Distributed Deep Learning, NeurIPS 2017, equations 2 to 4 (ternarizing by layer) and 14 (clipping).
+Distributed Deep Learning, NeurIPS 2017, with its layer-wise ternarizing and gradient clipping.
 """
 
 import math
@@ -12,9 +12,17 @@ from typing import ClassVar
 import numpy as np
 
 from codec.compressors.floats import decode_bits, decode_floats, encode_bits, encode_floats
-from codec.compressors.frame import MAX_COORDINATES, Frame, read_frame
+from codec.compressors.frame import Frame, read_frame
 from codec.compressors.symbols import decode_symbols, encode_symbols
-from codec.compressors.tensors import Array, Memory, flatten, largest_magnitudes, sizes, unflatten
+from codec.compressors.tensors import (
+    MAX_COORDINATES,
+    Array,
+    Memory,
+    flatten,
+    largest_magnitudes,
+    sizes,
+    unflatten,
+)
 from codec.errors import CodecError
 
 
@@ -45,13 +53,15 @@ class TernGrad:
         self, gradient: Sequence[Array], memory: Memory | None, generator: np.random.Generator
     ) -> tuple[bytes, None]:
         """See `codec.compressors.GradientCompressor`."""
-        vector, shapes = flatten([self._clipped(tensor) for tensor in gradient])
+        vector, shapes = flatten(gradient)
+        if math.isfinite(self.clip):
+            self._clip(unflatten(vector, shapes))
         scales = largest_magnitudes(vector, shapes)
         scale = np.repeat(scales, sizes(shapes)).astype(np.float64)
         sent = generator.random(len(vector)) * scale < np.abs(vector)
         sections = (
             encode_floats(scales),
-            encode_symbols(sent, 2),
+            encode_symbols(sent.astype(np.int32), 2),
             encode_bits(vector[sent] < 0),
         )
         return Frame(self.identifier, shapes, (), sections).to_bytes(), None
@@ -74,8 +84,10 @@ class TernGrad:
         vector[np.flatnonzero(sent)[negative]] *= -1
         return unflatten(vector, frame.shapes)
 
-    def _clipped(self, tensor: Array) -> Array:
-        if tensor.size < 2 or math.isinf(self.clip):
-            return tensor
-        bound = np.float32(self.clip * tensor.std(dtype=np.float64))
-        return np.clip(tensor, -bound, bound)
+    def _clip(self, tensors: list[Array]) -> None:
+        """Clip each tensor in place."""
+        for tensor in tensors:
+            # Deviation from zero and not from the mean: a constant tensor must not vanish.
+            power = np.square(tensor, dtype=np.float64).sum() / max(tensor.size, 1)
+            bound = np.float32(self.clip * np.sqrt(power))
+            np.clip(tensor, -bound, bound, out=tensor)

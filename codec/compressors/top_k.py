@@ -16,12 +16,19 @@ from codec.compressors.floats import (
     decode_floats,
     encode_floats,
     from_half,
-    half_exponent,
+    half_exponents,
     to_half,
 )
-from codec.compressors.frame import MAX_COORDINATES, Frame, read_frame
+from codec.compressors.frame import Frame, read_frame
 from codec.compressors.symbols import decode_integers, encode_integers
-from codec.compressors.tensors import Array, Memory, flatten, largest_indices, unflatten
+from codec.compressors.tensors import (
+    MAX_COORDINATES,
+    Array,
+    Memory,
+    flatten,
+    largest_indices,
+    unflatten,
+)
 from codec.errors import CodecError, PayloadError
 
 
@@ -61,14 +68,12 @@ class TopK:
         vector, shapes = flatten(gradient, memory)
         chosen = largest_indices(np.abs(vector), math.ceil(self.density * len(vector)))
         chosen = chosen[vector[chosen] != 0]
-        values = vector[chosen]
-        exponent = int(half_exponent(np.abs(values).max(initial=0)))
-        coded = to_half(values, exponent) if self.bits == 16 else values
         gaps = np.diff(chosen, prepend=-1) - 1
-        sections = (encode_integers(gaps, max(len(vector) - 1, 0)), encode_floats(coded))
+        indices = encode_integers(gaps, max(len(vector) - 1, 0))
+        values, exponent = _encode_values(vector[chosen], self.bits)
         parameters = (len(chosen), self.bits, exponent)
-        data = Frame(self.identifier, shapes, parameters, sections).to_bytes()
-        vector[chosen] -= _values(coded, exponent)
+        data = Frame(self.identifier, shapes, parameters, (indices, values)).to_bytes()
+        vector[chosen] -= _decode_values(values, len(chosen), self.bits, exponent)
         return data, unflatten(vector, shapes)
 
     def decompress(
@@ -85,14 +90,23 @@ class TopK:
         if count > frame.coordinates or bits not in (16, 32):
             raise PayloadError(f"{count} values of {bits} bits for {frame.coordinates} coordinates")
         chosen = _indices(frame.sections[0], count, frame.coordinates)
-        dtype = np.float16 if bits == 16 else np.float32
         vector = np.zeros(frame.coordinates, np.float32)
-        vector[chosen] = _values(decode_floats(frame.sections[1], count, dtype), exponent)
+        vector[chosen] = _decode_values(frame.sections[1], count, bits, exponent)
         return unflatten(vector, frame.shapes)
 
 
-def _values(coded: NDArray[np.float16] | NDArray[np.float32], exponent: int) -> Array:
-    return from_half(coded, exponent) if coded.dtype == np.float16 else coded
+def _encode_values(values: Array, bits: int) -> tuple[bytes, int]:
+    """Return the coded values and the exponent that scales halves, 0 for float32."""
+    if bits == 32:
+        return encode_floats(values), 0
+    exponent = int(half_exponents(np.abs(values).max(initial=0, keepdims=True))[0])
+    return encode_floats(to_half(values, exponent)), exponent
+
+
+def _decode_values(data: bytes, count: int, bits: int, exponent: int) -> Array:
+    if bits == 32:
+        return decode_floats(data, count, np.float32)
+    return from_half(decode_floats(data, count, np.float16), exponent)
 
 
 def _indices(data: bytes, count: int, coordinates: int) -> NDArray[np.int64]:

@@ -1,0 +1,172 @@
+"""Bytes that are not a compressed gradient: a typed error, and never more memory than allowed."""
+
+import time
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+
+from codec import PayloadError, generator
+from codec.compressors import COMPRESSORS, GradientCompressor, make_compressor
+from codec.compressors.frame import Frame, read_frame
+from codec.compressors.symbols import (
+    decode_integers,
+    decode_symbols,
+    encode_integers,
+    encode_symbols,
+)
+
+SHAPES: list[tuple[int, ...]] = [(30, 20), (5,), (), (0, 3)]
+ALL = [
+    *[make_compressor(name) for name in COMPRESSORS],
+    make_compressor("top-k", density=0.2, bits=16),
+    make_compressor("eden", bits=3),
+]
+
+
+def payload(compressor: GradientCompressor) -> bytes:
+    random = np.random.default_rng(3)
+    gradient = [np.asarray(random.standard_normal(s), np.float32) for s in SHAPES]
+    return compressor.compress(gradient, None, generator(1))[0]
+
+
+def mutated(data: bytes, random: np.random.Generator) -> bytes:
+    """Truncate, overwrite, insert, or join two halves; half of the time with a new checksum."""
+    body = bytearray(data)
+    at = int(random.integers(len(body)))
+    kind = random.integers(4)
+    if kind == 0:
+        del body[at:]
+    elif kind == 1:
+        for place in random.integers(len(body), size=random.integers(1, 5)):
+            body[place] = random.integers(256)
+    elif kind == 2:
+        body[at:at] = random.bytes(int(random.integers(1, 9)))
+    else:
+        del body[at : at + int(random.integers(1, 9))]
+    if random.random() < 0.5 and len(body) > 4:
+        body[-4:] = zlib.crc32(body[:-4]).to_bytes(4, "little")
+    return bytes(body)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("compressor", ALL, ids=repr)
+def test_mutated_bytes_raise_or_keep_their_shapes(compressor: GradientCompressor) -> None:
+    data, random = payload(compressor), np.random.default_rng(11)
+    refused = 0
+    for _ in range(300):
+        altered = mutated(data, random)
+        try:
+            decoded = compressor.decompress(altered, SHAPES, limit=5000)
+        except PayloadError:
+            refused += 1
+            continue
+        assert [a.shape for a in decoded] == SHAPES
+        assert all(np.isfinite(a).all() for a in decoded)
+    assert refused >= 150
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("compressor", ALL, ids=repr)
+def test_mutated_bytes_without_expected_shapes(compressor: GradientCompressor) -> None:
+    data, random = payload(compressor), np.random.default_rng(12)
+    for _ in range(100):
+        try:
+            decoded = compressor.decompress(mutated(data, random), limit=5000)
+        except PayloadError:
+            continue
+        assert sum(a.size for a in decoded) <= 5000
+
+
+@pytest.mark.parametrize("compressor", ALL, ids=repr)
+def test_every_truncation_is_refused(compressor: GradientCompressor) -> None:
+    data = payload(compressor)
+    for stop in range(0, len(data), 7):
+        with pytest.raises(PayloadError):
+            compressor.decompress(data[:stop])
+    with pytest.raises(PayloadError):
+        compressor.decompress(data + b"\0")
+
+
+@pytest.mark.parametrize("compressor", ALL, ids=repr)
+def test_declared_size_beyond_the_limit_allocates_nothing(compressor: GradientCompressor) -> None:
+    parameters, sections = read_counts(compressor)
+    for shapes in [((2**26, 2**26),), ((0, 2**62),), ((2**20,),) * 50, ((1001,),)]:
+        forged = Frame(compressor.identifier, shapes, (1,) * parameters, (b"",) * sections)
+        data = forged.to_bytes()
+        tracemalloc.start()
+        try:
+            with pytest.raises(PayloadError, match="accepted"):
+                compressor.decompress(data, limit=1000)
+            assert tracemalloc.get_traced_memory()[1] < 100_000
+        finally:
+            tracemalloc.stop()
+
+
+@pytest.mark.parametrize("compressor", ALL, ids=repr)
+def test_work_of_a_forged_payload_is_bounded_by_the_limit(compressor: GradientCompressor) -> None:
+    parameters, sections = read_counts(compressor)
+    limit = 200_000
+    forged = Frame(compressor.identifier, ((limit,),), (1,) * parameters, (b"\1" * 9,) * sections)
+    data = forged.to_bytes()
+    tracemalloc.start()
+    start = time.perf_counter()
+    try:
+        compressor.decompress(data, limit=limit)
+    except PayloadError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 60 * limit
+    assert time.perf_counter() - start < 2
+
+
+def read_counts(compressor: GradientCompressor) -> tuple[int, int]:
+    data = payload(compressor)
+    for parameters in range(4):
+        for sections in range(4):
+            try:
+                read_frame(data, compressor.identifier, parameters=parameters, sections=sections)
+            except PayloadError:
+                continue
+            return parameters, sections
+    raise AssertionError("no frame")
+
+
+def test_another_compressor_or_shape_is_refused() -> None:
+    data = payload(make_compressor("sign"))
+    with pytest.raises(PayloadError, match="compressor 5"):
+        make_compressor("fp32").decompress(data)
+    with pytest.raises(PayloadError, match="shapes"):
+        make_compressor("sign").decompress(data, [(600,), (5,), (), (0, 3)])
+
+
+def test_another_version_is_refused() -> None:
+    data = bytearray(payload(make_compressor("fp32")))
+    data[4] = 2
+    with pytest.raises(PayloadError, match="version 2"):
+        make_compressor("fp32").decompress(bytes(data))
+
+
+@pytest.mark.parametrize("largest", [0, 1, 15, 16, 17, 255, 65536, 2**27 - 1])
+def test_integers_round_trip(largest: int) -> None:
+    random = np.random.default_rng(largest)
+    values = np.minimum(random.geometric(4 / (largest + 4), 3000) - 1, largest)
+    values[:2] = 0, largest
+    data = encode_integers(values, largest)
+    assert np.array_equal(decode_integers(data, len(values), largest), values)
+
+
+@pytest.mark.parametrize("alphabet", [1, 2, 3, 256])
+@pytest.mark.parametrize("count", [0, 1, 5, 40_000])
+def test_symbols_round_trip_near_their_entropy(alphabet: int, count: int) -> None:
+    random = np.random.default_rng(5)
+    symbols = np.minimum(random.geometric(0.4, count) - 1, alphabet - 1)
+    data = encode_symbols(symbols, alphabet)
+    assert np.array_equal(decode_symbols(data, count, alphabet), symbols)
+    frequency = np.bincount(symbols) / max(count, 1)
+    frequency = frequency[frequency > 0]
+    entropy = -count * (frequency * np.log2(frequency)).sum() / 8
+    assert len(data) <= 1.005 * entropy + 16
