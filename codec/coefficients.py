@@ -29,6 +29,7 @@ _LEVELS = _HIGHEST - _LOWEST + 1
 _MAX_LEVEL = 44  # a mean magnitude of 2**22 is more than an escape code carries
 _ABSENT = np.iinfo(np.int64).min
 _FIXED = 256  # fixed point of mean magnitudes
+_GROUP = 8  # channels that predict one another
 _CAP = 4  # a neighbour counts for at most so many times its level
 
 
@@ -40,9 +41,9 @@ class Layout:
     ----------
     waves : tuple of int64 arrays
         Indices of the coefficients of each wave; together they are 0 .. size - 1.
-    neighbours : int64 (size, k)
+    neighbours : int32 (size, k)
         Indices of coefficients of earlier waves; `size` stands for none.
-    weights : int64 (size, k)
+    weights : int64 (k,)
         Their weight in the activity.
     """
 
@@ -65,33 +66,34 @@ _NEIGHBOURS_2D = {
 _NEIGHBOURS_1D = {(0, -1): 6, (0, -2): 4, (0, -3): 2, (1, 0): 7, (2, 0): 5, (1, -1): 3}
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=4)
 def layout(channels: int, shape: tuple[int, ...]) -> Layout:
     """Return the coding order of `channels` blocks of transform coefficients.
 
     Parameters
     ----------
     channels : int
-        Channels; a later one sees the earlier ones at the same frequency.
+        Channels; each sees those before it at the same frequency, within groups of eight,
+        so that the number of waves does not grow with the channels.
     shape : tuple of int
         Size of a block, one or two axes.
     """
     offsets = _NEIGHBOURS_2D if len(shape) == 2 else _NEIGHBOURS_1D
     grid = np.indices((channels, *shape)).reshape(1 + len(shape), -1)  # (axes, size)
-    order = grid[1:].sum(axis=0) * channels + grid[0]
-    waves = tuple(np.flatnonzero(order == wave) for wave in np.unique(order))
+    place = grid[0] % _GROUP
+    order = grid[1:].sum(axis=0) * _GROUP + place
+    ordered = np.argsort(order, kind="stable")
+    waves = tuple(np.split(ordered, np.flatnonzero(np.diff(order[ordered])) + 1))
     size = grid.shape[1]
-    neighbours = np.full((size, len(offsets)), size)
-    weights = np.zeros((size, len(offsets)), np.int64)
-    for column, (offset, weight) in enumerate(offsets.items()):
+    neighbours = np.full((size, len(offsets)), size, np.int32)
+    for column, offset in enumerate(offsets):
         at = grid + np.array([-offset[0], *offset[1:]])[:, None]
         limits = np.array([channels, *shape])[:, None]
-        inside = ((at >= 0) & (at < limits)).all(axis=0)
+        inside = ((at >= 0) & (at < limits)).all(axis=0) & (offset[0] <= place)
         inside &= at[1:].any(axis=0) | (offset[0] > 0)  # the mean says nothing of the texture
         flat = np.ravel_multi_index(tuple(np.clip(at, 0, limits - 1)), (channels, *shape))
         neighbours[inside, column] = flat[inside]
-        weights[inside, column] = weight
-    return Layout(waves, neighbours, weights)
+    return Layout(waves, neighbours, np.array(list(offsets.values())))
 
 
 def code_coefficients(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
@@ -150,7 +152,7 @@ def code_levels(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) ->
     size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
     decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else level - lowest + 1
     for wave in plan.waves:
-        near = decoded[plan.neighbours[wave]] * (plan.weights[wave] > 2)
+        near = decoded[plan.neighbours[wave]] * (plan.weights > 2)
         support = np.count_nonzero(near, axis=1)
         guess = near.sum(axis=1) // np.maximum(support, 1)
         part = None if true is None else true[wave]
@@ -191,10 +193,9 @@ def _activity(plan: Layout, wave: Ints, known: Ints, mean: Ints) -> Ints:
     expected = np.full(len(wave), 0.4 * 6 * 24)
     for column in range(plan.neighbours.shape[1]):
         at = plan.neighbours[wave, column]
-        weight = plan.weights[wave, column]
-        if weight.any():
-            observed += known[at] * weight[:, None]
-            expected += mean[at] * weight
+        if (at < plan.size).any():
+            observed += known[at] * plan.weights[column]
+            expected += mean[at] * plan.weights[column]
     return np.searchsorted(_ACTIVITY, observed / expected[:, None])
 
 
@@ -243,9 +244,8 @@ def line_entropy(table: Ints) -> float:
     No side information is counted: a coder that must also describe the distributions
     cannot reach this number unless it knows more than they say.
     """
-    return float(sum(_line_bits(line) for line in table if line.any()))
-
-
-def _line_bits(line: NDArray[np.int64]) -> float:
-    counts = np.unique(line, return_counts=True)[1]
-    return float(-(counts * np.log2(counts / counts.sum())).sum())
+    ordered = np.sort(table[table.any(axis=1)], axis=1)
+    first = np.ones(ordered.shape, bool)  # of each run of equal values
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    counts = np.diff(np.append(np.flatnonzero(first), ordered.size))
+    return float((counts * np.log2(table.shape[1] / counts)).sum())

@@ -48,7 +48,8 @@ def code_columns(coder: BitCoder, width: int, rows: int, columns: int, table: In
         stop = min(rows, start + max(_FIRST_ROWS, start // 4))
         part = None if table is None else table[start:stop]
         decoded[start:stop] = _code_rows(coder, counts, stop - start, raw, part)
-        counts.update(decoded[start:stop] >> raw)
+        if stop < rows:
+            counts.update(decoded[start:stop] >> raw)
         start = stop
     return decoded
 

@@ -37,7 +37,8 @@ def batch_gradient(
     Parameters
     ----------
     model : torch.nn.Module
-        Put in train mode; its device is where the work is done.
+        Put in train mode, or in evaluation mode for a single sample, whose own statistics
+        batch normalization cannot use; its device is where the work is done.
     criterion : callable
         Loss of (outputs, targets) with ``reduction="none"``.
     samples : (N, *shape)
@@ -63,7 +64,7 @@ def batch_gradient(
     if not len(samples):
         return [torch.zeros_like(p) for p in parameters]
     device = parameters[0].device
-    model.train()
+    model.train(len(samples) > 1)
     inputs = to_unit(torch.as_tensor(samples, device=device).float(), spec.low, spec.high)
     losses = criterion(model(inputs), torch.as_tensor(targets, device=device))
     scale = torch.as_tensor(weights, device=device) / batch_size

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from codec import wire
 from codec.errors import PayloadError
 from codec.quantizer import Key
@@ -32,8 +34,8 @@ class DecodeLimits:
     samples : int
         Samples in one payload.
     values : int
-        Numbers in one payload: samples times values per sample. Decoding holds a few
-        arrays of this many entries.
+        Numbers in one payload: samples times values per sample, times bytes per value where
+        they are coded without loss. Decoding holds a few arrays of this many entries.
     """
 
     samples: int = 1 << 20
@@ -120,7 +122,10 @@ class SamplePayload:
 
 def _check_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -> None:
     transform = spec.transform
-    per_sample = max(transform.coefficients * transform.blocks, spec.target_size, 1)
+    values = transform.coefficients * transform.blocks
+    if spec.codec.quantizer == "identity":
+        values *= np.dtype(spec.dtype).itemsize  # coded byte by byte, as targets are
+    per_sample = max(values, 4 * spec.target_size)
     if count > limits.samples or count * per_sample > limits.values:
         raise PayloadError(
             f"{count} samples of {per_sample} values; the limits are {limits.samples} samples "

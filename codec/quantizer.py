@@ -45,8 +45,11 @@ def quantize(scaled: Array, kind: str, *, dead_zone: float, key: Key) -> Symbols
     """
     if kind == "nearest":
         return (np.sign(scaled) * np.floor(np.abs(scaled) + (0.5 - dead_zone))).astype(np.int64)
-    # The same sum for both: stochastic rounding, and rounding after dither `uniform - 1/2`.
-    return np.floor(scaled + uniform(scaled.shape, *key)).astype(np.int64)
+    # floor(scaled + uniform), for both stochastic rounding and rounding after the dither
+    # `uniform - 1/2`; by parts, since float32 would round the sum of a large value up.
+    floor = np.floor(scaled)
+    up = uniform(scaled.shape, *key) >= 1 - (scaled - floor)
+    return floor.astype(np.int64) + up
 
 
 def dequantize(symbols: Symbols, kind: str, *, offsets: tuple[float, float], key: Key) -> Array:

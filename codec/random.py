@@ -9,9 +9,20 @@ Raw Philox words are used, since NumPy promises their stability and not that of
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.errors import CodecError
 
-def _bit_generator(seed: int, *key: int) -> np.random.Philox:
-    return np.random.Philox(np.random.SeedSequence([seed, *key]))
+_GENERATOR, _UNIFORM = 0, 1  # kinds of stream; equal keys do not make them equal
+
+
+def _bit_generator(kind: int, *key: int) -> np.random.Philox:
+    # Two words a number and their count in front: SeedSequence pads with zeros, and so
+    # takes (1,) for (1, 0) and (2**32,) for (0, 1).
+    words = [kind, len(key)]
+    for part in key:
+        if not 0 <= part < 2**63:
+            raise CodecError(f"key of random numbers holds {part}; legal range: [0, 2**63 - 1]")
+        words += [int(part) & 0xFFFFFFFF, int(part) >> 32]
+    return np.random.Philox(np.random.SeedSequence(words))
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
@@ -20,11 +31,16 @@ def generator(seed: int, *key: int) -> np.random.Generator:
     Parameters
     ----------
     seed : int
-        Seed of the run, >= 0.
+        Seed of the run, in [0, 2**63).
     *key : int
-        What distinguishes this stream from others, each >= 0 (round, client, payload).
+        What distinguishes this stream from others (round, client, payload), in [0, 2**63).
+
+    Raises
+    ------
+    CodecError
+        If a part of the key lies outside its range.
     """
-    return np.random.Generator(_bit_generator(seed, *key))
+    return np.random.Generator(_bit_generator(_GENERATOR, seed, *key))
 
 
 def uniform(shape: tuple[int, ...], seed: int, *key: int) -> NDArray[np.float32]:
@@ -38,7 +54,7 @@ def uniform(shape: tuple[int, ...], seed: int, *key: int) -> NDArray[np.float32]
         As in `generator`.
     """
     size = int(np.prod(shape))
-    words = _bit_generator(seed, *key).random_raw((size + 1) // 2)
+    words = _bit_generator(_UNIFORM, seed, *key).random_raw((size + 1) // 2)
     # Two 24-bit uniforms from one 64-bit word: a float32 holds no more than 24 bits.
     halves = np.stack([words >> np.uint64(40), (words >> np.uint64(8)) & np.uint64(0xFFFFFF)], axis=1)
     return (halves.ravel()[:size].astype(np.float32) * np.float32(2.0**-24)).reshape(shape)

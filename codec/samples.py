@@ -149,7 +149,10 @@ def _decode_values(payload: SamplePayload) -> tuple[Array, float]:
     if spec.codec.quantizer == "identity":
         size = int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
         planes = code_columns(coder, 8, count, size, None)
-        return _from_byte_planes(planes, spec), line_entropy(planes.T)
+        samples = _from_byte_planes(planes, spec)
+        if not ((samples >= spec.low) & (samples <= spec.high)).all():  # False for NaN
+            raise PayloadError(f"lossless samples outside [{spec.low}, {spec.high}]")
+        return samples, line_entropy(planes.T)
     transform = spec.transform
     section = wire.Reader(payload.sections.get("offsets", b""))
     offsets = (0.0, 0.0)
@@ -186,7 +189,8 @@ def _scale(samples: NDArray[Any], spec: SampleSpec) -> Array:
 
 
 def _unscale(scaled: Array, spec: SampleSpec) -> Array:
-    values = inverse(scaled * _steps(spec), spec.transform) + _origin(spec)
+    with np.errstate(over="ignore", invalid="ignore"):  # `decode_samples` refuses the result
+        values = inverse(scaled * _steps(spec), spec.transform) + _origin(spec)
     if spec.codec.quantizer in UNBIASED:
         return values  # clipping would bias what the quantizer keeps unbiased
     return np.clip(values, spec.low, spec.high)
@@ -238,8 +242,14 @@ def _unpack_offsets(section: wire.Reader) -> tuple[float, float]:
 def _encode_targets(targets: NDArray[Any], spec: SampleSpec) -> bytes:
     coder = BitEncoder()
     table, width = _target_table(targets, spec)
+    if not spec.classes:
+        code_columns(coder, width, *table.shape, table)
+        return coder.finish()
+    # Labels in ascending order are coded by their differences, which are nearly all zero.
+    ascending = bool((np.diff(table[:, 0]) >= 0).all())
+    table = np.diff(table, axis=0, prepend=0) if ascending else table
     code_columns(coder, width, *table.shape, table)
-    return coder.finish()
+    return bytes([ascending]) + coder.finish()
 
 
 def _target_table(targets: NDArray[Any], spec: SampleSpec) -> tuple[Ints, int]:
@@ -251,13 +261,15 @@ def _target_table(targets: NDArray[Any], spec: SampleSpec) -> tuple[Ints, int]:
 
 def _decode_targets(payload: SamplePayload) -> tuple[NDArray[Any], float]:
     spec = payload.spec
-    coder = BitDecoder(payload.sections.get("targets", b""))
+    section = payload.sections.get("targets", b"")
     if spec.classes:
-        width = (spec.classes - 1).bit_length()
-        labels = code_columns(coder, width, payload.count, 1, None)
+        width, ascending = (spec.classes - 1).bit_length(), section[:1] == b"\x01"
+        table = code_columns(BitDecoder(section[1:]), width, payload.count, 1, None)
+        labels = np.cumsum(table, axis=0) if ascending else table
         if labels.max() >= spec.classes:
             raise PayloadError(f"label {labels.max()}; legal range: [0, {spec.classes - 1}]")
-        return labels[:, 0], line_entropy(labels.T)
+        return labels[:, 0], line_entropy(table.T)
+    coder = BitDecoder(section)
     planes = code_columns(coder, 8, payload.count, 4 * spec.target_size, None)
     floats = planes.astype(np.uint8).view("<f4").astype(np.float32)
     if not np.isfinite(floats).all():
@@ -267,25 +279,23 @@ def _decode_targets(payload: SamplePayload) -> tuple[NDArray[Any], float]:
 
 def _encode_weights(inclusion: NDArray[Any], count: int) -> bytes:
     legal = (inclusion >= 1) & (inclusion <= WEIGHT_DENOMINATOR)
-    if inclusion.shape != (count,) or not legal.all():
+    if inclusion.shape != (count,) or inclusion.dtype.kind not in "iu" or not legal.all():
         raise CodecError(
-            f"inclusion has shape {inclusion.shape} and values {np.unique(inclusion)[:5]}...; "
-            f"it must be ({count},) in [1, {WEIGHT_DENOMINATOR}]"
+            f"inclusion is {inclusion.dtype} {inclusion.shape}, {np.unique(inclusion)[:5]}...; "
+            f"it must be integers ({count},) in [1, {WEIGHT_DENOMINATOR}]"
         )
-    if (inclusion == WEIGHT_DENOMINATOR).all():
-        return b""
     coder = BitEncoder()
-    code_columns(coder, 8, count, 1, inclusion.astype(np.int64).reshape(-1, 1) - 1)
+    left_out = WEIGHT_DENOMINATOR - inclusion.astype(np.int64)
+    code_columns(coder, 8, count, 1, left_out.reshape(-1, 1))
     return coder.finish()
 
 
 def _decode_weights(payload: SamplePayload) -> tuple[Array, float]:
-    if "weights" not in payload.sections:
-        return np.ones(payload.count, np.float32), 0.0
-    coder = BitDecoder(payload.sections["weights"])
-    inclusion = code_columns(coder, 8, payload.count, 1, None) + 1
-    weights = np.float32(WEIGHT_DENOMINATOR) / inclusion[:, 0].astype(np.float32)
-    return weights.astype(np.float32), line_entropy(inclusion.T)
+    # No section at all decodes to zeros: nothing left out, every weight one.
+    coder = BitDecoder(payload.sections.get("weights", b""))
+    left_out = code_columns(coder, 8, payload.count, 1, None)
+    inclusion = (WEIGHT_DENOMINATOR - left_out[:, 0]).astype(np.float32)
+    return np.float32(WEIGHT_DENOMINATOR) / inclusion, line_entropy(left_out.T)
 
 
 # Checks
@@ -318,8 +328,8 @@ def _check_targets(targets: NDArray[Any], count: int, spec: SampleSpec) -> None:
             f"labels lie in [{targets.min()}, {targets.max()}]; "
             f"legal range: [0, {spec.classes - 1}]"
         )
-    if not spec.classes and not np.isfinite(targets).all():
-        raise CodecError("targets hold NaN or infinity; legal: finite floats")
+    if not spec.classes and not (np.abs(targets) <= np.finfo(np.float32).max).all():
+        raise CodecError("targets hold NaN, infinity or more; legal: finite float32")
 
 
 def _check_magnitude(symbols: Ints) -> None:

@@ -13,7 +13,7 @@ from codec.transform import MAX_BLOCK, Transform, resolve
 
 TRANSFORMS = ("auto", "identity", "dct1", "dct2")
 DTYPES = ("uint8", "float32")
-MAX_AXES, MAX_VALUES_PER_SAMPLE = 4, 1 << 24
+MAX_AXES, MAX_VALUES_PER_SAMPLE, MAX_COEFFICIENTS = 4, 1 << 24, 1 << 20
 
 
 def _check_choice(name: str, value: str, legal: Sequence[str]) -> None:
@@ -22,12 +22,15 @@ def _check_choice(name: str, value: str, legal: Sequence[str]) -> None:
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # False for NaN
+    # Floats as they travel: the float32 next to a bound is legal although it may lie beyond.
+    cast = float if isinstance(value, int) else _float32
+    if not cast(low) <= cast(value) <= cast(high):  # False for NaN
         raise CodecError(f"{name} is {value}; legal range: [{low}, {high}]")
 
 
 def _float32(value: float) -> float:
-    return float(np.float32(value))
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,9 @@ class SampleSpec:
         _check_range("number of axes", len(self.shape), 1, MAX_AXES)
         _check_range("smallest side of shape", min(self.shape), 1, MAX_VALUES_PER_SAMPLE)
         _check_range("values per sample", math.prod(self.shape), 1, MAX_VALUES_PER_SAMPLE)
+        object.__setattr__(self, "shape", tuple(map(int, self.shape)))
+        for name in ("classes", "target_size"):
+            object.__setattr__(self, name, int(getattr(self, name)))
         for name in ("low", "high"):
             object.__setattr__(self, name, _float32(getattr(self, name)))
         _check_range("low", self.low, -1e30, 1e30)
@@ -158,7 +164,9 @@ class SampleSpec:
                 f"classes is {self.classes} and target_size {self.target_size}; "
                 "exactly one of them must be positive"
             )
-        resolve(self.codec.transform, self.shape, self.codec.block)
+        if self.transform.kind != "identity":
+            size = self.transform.coefficients
+            _check_range("channels times values of a block", size, 1, MAX_COEFFICIENTS)
 
     @property
     def transform(self) -> Transform:

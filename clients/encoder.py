@@ -1,0 +1,107 @@
+"""Selected samples to payload bytes, within a byte budget if there is one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.selection import Selection, Selector, largest_count, whole
+from codec import CodecError, SampleSpec, encode_samples
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Payload bytes and what they hold.
+
+    Attributes
+    ----------
+    data : bytes
+        A serialized `codec.SamplePayload`; empty when nothing was selected.
+    selection : Selection
+        Which of the candidates `data` holds.
+    """
+
+    data: bytes
+    selection: Selection
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes selections for one client and round.
+
+    Attributes
+    ----------
+    spec : SampleSpec
+        What the samples are, and the codec options.
+    key : (seed, client, payload)
+        Key of the dither, each >= 0.
+    by_label : bool
+        Sort the samples by label (stable), which costs the labels fewer bits; for payloads
+        whose order carries no information.
+    """
+
+    spec: SampleSpec
+    key: tuple[int, int, int]
+    by_label: bool = False
+
+    def encode(self, samples: NDArray[Any], targets: NDArray[Any], selection: Selection) -> bytes:
+        """Return the payload bytes of the selected samples, b"" if there are none.
+
+        Parameters
+        ----------
+        samples : (N, *shape) array of the candidates
+        targets : (N,) int64 or (N, target_size) float32 array
+        selection : Selection
+            Positions among the N candidates.
+        """
+        if len(selection) == 0:
+            return b""
+        positions, inclusion = selection.positions, selection.inclusion
+        if self.by_label and self.spec.classes:
+            order = np.argsort(targets[positions], kind="stable")
+            positions = positions[order]
+            inclusion = None if inclusion is None else inclusion[order]
+        payload = encode_samples(
+            samples[positions], targets[positions], self.spec, key=self.key, inclusion=inclusion
+        )
+        return payload.to_bytes()
+
+
+def encode_within_budget(
+    select: Selector, encode: Callable[[Selection], bytes], count: float, budget: int
+) -> Encoded:
+    """Encode `count` samples, or as many as fit.
+
+    Parameters
+    ----------
+    select : callable
+        From a number of samples to a `Selection`.
+    encode : callable
+        From a `Selection` to payload bytes.
+    count : float
+        Samples wanted (expected number, if `select` draws at random).
+    budget : int
+        Most bytes, 0 for no limit. At least 90% are used when `count` does not fit.
+
+    Raises
+    ------
+    CodecError
+        If even one sample takes more than `budget` bytes.
+    """
+    if budget == 0:
+        selection = select(count)
+        return Encoded(encode(selection), selection)
+    tried: dict[int, Encoded] = {0: Encoded(b"", select(0))}
+
+    def size_of(number: int) -> int:
+        selection = select(min(number, count))
+        tried[number] = Encoded(encode(selection), selection)
+        return len(tried[number].data)
+
+    limit = whole(count)
+    best = largest_count(limit, budget, size_of)
+    if best == 0 and limit > 0:
+        raise CodecError(f"uplink-budget = {budget} bytes is less than one sample takes")
+    return tried[best]

@@ -1,0 +1,137 @@
+"""Flower's side of a client: an instruction comes in, a payload of quantized samples goes out.
+
+The only module here that knows Flower, and the only one with a clock.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+
+from clients.dataset import IndexedDataset
+from clients.instruction import Instruction
+from clients.refinement import Criterion
+from clients.rounds import Contribution, Task, replay_quota, replay_round, sgd_round
+from clients.sent import SentSamples
+from clients.source import SampleSource, as_source
+from codec import CodecError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+STAGES = ("importance", "encode", "refinement")
+SENT_KEY = "quantized-data"
+MEMORY_KEY = "refinement-memory"
+
+
+def train(
+    msg: Message,
+    context: Context,
+    source: SampleSource | IndexedDataset,
+    model: "Callable[[], nn.Module] | None" = None,
+    criterion: Criterion | None = None,
+) -> Message:
+    """Answer one round's instruction with quantized samples.
+
+    Parameters
+    ----------
+    msg : Message
+        ``content["config"]``: see `clients.instruction.Instruction`. ``content["arrays"]``:
+        the model's state, when it is scored or refined with.
+    context : Context
+        ``node_config["partition-id"]`` (default 0) keys the client's random numbers;
+        ``state`` remembers what was sent and the refinement's error memory.
+    source : SampleSource or map-style data set
+        The client's samples; see `clients.source.as_source`.
+    model : callable, optional
+        Factory of the model whose state the server sends. Without scores and refinement it
+        is never called, and torch is not imported.
+    criterion : callable, optional
+        Loss for the refinement; must be the server's. Default: cross-entropy, or mean
+        squared error for float targets.
+
+    Returns
+    -------
+    Message
+        ``content["payload"]`` with ``samples`` (payload bytes, empty when nothing is sent),
+        ``refinement`` (bytes, if asked for), ``num-examples``, ``num-sent``, ``remaining``,
+        ``client`` and ``seconds-*``.
+
+    Raises
+    ------
+    CodecError
+        On an illegal instruction, sample or model; names the value and what is legal.
+    """
+    record = msg.content.get("config")
+    if not isinstance(record, ConfigRecord):
+        raise CodecError(f"content['config'] must be a ConfigRecord, got {type(record).__name__}")
+    instruction = Instruction.from_record(record)
+    seconds = dict.fromkeys(STAGES, 0.0)
+    task = Task(
+        instruction,
+        int(context.node_config.get("partition-id", 0)),
+        as_source(source),
+        stage=lambda name: _timed(name, seconds),
+    )
+    if instruction.needs_model:
+        loaded = _load_model(model, msg.content.get("arrays"))
+        task = replace(task, model=loaded, criterion=criterion)
+    run = _replay if instruction.mode == "replay" else _sgd
+    contribution, remaining = run(task, context.state)
+    answer: dict[str, Any] = {
+        "samples": contribution.data,
+        "num-examples": contribution.considered,
+        "num-sent": len(contribution.sent),
+        "remaining": remaining,
+        "client": task.client,
+        **{f"seconds-{name}": value for name, value in seconds.items()},
+    }
+    if contribution.refinement is not None:
+        answer["refinement"] = contribution.refinement
+    return Message(RecordDict({"payload": ConfigRecord(answer)}), reply_to=msg)
+
+
+def _sgd(task: Task, state: RecordDict) -> tuple[Contribution, int]:
+    record = state.get(MEMORY_KEY)
+    memory = record.to_numpy_ndarrays() if isinstance(record, ArrayRecord) else None
+    contribution = sgd_round(task, memory)
+    if contribution.memory is not None:
+        state[MEMORY_KEY] = ArrayRecord(contribution.memory)
+    return contribution, len(task.source)
+
+
+def _replay(task: Task, state: RecordDict) -> tuple[Contribution, int]:
+    length, instruction = len(task.source), task.instruction
+    record, before = state.get(SENT_KEY), SentSamples.none(length)
+    if isinstance(record, ConfigRecord):
+        before = SentSamples.from_entries(record, length)
+    settled = before.settle(instruction.acknowledged)
+    contribution = replay_round(task, settled.delivered)
+    after = settled.send(contribution.sent, instruction.server_round)
+    entries: dict[str, Any] = after.to_entries()
+    state[SENT_KEY] = ConfigRecord(entries)
+    return contribution, after.remaining(replay_quota(length, instruction.keep_rate))
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[name] += time.perf_counter() - start
+
+
+def _load_model(factory: "Callable[[], nn.Module] | None", arrays: object) -> "nn.Module":
+    if factory is None:
+        raise CodecError("the instruction scores or refines with a model: pass model=<factory>")
+    if not isinstance(arrays, ArrayRecord):
+        raise CodecError(
+            f"content['arrays'] must be the model's ArrayRecord, got {type(arrays).__name__}"
+        )
+    model = factory()
+    model.load_state_dict(arrays.to_torch_state_dict())
+    return model

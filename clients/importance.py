@@ -1,0 +1,200 @@
+"""How much each sample matters to the training of a model.
+
+Scores are pure functions of what a forward pass yields; `model_outputs` is that pass.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec import CodecError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+Floats = NDArray[np.float64]
+
+UNSCORED = ("all", "random")
+SCORED = ("loss", "grad-norm")
+IMPORTANCES = UNSCORED + SCORED
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """What a model's last linear layer took in and gave out.
+
+    Attributes
+    ----------
+    logits : (N, K) float32 array
+        Class scores, or predictions when the targets are floats.
+    features : (N, F) float32 array
+        Inputs of the last linear layer.
+    bias : bool
+        Whether that layer adds a bias.
+    """
+
+    logits: NDArray[np.float32]
+    features: NDArray[np.float32]
+    bias: bool
+
+
+def loss_scores(logits: NDArray[np.floating[Any]], targets: NDArray[Any]) -> Floats:
+    """Return each sample's loss.
+
+    Parameters
+    ----------
+    logits : (N, K) float array
+    targets : (N,) integer labels (cross-entropy, in nats) or (N, K) floats (mean squared
+        error over the K outputs)
+
+    Returns
+    -------
+    (N,) float64 array, >= 0
+    """
+    if _is_regression(targets):
+        errors: Floats = np.square(np.subtract(logits, targets, dtype=np.float64))
+        return np.asarray(errors.mean(axis=1))
+    shifted = _shifted(logits)
+    own = shifted[np.arange(len(targets)), targets]
+    return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - own)
+
+
+def grad_norm_scores(
+    logits: NDArray[np.floating[Any]],
+    features: NDArray[np.floating[Any]],
+    targets: NDArray[Any],
+    bias: bool = True,
+) -> Floats:
+    """Return the norm of each sample's gradient in the last linear layer.
+
+    With z the logits, h the features and g the loss gradient at z, the layer's gradient is
+    the outer product of g with (h, 1), so its norm is ``|g| sqrt(|h|^2 + 1)``; for
+    cross-entropy ``g = softmax(z) - onehot(y)``. Up to a factor shared by all samples it
+    bounds the norm of the whole gradient (Katharopoulos & Fleuret 2018, "Not All Samples
+    Are Created Equal", eq. 20).
+
+    Parameters
+    ----------
+    logits : (N, K) float array
+    features : (N, F) float array
+    targets : (N,) integer labels, or (N, K) floats (mean squared error)
+    bias : bool
+        False drops the 1, which is the bias' share.
+
+    Returns
+    -------
+    (N,) float64 array, >= 0
+    """
+    if _is_regression(targets):
+        gradient = np.subtract(logits, targets, dtype=np.float64) * (2.0 / logits.shape[1])
+    else:
+        gradient = np.exp(_shifted(logits))
+        gradient /= gradient.sum(axis=1, keepdims=True)
+        gradient[np.arange(len(targets)), targets] -= 1.0
+    squared_input = np.square(features, dtype=np.float64).sum(axis=1) + float(bias)
+    return np.asarray(np.linalg.norm(gradient, axis=1) * np.sqrt(squared_input))
+
+
+def score(importance: str, outputs: ModelOutputs, targets: NDArray[Any]) -> Floats:
+    """Return the (N,) float64 scores that `importance` gives to model outputs.
+
+    Raises
+    ------
+    CodecError
+        If `importance` is not one of `SCORED`, or a score is not finite (a model that
+        diverged).
+    """
+    if importance == "loss":
+        scores = loss_scores(outputs.logits, targets)
+    elif importance == "grad-norm":
+        scores = grad_norm_scores(outputs.logits, outputs.features, targets, outputs.bias)
+    else:
+        raise CodecError(f"importance {importance!r} has no score; legal: {', '.join(SCORED)}")
+    if not np.isfinite(scores).all():
+        position = int(np.argmin(np.isfinite(scores)))
+        raise CodecError(f"{importance} of sample {position} is {scores[position]}, not finite")
+    return scores
+
+
+def model_outputs(
+    model: "nn.Module", samples: NDArray[Any], *, low: float, high: float, batch_size: int = 256
+) -> ModelOutputs:
+    """Run `model` over `samples` in evaluation mode and without gradients.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Left in the modes (train or eval, per module) it came in.
+    samples : (N, *shape) array, N >= 1
+        In source units; scaled to [0, 1] by ``(x - low) / (high - low)``.
+    low, high : float
+        Value range of the source.
+    batch_size : int
+        Samples per forward pass.
+
+    Raises
+    ------
+    CodecError
+        If the model's output is not that of a linear layer, of shape (N, K).
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    logits, features = [], []
+    with _evaluating(model), _linear_calls(model) as calls, torch.no_grad():
+        for start in range(0, len(samples), batch_size):
+            batch = torch.from_numpy(samples[start : start + batch_size]).to(device)
+            output = model((batch.float() - low) / (high - low))
+            if not calls or output.shape != (len(batch), calls[-1][0].out_features):
+                raise CodecError(
+                    "importance needs a model that ends in a Linear layer with outputs of "
+                    f"shape (N, K); the output has shape {tuple(output.shape)}"
+                )
+            last, inputs = calls[-1]
+            logits.append(output.float().cpu().numpy())
+            features.append(inputs.float().cpu().numpy())
+            calls.clear()
+    return ModelOutputs(np.concatenate(logits), np.concatenate(features), last.bias is not None)
+
+
+@contextmanager
+def _linear_calls(model: "nn.Module") -> "Iterator[list[tuple[nn.Linear, torch.Tensor]]]":
+    """List the linear layers that forward passes go through, in order, with their inputs."""
+    from torch import nn
+
+    calls: list[tuple[nn.Linear, torch.Tensor]] = []
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    hooks = [
+        layer.register_forward_hook(lambda layer, inputs, _: calls.append((layer, inputs[0])))
+        for layer in layers
+    ]
+    try:
+        yield calls
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def _evaluating(model: "nn.Module") -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _is_regression(targets: NDArray[Any]) -> bool:
+    return bool(np.issubdtype(targets.dtype, np.floating))
+
+
+def _shifted(logits: NDArray[np.floating[Any]]) -> Floats:
+    wide = logits.astype(np.float64)
+    return np.asarray(wide - wide.max(axis=1, keepdims=True))

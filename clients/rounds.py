@@ -1,0 +1,215 @@
+"""One round of a client, from instruction to payload bytes, in both modes; no Flower here."""
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.candidates import Candidates, draw_minibatch
+from clients.encoder import Encoder, encode_within_budget
+from clients.importance import model_outputs, score
+from clients.instruction import Instruction
+from clients.refinement import (
+    Criterion,
+    gradient_residual,
+    make_refinement_compressor,
+    per_sample_criterion,
+)
+from clients.selection import Selection, Selector, make_selector, whole
+from clients.source import SampleSource, fetch, source_spec
+from codec import SampleSpec, generator
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_COMPRESSOR_STREAM, _DROPOUT_STREAM = 1, 2  # last key of the generators beside the main one
+
+
+def _untimed(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a client works with in one round.
+
+    Attributes
+    ----------
+    instruction : Instruction
+    client : int
+        Partition id, >= 0; with the run's seed and the round it keys all random numbers.
+    source : SampleSource
+    model : torch.nn.Module or None
+        With the server's state loaded; None when the instruction needs none.
+    criterion : callable or None
+        Loss for the refinement; see `clients.refinement.per_sample_criterion`.
+    stage : callable
+        From ``"importance"``, ``"encode"`` or ``"refinement"`` to a context that the stage
+        runs in; a caller with a clock times it.
+    """
+
+    instruction: Instruction
+    client: int
+    source: SampleSource
+    model: "nn.Module | None" = None
+    criterion: Criterion | None = None
+    stage: Callable[[str], AbstractContextManager[None]] = _untimed
+
+    def generator(self, *stream: int) -> np.random.Generator:
+        """Return the client's generator of this round, or of a side stream (>= 1)."""
+        return generator(self.instruction.seed, self.instruction.server_round, self.client, *stream)
+
+    def spec(self) -> SampleSpec:
+        """Return the spec of the round's payload."""
+        return source_spec(self.source, self.instruction.codec)
+
+    def encoder(self, spec: SampleSpec, by_label: bool) -> Encoder:
+        """Return the round's encoder."""
+        key = (self.instruction.seed, self.client, self.instruction.server_round)
+        return Encoder(spec, key, by_label)
+
+    def selector(
+        self,
+        samples: NDArray[Any],
+        targets: NDArray[Any],
+        spec: SampleSpec,
+        rng: np.random.Generator,
+    ) -> Selector:
+        """Score candidates, or take them as equal, and return the instruction's selector."""
+        instruction, scores = self.instruction, np.ones(len(samples))
+        if instruction.needs_scores and self.model is not None:
+            with self.stage("importance"):
+                outputs = model_outputs(self.model, samples, low=spec.low, high=spec.high)
+                scores = score(instruction.importance, outputs, targets)
+        return make_selector(instruction.selection, scores, instruction.uniform_share, rng)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What a client sends in one round.
+
+    Attributes
+    ----------
+    data : bytes
+        Sample payload; empty when nothing is sent.
+    considered : int
+        Size of the original minibatch (sgd) or of the pool chosen from (replay).
+    sent : (M,) int64 array
+        Indices of the samples in `data`, into the source.
+    refinement : bytes or None
+        Compressed gradient residual.
+    memory : list of float32 arrays or None
+        Error memory of the compressor, for the next round.
+    """
+
+    data: bytes
+    considered: int
+    sent: NDArray[np.int64]
+    refinement: bytes | None = None
+    memory: list[NDArray[np.float32]] | None = None
+
+
+_NOTHING = Contribution(b"", 0, np.zeros(0, np.int64))
+
+
+def sgd_round(task: Task, memory: list[NDArray[np.float32]] | None = None) -> Contribution:
+    """Draw a minibatch, keep what matters, quantize it, and compress what that misses.
+
+    Parameters
+    ----------
+    task : Task
+    memory : list of float32 arrays or None
+        Error memory that the previous round returned.
+    """
+    instruction, rng = task.instruction, task.generator()
+    indices = draw_minibatch(len(task.source), instruction.batch_size, rng)
+    if len(indices) == 0:
+        return _NOTHING
+    spec = task.spec()
+    samples, targets = fetch(task.source, indices, spec)
+    select = task.selector(samples, targets, spec, rng)
+    share = 1.0 if instruction.selection == "budget" else instruction.keep_rate
+    encoder = task.encoder(spec, by_label=False)
+
+    def encode(selection: Selection) -> bytes:
+        return encoder.encode(samples, targets, selection)
+
+    with task.stage("encode"):
+        encoded = encode_within_budget(
+            select, encode, share * len(indices), instruction.uplink_budget
+        )
+    sent = indices[encoded.selection.positions]
+    if task.model is None or instruction.refinement == "none":
+        return Contribution(encoded.data, len(indices), sent)
+    with task.stage("refinement"):
+        residual = gradient_residual(
+            task.model,
+            per_sample_criterion(task.criterion),
+            samples,
+            targets,
+            encoded.data,
+            spec=spec,
+            seed=dropout_seed(instruction, task.client),
+        )
+        refinement, memory = make_refinement_compressor(instruction).compress(
+            residual, memory, task.generator(_COMPRESSOR_STREAM)
+        )
+    return Contribution(encoded.data, len(indices), sent, refinement, memory)
+
+
+def dropout_seed(instruction: Instruction, client: int) -> int:
+    """Return the seed of the dropout masks that both ends draw for a client's gradient."""
+    rng = generator(instruction.seed, instruction.server_round, client, _DROPOUT_STREAM)
+    return int(rng.integers(2**63))
+
+
+def replay_quota(length: int, keep_rate: float) -> int:
+    """Return how many of `length` samples a client ever sends: the rounded share, at least 1."""
+    return min(length, max(1, round(keep_rate * length)))
+
+
+def replay_round(task: Task, sent: NDArray[np.bool_]) -> Contribution:
+    """Send the most useful of the samples that were never sent.
+
+    Parameters
+    ----------
+    task : Task
+    sent : (N,) bool array
+        What earlier rounds sent.
+    """
+    instruction, rng = task.instruction, task.generator()
+    left = replay_quota(len(sent), instruction.keep_rate) - int(sent.sum())
+    wanted = min(left, instruction.batch_size or left)
+    if wanted <= 0:
+        return _NOTHING
+    spec, budget = task.spec(), instruction.uplink_budget
+    order = rng.permutation(np.flatnonzero(~sent))
+    candidates = Candidates(task.source, spec, order)
+    encoder = task.encoder(spec, by_label=True)
+
+    def encode(selection: Selection) -> bytes:
+        needed = int(selection.positions.max(initial=-1)) + 1
+        return encoder.encode(*candidates.first(needed), selection)
+
+    select: Selector = _first
+    pool = 0
+    if instruction.needs_scores:
+        with task.stage("encode"):
+            unscored = encode_within_budget(_first, encode, wanted, budget) if budget else None
+        likely = wanted if unscored is None else len(unscored.selection)
+        pool = min(len(order), math.ceil(instruction.pool_factor * likely))
+        select = task.selector(*candidates.first(pool), spec, rng)
+        wanted = min(wanted, pool)
+    with task.stage("encode"):
+        encoded = encode_within_budget(select, encode, wanted, budget)
+    positions = encoded.selection.positions
+    return Contribution(encoded.data, pool or len(positions), order[positions])
+
+
+def _first(count: float) -> Selection:
+    """Select the first candidates; a random selection when their order is random."""
+    return Selection(np.arange(whole(count)))

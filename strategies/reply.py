@@ -1,0 +1,239 @@
+"""Reading one client's reply: everything that may be wrong with it is found here."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ConfigRecord, Message
+from numpy.typing import NDArray
+
+from codec import (
+    CodecError,
+    DecodedSamples,
+    DecodeLimits,
+    SamplePayload,
+    SampleSpec,
+    decode_samples,
+)
+from codec.compressors import GradientCompressor
+
+PAYLOAD_KEY = "payload"
+_STAGES = ("importance", "encode", "refinement")
+
+
+class BadReply(ValueError):
+    """A reply that cannot be used.
+
+    Parameters
+    ----------
+    cause : str
+        Short name under which it is counted: ``"error"`` (an ``Error`` reply), ``"record"``
+        (missing or mistyped records or keys), ``"payload"`` (bytes that do not decode to finite
+        samples), ``"count"``, ``"shape"``, ``"target"``, ``"refinement"``, ``"not-finite"`` (the
+        gradient), ``"no-reply"``.
+    detail : str
+        What was found and what was expected.
+    """
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(f"{cause}: {detail}")
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What the server can use.
+
+    Attributes
+    ----------
+    shape : tuple[int, ...], optional
+        Shape of one sample; ``None`` accepts any.
+    spec : SampleSpec, optional
+        Spec of the first accepted payload. Later ones must have its shape, value range and
+        targets; their codecs may differ.
+    max_examples : int
+        Most that a client may claim as ``num-examples``; 0: unlimited.
+    compressor : GradientCompressor, optional
+        Decoder of the refinement; ``None``: none was asked for and none is read.
+    gradient_shapes : Sequence[tuple[int, ...]]
+        Shapes of the refinement's arrays.
+    limits : DecodeLimits
+        What a payload may make the server allocate.
+    """
+
+    shape: tuple[int, ...] | None = None
+    spec: SampleSpec | None = None
+    max_examples: int = 0
+    compressor: GradientCompressor | None = None
+    gradient_shapes: Sequence[tuple[int, ...]] = ()
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply that passed every check.
+
+    Attributes
+    ----------
+    node_id, client : int
+        Flower's node id, and the client's own number (its partition).
+    num_examples : int
+        Size of the minibatch or pool that the client considered.
+    remaining : int
+        Samples that the client has not sent yet (replay).
+    payload, decoded : SamplePayload and DecodedSamples, optional
+        The samples; ``None`` when the client sent none.
+    refinement : list of float32 arrays, optional
+        Decompressed residual of the gradient, scaled by ``1 / num_examples``.
+    sections : Mapping[str, int]
+        Bytes by section of the payload, and of the refinement.
+    seconds : Mapping[str, float]
+        Client's own time by stage.
+    """
+
+    node_id: int
+    client: int
+    num_examples: int
+    remaining: int
+    payload: SamplePayload | None
+    decoded: DecodedSamples | None
+    refinement: list[NDArray[np.float32]] | None
+    sections: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+    @property
+    def num_sent(self) -> int:
+        """Number of samples in the payload."""
+        return 0 if self.payload is None else self.payload.count
+
+
+def parse_reply(message: Message, expected: Expectation) -> Reply:
+    """Decode and check a reply.
+
+    Parameters
+    ----------
+    message : Message
+        As it came from the grid; an ``Error`` reply is legal input.
+    expected : Expectation
+        What the server can use.
+
+    Returns
+    -------
+    Reply
+        Decoded content.
+
+    Raises
+    ------
+    BadReply
+        On anything that the server cannot use, with its cause.
+    """
+    record = _payload_record(message)
+    num_examples = _integer(record, "num-examples")
+    data = _bytes(record, "samples")
+    payload = _read_payload(data, expected) if data else None
+    sections = {} if payload is None else payload.section_bytes()
+    if payload is not None and payload.count == 0:
+        payload = None
+    decoded = None if payload is None else _decode(payload)
+    _check_counts(num_examples, _integer(record, "num-sent"), payload, expected.max_examples)
+    refinement = None
+    if expected.compressor is not None and "refinement" in record:
+        packed = _bytes(record, "refinement")
+        refinement = _read_refinement(packed, expected.compressor, expected.gradient_shapes)
+        sections = {**sections, "refinement": len(packed)}
+    return Reply(
+        node_id=message.metadata.src_node_id,
+        client=_integer(record, "client"),
+        num_examples=num_examples,
+        remaining=_integer(record, "remaining"),
+        payload=payload,
+        decoded=decoded,
+        refinement=refinement,
+        sections=sections,
+        seconds={stage: _seconds(record, stage) for stage in _STAGES},
+    )
+
+
+def _payload_record(message: Message) -> ConfigRecord:
+    if message.has_error():
+        error = message.error
+        raise BadReply("error", f"code {error.code}, {error.reason}")
+    record = message.content.get(PAYLOAD_KEY) if message.has_content() else None
+    if not isinstance(record, ConfigRecord):
+        found = "nothing" if record is None else type(record).__name__
+        raise BadReply("record", f"'{PAYLOAD_KEY}' must be a ConfigRecord, found {found}")
+    return record
+
+
+def _integer(record: ConfigRecord, key: str) -> int:
+    value = record.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BadReply("record", f"'{key}' must be an integer >= 0, found {value!r:.80}")
+    return value
+
+
+def _bytes(record: ConfigRecord, key: str) -> bytes:
+    value = record.get(key)
+    if not isinstance(value, bytes):
+        raise BadReply("record", f"'{key}' must be bytes, found {type(value).__name__}")
+    return value
+
+
+def _seconds(record: ConfigRecord, stage: str) -> float:
+    """Telemetry: a missing or odd value is zero, it does not cost the client its samples."""
+    value = record.get(f"seconds-{stage}")
+    usable = isinstance(value, float) and math.isfinite(value) and value > 0
+    return float(value) if usable else 0.0  # type: ignore[arg-type]
+
+
+def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
+    try:
+        payload = SamplePayload.from_bytes(data, expected.limits)
+    except CodecError as error:
+        raise BadReply("payload", str(error)) from error
+    spec, first = payload.spec, expected.spec
+    if expected.shape is not None and spec.shape != expected.shape:
+        raise BadReply("shape", f"samples are {spec.shape}, expected {expected.shape}")
+    if first is not None and spec.shape != first.shape:
+        raise BadReply("shape", f"samples are {spec.shape}, the first reply's {first.shape}")
+    if first is not None and (spec.low, spec.high) != (first.low, first.high):
+        found = f"[{spec.low}, {spec.high}], the first reply's [{first.low}, {first.high}]"
+        raise BadReply("shape", f"value range is {found}")
+    if first is not None and _target_kind(spec) != _target_kind(first):
+        found = f"{_target_kind(spec)}, the first reply's {_target_kind(first)}"
+        raise BadReply("target", f"targets are {found}")
+    return payload
+
+
+def _target_kind(spec: SampleSpec) -> str:
+    return f"{spec.classes} classes" if spec.classes else f"vectors of {spec.target_size}"
+
+
+def _decode(payload: SamplePayload) -> DecodedSamples:
+    """Decode; the codec refuses numbers that are not finite, and labels out of range."""
+    try:
+        return decode_samples(payload)
+    except CodecError as error:
+        raise BadReply("payload", str(error)) from error
+
+
+def _check_counts(
+    num_examples: int, num_sent: int, payload: SamplePayload | None, max_examples: int
+) -> None:
+    count = 0 if payload is None else payload.count
+    if num_sent != count:
+        raise BadReply("count", f"num-sent is {num_sent}, the payload holds {count}")
+    if num_examples < count:
+        raise BadReply("count", f"num-examples is {num_examples}, less than the {count} sent")
+    if max_examples and num_examples > max_examples:
+        raise BadReply("count", f"num-examples is {num_examples}, more than {max_examples}")
+
+
+def _read_refinement(
+    data: bytes, compressor: GradientCompressor, shapes: Sequence[tuple[int, ...]]
+) -> list[NDArray[np.float32]]:
+    try:
+        return compressor.decompress(data, shapes)
+    except CodecError as error:
+        raise BadReply("refinement", f"{error!s:.200}") from error

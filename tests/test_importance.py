@@ -1,0 +1,135 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from clients.importance import (
+    ModelOutputs,
+    grad_norm_scores,
+    loss_scores,
+    model_outputs,
+    score,
+)
+from codec import CodecError
+
+
+def network(bias: bool = True, outputs: int = 4) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 36, 5),
+        nn.Dropout(0.5),
+        nn.Tanh(),
+        nn.Linear(5, outputs, bias=bias),
+    )
+
+
+def batch(count: int = 9) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    rng = np.random.default_rng(1)
+    return rng.integers(0, 256, (count, 2, 8, 8)).astype(np.uint8), rng.integers(0, 4, count)
+
+
+def last_layer_gradient_norms(
+    model: nn.Module, samples: NDArray[np.uint8], targets: NDArray[Any]
+) -> list[float]:
+    """Exact per-sample norms by autograd, one backward pass a sample."""
+    last = list(model.children())[-1]
+    norms = []
+    model.eval()
+    for sample, target in zip(samples, targets, strict=True):
+        output = model(torch.from_numpy(sample[None]).float() / 255)
+        if targets.dtype == np.float32:
+            loss = functional.mse_loss(output, torch.from_numpy(target[None]))
+        else:
+            loss = functional.cross_entropy(output, torch.tensor([target]))
+        parts = torch.autograd.grad(loss, list(last.parameters()))
+        norms.append(float(torch.cat([part.flatten() for part in parts]).norm()))
+    return norms
+
+
+def test_loss_is_cross_entropy_also_for_large_logits() -> None:
+    logits = np.array([[1000.0, 0.0], [0.0, 1000.0], [3.0, 3.0]], np.float32)
+    scores = loss_scores(logits, np.array([0, 0, 1]))
+    np.testing.assert_allclose(scores, [0.0, 1000.0, np.log(2)], atol=1e-12)
+
+
+def test_loss_of_float_targets_is_mean_squared_error() -> None:
+    outputs = np.array([[1.0, 3.0], [0.0, 0.0]], np.float32)
+    targets = np.array([[0.0, 1.0], [0.0, 0.0]], np.float32)
+    assert loss_scores(outputs, targets).tolist() == [2.5, 0.0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_grad_norm_is_the_last_layers_exact_gradient_norm(bias: bool) -> None:
+    model, (samples, targets) = network(bias), batch()
+    outputs = model_outputs(model, samples, low=0, high=255)
+    scores = score("grad-norm", outputs, targets)
+    assert outputs.bias is bias
+    np.testing.assert_allclose(
+        scores, last_layer_gradient_norms(model, samples, targets), rtol=1e-4
+    )
+
+
+def test_grad_norm_of_float_targets_is_exact_too() -> None:
+    model, (samples, _) = network(outputs=3), batch()
+    targets = np.random.default_rng(2).normal(size=(9, 3)).astype(np.float32)
+    scores = score("grad-norm", model_outputs(model, samples, low=0, high=255), targets)
+    np.testing.assert_allclose(
+        scores, last_layer_gradient_norms(model, samples, targets), rtol=1e-4
+    )
+
+
+def test_a_sure_and_right_model_scores_nothing() -> None:
+    logits = np.array([[60.0, 0.0]], np.float32)
+    assert grad_norm_scores(logits, np.ones((1, 3)), np.array([0]))[0] < 1e-20
+
+
+def test_outputs_do_not_depend_on_the_forward_batch() -> None:
+    model, (samples, _) = network(), batch()
+    whole = model_outputs(model, samples, low=0, high=255)
+    parts = model_outputs(model, samples, low=0, high=255, batch_size=2)
+    np.testing.assert_allclose(parts.logits, whole.logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(parts.features, whole.features, rtol=1e-5, atol=1e-6)
+    assert whole.logits.shape == (9, 4) and whole.features.shape == (9, 5)
+
+
+def test_the_model_comes_out_as_it_went_in() -> None:
+    model = network().train()
+    frozen = list(model.children())[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model_outputs(model, batch()[0], low=0, high=255)
+    assert model.training and not frozen.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(2, 4, 8), nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.Linear(128, 8), nn.Unflatten(1, (2, 4))),
+    ],
+)
+def test_models_without_a_final_linear_layer_are_refused(model: nn.Module) -> None:
+    with pytest.raises(CodecError, match="ends in a Linear layer"):
+        model_outputs(model, batch()[0], low=0, high=255)
+
+
+def test_a_diverged_model_is_named() -> None:
+    logits = np.array([[0.0, 0.0], [np.nan, 0.0]], np.float32)
+    outputs = ModelOutputs(logits, np.ones((2, 3), np.float32), True)
+    with pytest.raises(CodecError, match="loss of sample 1 is nan"):
+        score("loss", outputs, np.array([0, 1]))
+
+
+def test_unknown_importance_names_the_legal_ones() -> None:
+    outputs = ModelOutputs(np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32), True)
+    with pytest.raises(CodecError, match="loss, grad-norm"):
+        score("margin", outputs, np.array([0]))

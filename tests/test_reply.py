@@ -1,0 +1,259 @@
+"""Whatever arrives, a reply is either usable as it stands or refused with its cause."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from codec import CodecOptions, DecodeLimits, SamplePayload, SampleSpec, encode_samples
+from codec.columns import code_columns
+from codec.compressors import Float32, make_compressor
+from codec.compressors.floats import encode_words
+from codec.compressors.frame import Frame
+from codec.entropy import BitEncoder
+from strategies.reply import BadReply, Expectation, Reply, parse_reply
+
+SPEC = SampleSpec((1, 4, 4), "uint8", 0, 255, classes=10)
+GRADIENT = [np.ones((3, 2), np.float32), np.zeros(3, np.float32)]
+FP32 = make_compressor("fp32")
+
+
+def _payload(spec: SampleSpec = SPEC, count: int = 5) -> SamplePayload:
+    rng = np.random.default_rng(0)
+    targets: Any = rng.integers(0, max(spec.classes, 1), count)
+    if not spec.classes:
+        targets = rng.random((count, spec.target_size)).astype(np.float32)
+    samples = rng.integers(0, 2, (count, *spec.shape)).astype(spec.dtype)
+    return encode_samples(samples, targets, spec)
+
+
+def _refinement(gradient: list[Any] = GRADIENT) -> bytes:
+    return FP32.compress(gradient, None, np.random.default_rng(0))[0]
+
+
+def _record(**changes: Any) -> ConfigRecord:
+    """Record of a good reply; ``None`` removes a key, underscores stand for hyphens."""
+    values: dict[str, Any] = {
+        "samples": _payload().to_bytes(),
+        "num-examples": 8,
+        "num-sent": 5,
+        "remaining": 12,
+        "client": 3,
+        "seconds-importance": 0.5,
+        "seconds-encode": 0.25,
+        "seconds-refinement": 0.0,
+    }
+    values |= {key.replace("_", "-"): value for key, value in changes.items()}
+    return ConfigRecord({key: value for key, value in values.items() if value is not None})
+
+
+def _message(content: RecordDict | Error) -> Message:
+    instruction = Message(RecordDict(), 42, "train")
+    if isinstance(content, Error):
+        return Message(content, reply_to=instruction)
+    return Message(content, reply_to=instruction)
+
+
+def _parse(expected: Expectation | None = None, **changes: Any) -> Reply:
+    message = _message(RecordDict({"payload": _record(**changes)}))
+    return parse_reply(message, expected or Expectation())
+
+
+def test_a_good_reply_is_read() -> None:
+    reply = _parse()
+    assert (reply.node_id, reply.client, reply.num_examples, reply.remaining) == (42, 3, 8, 12)
+    assert reply.payload is not None and reply.payload.spec == SPEC
+    assert reply.decoded is not None and reply.decoded.samples.shape == (5, 1, 4, 4)
+    assert reply.num_sent == 5
+    assert sum(reply.sections.values()) == len(_payload().to_bytes())
+    assert reply.seconds == {"importance": 0.5, "encode": 0.25, "refinement": 0.0}
+    assert reply.refinement is None
+
+
+def test_a_refinement_without_samples_is_legal() -> None:
+    expected = Expectation(compressor=FP32, gradient_shapes=[g.shape for g in GRADIENT])
+    reply = _parse(expected, samples=b"", num_sent=0, refinement=_refinement())
+    assert reply.payload is None and reply.decoded is None and reply.num_sent == 0
+    assert reply.refinement is not None
+    for found, original in zip(reply.refinement, GRADIENT, strict=True):
+        assert np.array_equal(found, original)
+    assert reply.sections == {"refinement": len(_refinement())}
+
+
+def test_nothing_at_all_is_legal() -> None:
+    reply = _parse(samples=b"", num_sent=0, num_examples=0, remaining=0)
+    assert reply.num_sent == 0 and reply.sections == {}
+
+
+def test_a_payload_of_no_samples_is_no_payload() -> None:
+    reply = _parse(samples=_payload(count=0).to_bytes(), num_sent=0)
+    assert reply.payload is None
+    assert sum(reply.sections.values()) == len(_payload(count=0).to_bytes())
+
+
+def test_telemetry_is_forgiven() -> None:
+    reply = _parse(seconds_encode=None, seconds_importance=float("nan"), seconds_refinement="x")
+    assert reply.seconds == {"importance": 0.0, "encode": 0.0, "refinement": 0.0}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        RecordDict(),
+        RecordDict({"payload": MetricRecord({"num-examples": 3})}),
+        RecordDict({"payload": ArrayRecord([np.zeros(3)])}),
+        RecordDict({"samples": _record()}),
+        RecordDict({"payload": ConfigRecord()}),
+    ],
+    ids=["nothing", "metrics", "arrays", "other key", "empty record"],
+)
+def test_missing_or_mistyped_records(content: RecordDict) -> None:
+    with pytest.raises(BadReply) as bad:
+        parse_reply(_message(content), Expectation())
+    assert bad.value.cause == "record"
+
+
+def test_error_replies() -> None:
+    with pytest.raises(BadReply, match="code 2, out of memory") as bad:
+        parse_reply(_message(Error(2, "out of memory")), Expectation())
+    assert bad.value.cause == "error"
+
+
+@pytest.mark.parametrize("key", ["samples", "num_examples", "num_sent", "remaining", "client"])
+@pytest.mark.parametrize("value", [None, "text", -1, True, 1.5, [1, 2]])
+def test_missing_or_mistyped_keys(key: str, value: Any) -> None:
+    with pytest.raises(BadReply, match=key.replace("_", "-")) as bad:
+        _parse(**{key: value})
+    assert bad.value.cause == "record"
+
+
+def _other_version(data: bytes) -> bytes:
+    body = data[:2] + bytes([data[2] + 1]) + data[3:-4]
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda data: data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: data + b"\0",
+        lambda data: data[:20] + bytes([data[20] ^ 1]) + data[21:],
+        lambda data: b"\0",
+        _other_version,
+    ],
+    ids=["one byte short", "half", "one byte long", "flipped bit", "one byte", "other version"],
+)
+def test_spoiled_payloads(spoil: Callable[[bytes], bytes]) -> None:
+    with pytest.raises(BadReply) as bad:
+        _parse(samples=spoil(_payload().to_bytes()))
+    assert bad.value.cause == "payload"
+
+
+def test_payload_beyond_the_limits() -> None:
+    with pytest.raises(BadReply) as bad:
+        _parse(Expectation(limits=DecodeLimits(samples=4)))
+    assert bad.value.cause == "payload"
+
+
+@pytest.mark.parametrize(
+    ("first", "cause"),
+    [
+        (replace(SPEC, shape=(1, 4, 5)), "shape"),
+        (replace(SPEC, high=1), "shape"),
+        (replace(SPEC, classes=11), "target"),
+        (replace(SPEC, classes=0, target_size=2), "target"),
+    ],
+    ids=["shape", "range", "classes", "regression"],
+)
+def test_payloads_unlike_the_first(first: SampleSpec, cause: str) -> None:
+    with pytest.raises(BadReply, match="first reply's") as bad:
+        _parse(Expectation(spec=first))
+    assert bad.value.cause == cause
+
+
+def test_another_codec_than_the_first_is_legal() -> None:
+    first = replace(SPEC, codec=replace(SPEC.codec, step=0.5))
+    assert _parse(Expectation(spec=first)).num_sent == 5
+
+
+def test_configured_shape() -> None:
+    assert _parse(Expectation(shape=(1, 4, 4))).num_sent == 5
+    with pytest.raises(BadReply, match=r"\(1, 4, 4\), expected \(3, 4, 4\)") as bad:
+        _parse(Expectation(shape=(3, 4, 4)))
+    assert bad.value.cause == "shape"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_sent": 4}, {"num_sent": 6}, {"num_examples": 4}, {"num_examples": 33}]
+)
+def test_counts_that_contradict(changes: dict[str, int]) -> None:
+    with pytest.raises(BadReply) as bad:
+        _parse(Expectation(max_examples=32), **changes)
+    assert bad.value.cause == "count"
+
+
+def _float_payload(section: str, value: float) -> bytes:
+    """Lossless payload of two float samples with a float target each; one section is ``value``."""
+    codec = CodecOptions(quantizer="identity")
+    spec = SampleSpec((3,), "float32", 0, 1, classes=0, target_size=1, codec=codec)
+    payload = encode_samples(np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32), spec)
+    width = 3 if section == "coefficients" else 1
+    planes = np.full((2, width), value, "<f4").view(np.uint8).astype(np.int64)
+    coder = BitEncoder()
+    code_columns(coder, 8, *planes.shape, planes)
+    sections = {**payload.sections, section: coder.finish()}
+    return SamplePayload(spec, 2, sections).to_bytes()
+
+
+@pytest.mark.parametrize("section", ["coefficients", "targets"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_or_targets_that_are_not_finite(section: str, value: float) -> None:
+    assert _parse(samples=_float_payload(section, 0.5), num_sent=2).num_sent == 2
+    with pytest.raises(BadReply, match="not finite") as bad:
+        _parse(samples=_float_payload(section, value), num_sent=2)
+    assert bad.value.cause == "payload"
+
+
+def test_label_beyond_the_classes() -> None:
+    honest = _payload(replace(SPEC, classes=16))
+    lying = replace(honest, spec=SPEC).to_bytes()
+    with pytest.raises(BadReply, match="label") as bad:
+        _parse(samples=lying)
+    assert bad.value.cause == "payload"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_refinement_that_is_not_finite(value: float) -> None:
+    shapes = tuple(g.shape for g in GRADIENT)
+    words = np.full(sum(g.size for g in GRADIENT), value, np.float32).view(np.uint32)
+    data = Frame(Float32.identifier, shapes, (), (encode_words(words),)).to_bytes()
+    with pytest.raises(BadReply, match="finite") as bad:
+        _parse(Expectation(compressor=FP32, gradient_shapes=shapes), refinement=data)
+    assert bad.value.cause == "refinement"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _refinement([np.ones((2, 3), np.float32), np.zeros(3, np.float32)]),
+        _refinement(GRADIENT[:1]),
+        _refinement()[:-1],
+        b"",
+        make_compressor("qsgd").compress(GRADIENT, None, np.random.default_rng(0))[0],
+    ],
+    ids=["other shape", "too few", "truncated", "empty", "other compressor"],
+)
+def test_bad_refinements(data: bytes) -> None:
+    expected = Expectation(compressor=FP32, gradient_shapes=[g.shape for g in GRADIENT])
+    with pytest.raises(BadReply) as bad:
+        _parse(expected, refinement=data)
+    assert bad.value.cause == "refinement"
+
+
+def test_an_unasked_refinement_is_not_read() -> None:
+    assert _parse(refinement=b"anything").refinement is None
