@@ -82,7 +82,10 @@ class ServerModel:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     def step(self, batch: Batch) -> Tensor:
-        r"""Take one optimizer step on :math:`\frac{1}{B} \sum_i w_i \ell_i`.
+        r"""Take one optimizer step on :math:`\sum_i w_i \ell_i / \sum_i w_i`.
+
+        Normalized by the weights themselves, so that the scale of the importance weights does
+        not act as a learning rate.
 
         Parameters
         ----------
@@ -96,10 +99,10 @@ class ServerModel:
             The loss, a scalar on the model's device (no synchronisation with the device here).
         """
         samples, targets, weights = (part.to(self.device, non_blocking=True) for part in batch)
-        self.model.train()
+        self.model.train(len(samples) > 1)  # batch normalization has no statistics of one
         with self.autocast():
             outputs = self.model(self._memory_format(samples))
-        loss = (weights * self.criterion(outputs.float(), targets)).mean()
+        loss = (weights * self.criterion(outputs.float(), targets)).sum() / weights.sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._advance()
