@@ -48,7 +48,7 @@ class Layout:
     """
 
     waves: tuple[Ints, ...]
-    neighbours: Ints
+    neighbours: NDArray[np.int32]
     weights: Ints
 
     @property
@@ -196,7 +196,8 @@ def _activity(plan: Layout, wave: Ints, known: Ints, mean: Ints) -> Ints:
         if (at < plan.size).any():
             observed += known[at] * plan.weights[column]
             expected += mean[at] * plan.weights[column]
-    return np.searchsorted(_ACTIVITY, observed / expected[:, None])
+    bins: Ints = np.searchsorted(_ACTIVITY, observed / expected[:, None])
+    return bins
 
 
 class _MagnitudeModel:

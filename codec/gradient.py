@@ -61,7 +61,7 @@ def batch_gradient(
     import torch
 
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if not len(samples):
+    if not len(samples) or not parameters:
         return [torch.zeros_like(p) for p in parameters]
     device = parameters[0].device
     model.train(len(samples) > 1)

@@ -95,7 +95,9 @@ class SamplePayload:
             If the bytes are truncated, altered, of another version or beyond the limits.
         """
         if data[: len(MAGIC)] != MAGIC:
-            raise PayloadError(f"starts with {data[: len(MAGIC)]!r}; a payload starts with {MAGIC!r}")
+            raise PayloadError(
+                f"starts with {data[: len(MAGIC)]!r}; a payload starts with {MAGIC!r}"
+            )
         body, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
         reader = wire.Reader(body)
         reader.take(len(MAGIC), "magic")

@@ -56,5 +56,7 @@ def uniform(shape: tuple[int, ...], seed: int, *key: int) -> NDArray[np.float32]
     size = int(np.prod(shape))
     words = _bit_generator(_UNIFORM, seed, *key).random_raw((size + 1) // 2)
     # Two 24-bit uniforms from one 64-bit word: a float32 holds no more than 24 bits.
-    halves = np.stack([words >> np.uint64(40), (words >> np.uint64(8)) & np.uint64(0xFFFFFF)], axis=1)
+    halves = np.stack(
+        [words >> np.uint64(40), (words >> np.uint64(8)) & np.uint64(0xFFFFFF)], axis=1
+    )
     return (halves.ravel()[:size].astype(np.float32) * np.float32(2.0**-24)).reshape(shape)

@@ -89,11 +89,11 @@ def encode_samples(
     samples, targets = np.asarray(samples), np.asarray(targets)
     _check_samples(samples, spec)
     _check_targets(targets, len(samples), spec)
+    if not len(samples):
+        return SamplePayload(spec, 0, {}, key)
     sections = {"targets": _encode_targets(targets, spec)}
     if inclusion is not None:
         sections["weights"] = _encode_weights(np.asarray(inclusion), len(samples))
-    if not len(samples):
-        return SamplePayload(spec, 0, {}, key)
     sections |= _encode_values(samples, spec, key)
     return SamplePayload(spec, len(samples), sections, key)
 
@@ -126,7 +126,7 @@ def _encode_values(samples: NDArray[Any], spec: SampleSpec, key: Key) -> dict[st
     coder = BitEncoder()
     if spec.codec.quantizer == "identity":
         planes = _byte_planes(samples, spec)
-        code_columns(coder, 8, *planes.shape, planes)
+        _encode_table(coder, 8, planes)
         return {"coefficients": coder.finish()}
     scaled = _scale(samples, spec)
     kind, dead_zone = spec.codec.quantizer, _dead_zone(spec)
@@ -135,12 +135,17 @@ def _encode_values(samples: NDArray[Any], spec: SampleSpec, key: Key) -> dict[st
     if spec.transform.kind == "identity":
         lowest = int(symbols.min())
         width = int(symbols.max() - lowest).bit_length()
-        code_columns(coder, width, *symbols.T.shape, symbols.T - lowest)
+        _encode_table(coder, width, symbols.T - lowest)
         return {"offsets": _pack_lowest(lowest, width), "coefficients": coder.finish()}
     plan = layout(spec.transform.channels, spec.transform.block_shape)
     code_coefficients(coder, plan, symbols.shape[1], symbols)
     offsets = centroid_offsets(scaled, symbols) if kind == "nearest" else (0.0, 0.0)
     return {"offsets": _pack_offsets(offsets), "coefficients": coder.finish()}
+
+
+def _encode_table(coder: BitEncoder, width: int, table: Ints) -> None:
+    rows, columns = table.shape
+    code_columns(coder, width, rows, columns, table)
 
 
 def _decode_values(payload: SamplePayload) -> tuple[Array, float]:
@@ -174,7 +179,7 @@ def _steps(spec: SampleSpec) -> Array:
 
 
 def _origin(spec: SampleSpec) -> np.float32:
-    """The value that is coded as zero: mid-range for a transform, the bottom for none."""
+    """Return the value that is coded as zero: mid-range for a transform, the bottom for none."""
     middle = spec.low if spec.transform.kind == "identity" else (spec.low + spec.high) / 2
     return np.float32(middle)
 
@@ -193,7 +198,8 @@ def _unscale(scaled: Array, spec: SampleSpec) -> Array:
         values = inverse(scaled * _steps(spec), spec.transform) + _origin(spec)
     if spec.codec.quantizer in UNBIASED:
         return values  # clipping would bias what the quantizer keeps unbiased
-    return np.clip(values, spec.low, spec.high)
+    clipped: Array = np.clip(values, spec.low, spec.high)
+    return clipped
 
 
 def _byte_planes(samples: NDArray[Any], spec: SampleSpec) -> Ints:
@@ -222,7 +228,10 @@ def _unpack_lowest(section: wire.Reader) -> tuple[int, int]:
     width, zigzag = section.byte("width"), section.varint("lowest symbol")
     section.finish()
     if width > MAX_MAGNITUDE.bit_length() + 1 or zigzag > 2 * MAX_MAGNITUDE:
-        raise PayloadError(f"symbols of {width} bits; at most {MAX_MAGNITUDE.bit_length() + 1}")
+        raise PayloadError(
+            f"symbols of {width} bits above {zigzag} (zigzag); "
+            f"at most {MAX_MAGNITUDE.bit_length() + 1} bits above {2 * MAX_MAGNITUDE}"
+        )
     return (zigzag >> 1) if zigzag % 2 == 0 else -((zigzag + 1) >> 1), width
 
 
@@ -243,12 +252,12 @@ def _encode_targets(targets: NDArray[Any], spec: SampleSpec) -> bytes:
     coder = BitEncoder()
     table, width = _target_table(targets, spec)
     if not spec.classes:
-        code_columns(coder, width, *table.shape, table)
+        _encode_table(coder, width, table)
         return coder.finish()
     # Labels in ascending order are coded by their differences, which are nearly all zero.
     ascending = bool((np.diff(table[:, 0]) >= 0).all())
     table = np.diff(table, axis=0, prepend=0) if ascending else table
-    code_columns(coder, width, *table.shape, table)
+    _encode_table(coder, width, table)
     return bytes([ascending]) + coder.finish()
 
 

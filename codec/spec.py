@@ -1,6 +1,7 @@
 """What the samples of a payload are, and how they are coded."""
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -144,13 +145,13 @@ class SampleSpec:
     codec: CodecOptions = field(default_factory=CodecOptions)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", tuple(map(operator.index, self.shape)))
+        for name in ("classes", "target_size"):
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
         _check_choice("dtype", self.dtype, DTYPES)
         _check_range("number of axes", len(self.shape), 1, MAX_AXES)
         _check_range("smallest side of shape", min(self.shape), 1, MAX_VALUES_PER_SAMPLE)
         _check_range("values per sample", math.prod(self.shape), 1, MAX_VALUES_PER_SAMPLE)
-        object.__setattr__(self, "shape", tuple(map(int, self.shape)))
-        for name in ("classes", "target_size"):
-            object.__setattr__(self, name, int(getattr(self, name)))
         for name in ("low", "high"):
             object.__setattr__(self, name, _float32(getattr(self, name)))
         _check_range("low", self.low, -1e30, 1e30)

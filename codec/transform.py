@@ -135,7 +135,9 @@ def inverse(coefficients: Array, transform: Transform) -> Array:
 def dct_matrix(size: int) -> NDArray[np.float64]:
     """Return the orthonormal DCT-II matrix, float64 (size, size); row = frequency."""
     k = np.arange(size)
-    matrix = np.sqrt(2 / size) * np.cos(np.pi * np.outer(k, 2 * k + 1) / (2 * size))
+    matrix: NDArray[np.float64] = np.sqrt(2 / size) * np.cos(
+        np.pi * np.outer(k, 2 * k + 1) / (2 * size)
+    )
     matrix[0] /= np.sqrt(2)
     return matrix
 
@@ -165,14 +167,15 @@ def _split(samples: Array, transform: Transform) -> Array:
         samples = np.pad(samples, [(0, 0), (0, 0), *pad], mode="edge")
     if len(sides) == 1:
         return samples.reshape(-1, transform.channels, grid[0], block[0]).transpose(0, 2, 1, 3)
-    return samples.reshape(
-        -1, transform.channels, grid[0], block[0], grid[1], block[1]
-    ).transpose(0, 2, 4, 1, 3, 5)
+    return samples.reshape(-1, transform.channels, grid[0], block[0], grid[1], block[1]).transpose(
+        0, 2, 4, 1, 3, 5
+    )
 
 
 def _join(split: Array, transform: Transform) -> Array:
     """Inverse of `_split`; what was repeated is cut off."""
     grid, block = transform.grid, transform.block_shape
+    whole: Array
     if len(grid) == 1:
         whole = split.transpose(0, 2, 1, 3).reshape(-1, transform.channels, grid[0] * block[0])
         return whole[:, :, : transform.shape[1]]

@@ -1,0 +1,1 @@
+"""Flower app: wires data, models, clients and strategies together."""

@@ -1,0 +1,143 @@
+"""Models of the app. All take images in [0, 1], as ``ToTensor`` gives them."""
+
+import math
+from typing import cast
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+_SMALL_SIDE = 28
+_SMALL_STEM_SIDE = 64
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Normalize(nn.Module):
+    """Shift and scale each channel; the statistics are saved with the model.
+
+    Parameters
+    ----------
+    mean, std : tuple of float
+        One per channel, for images in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (N, C, H, W) images in [0, 1] to normalized ones."""
+        return (images - self.mean) / self.std
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al. 2016, arXiv:1512.03385, fig. 2)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (N, C_in, H, W) to (N, C, H / stride, W / stride)."""
+        return torch.relu(self.body(features) + self.shortcut(features))
+
+
+class SmallResNet(nn.Sequential):
+    """ResNet of three blocks for images of 28x28 or 32x32.
+
+    Parameters
+    ----------
+    channels : int
+        Of the images.
+    classes : int
+    width : int
+        Channels of the first block; doubled in each that follows.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 16) -> None:
+        super().__init__(
+            nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            ResidualBlock(width, width, 1),
+            ResidualBlock(width, 2 * width, 2),
+            ResidualBlock(2 * width, 4 * width, 2),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(4 * width, classes),
+        )
+
+
+def build_model(
+    name: str, sample_shape: tuple[int, ...], classes: int, *, stem: str = "auto", seed: int = 0
+) -> nn.Sequential:
+    """Build a freshly initialised classifier.
+
+    Parameters
+    ----------
+    name : str
+        "resnet18", "resnet34" or "resnet50" (torchvision's), "small-resnet", "logistic", or
+        "auto": "small-resnet" for images of up to 28x28, else "resnet18".
+    sample_shape : tuple of int
+        (C, H, W) of one image.
+    classes : int
+        Number of logits.
+    stem : str
+        First layer of the torchvision models: "imagenet" (7x7, stride 2, max pooling), "3x3"
+        (stride 1, no pooling), or "auto": "3x3" for images of up to 64x64.
+    seed : int
+        Of the initial weights; torch's own generator is left as it was.
+
+    Returns
+    -------
+    nn.Sequential
+        A `Normalize` layer and the network; (N, C, H, W) float in [0, 1] to (N, classes)
+        logits.
+    """
+    channels, side = sample_shape[0], max(sample_shape[1:])
+    if name == "auto":
+        name = "small-resnet" if side <= _SMALL_SIDE else "resnet18"
+    if stem == "auto":
+        stem = "3x3" if side <= _SMALL_STEM_SIDE else "imagenet"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name == "logistic":
+            network: nn.Module = nn.Sequential(
+                nn.Flatten(), nn.Linear(math.prod(sample_shape), classes)
+            )
+        elif name == "small-resnet":
+            network = SmallResNet(channels, classes)
+        else:
+            network = _torchvision_resnet(name, stem, channels, classes)
+    return nn.Sequential(_normalize(channels), network)
+
+
+def _normalize(channels: int) -> Normalize:
+    if channels == 3:
+        return Normalize(_IMAGENET_MEAN, _IMAGENET_STD)
+    return Normalize((0.5,) * channels, (0.25,) * channels)
+
+
+def _torchvision_resnet(name: str, stem: str, channels: int, classes: int) -> nn.Module:
+    network = cast(nn.Module, torchvision.models.get_model(name, num_classes=classes))
+    if stem == "3x3":
+        network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()
+    elif channels != 3:
+        network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+    return network

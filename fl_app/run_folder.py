@@ -1,0 +1,188 @@
+"""What a run leaves behind: results, one line a round, a plot and the model."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+_VERSIONED = ("flwr", "numpy", "torch", "torchvision", "constriction")
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """State of a run after a round; bytes, samples and steps are totals so far.
+
+    Attributes
+    ----------
+    round : int
+        0 is the model before training.
+    accuracy, loss : float or None
+        On the test set, accuracy as a fraction; None when the round was not evaluated or the
+        loss is not finite.
+    steps : int
+        Optimizer steps of the server.
+    samples_sent : int
+    uplink_bytes, downlink_bytes : int
+        Serialized content of the messages of all clients.
+    raw_pixel_bytes : int
+        What the same samples take as raw uint8 pixels.
+    fp32_gradient_bytes : int
+        What uncompressed gradients would have taken, see `fp32_gradient_bytes`.
+    """
+
+    round: int
+    accuracy: float | None
+    loss: float | None
+    steps: int
+    samples_sent: int
+    uplink_bytes: int
+    downlink_bytes: int
+    raw_pixel_bytes: int
+    fp32_gradient_bytes: int
+
+    def line(self, num_rounds: int) -> str:
+        """Return the round as a log line."""
+        accuracy = "not evaluated" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
+        line = (
+            f"round {self.round}/{num_rounds}: accuracy {accuracy}, "
+            f"up {_size(self.uplink_bytes)}, down {_size(self.downlink_bytes)}"
+        )
+        if self.uplink_bytes and self.fp32_gradient_bytes:
+            times = self.fp32_gradient_bytes / self.uplink_bytes
+            line += f", {times:,.{0 if times >= 10 else 1}f}x fewer up than fp32 gradients"
+        return line
+
+
+def fp32_gradient_bytes(parameters: int, clients: int, steps: int) -> int:
+    """Return the uplink of data-parallel training with uncompressed gradients.
+
+    Each of `clients` would send one float32 gradient of all `parameters` per optimizer step, for
+    the same number of steps as the run took.
+    """
+    return 4 * parameters * clients * steps
+
+
+def run_folder_path(out_dir: str, now: datetime, dataset: str, strategy: str) -> Path:
+    """Return the absolute run folder: `out_dir`, or ``runs/<time>-<dataset>-<strategy>``."""
+    default = f"runs/{now:%Y%m%d-%H%M%S}-{dataset}-{strategy}"
+    return Path(out_dir or default).expanduser().absolute()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that the result depends on."""
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in _VERSIONED}
+
+
+class RunFolder:
+    """Writer of one run's files.
+
+    Parameters
+    ----------
+    path : Path
+        Created with its parents; an earlier run's round lines there are replaced.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rounds: list[RoundRecord] = []
+        path.mkdir(parents=True, exist_ok=True)
+        self._lines = (path / "rounds.jsonl").open("w", encoding="utf-8")
+
+    def append_round(self, record: RoundRecord) -> None:
+        """Add a round to ``rounds.jsonl``, at once readable by others."""
+        self.rounds.append(record)
+        self._lines.write(json.dumps(asdict(record), allow_nan=False) + "\n")
+        self._lines.flush()
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json``."""
+        text = json.dumps(result, indent=2, allow_nan=False)
+        (self.path / "result.json").write_text(text + "\n", encoding="utf-8")
+
+    def write_model(self, model: nn.Module, config: Mapping[str, Any]) -> None:
+        """Write ``model.safetensors``, the run config in its metadata."""
+        from safetensors.torch import save_model
+
+        save_model(
+            model, str(self.path / "model.safetensors"), {"run-config": json.dumps(dict(config))}
+        )
+
+    def write_plot(self, title: str) -> None:
+        """Write ``accuracy_vs_uplink.png`` from the rounds appended so far."""
+        plot_accuracy(self.rounds, title, self.path / "accuracy_vs_uplink.png")
+
+    def close(self) -> None:
+        """Close ``rounds.jsonl``."""
+        self._lines.close()
+
+
+def plot_accuracy(rounds: Sequence[RoundRecord], title: str, path: Path) -> None:
+    """Plot test accuracy against cumulative uplink bytes.
+
+    Two vertical lines say what the same run would have cost as raw pixels and as fp32 gradients.
+
+    Parameters
+    ----------
+    rounds : sequence of RoundRecord
+        In order; those not evaluated or before any uplink are left out.
+    title : str
+    path : Path
+        PNG file to write.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    points = [
+        (r.uplink_bytes, r.accuracy) for r in rounds if r.uplink_bytes and r.accuracy is not None
+    ]
+    references = _references(rounds)
+    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    axes = figure.add_subplot(
+        title=title, xlabel="uplink so far, all clients (bytes)", ylabel="test accuracy (%)"
+    )
+    if points:
+        sizes, accuracies = zip(*points, strict=True)
+        axes.plot(sizes, [100 * a for a in accuracies], "o-", color="tab:blue", markersize=4)
+        axes.annotate(
+            f"{100 * accuracies[-1]:.1f} %", (sizes[-1], 100 * accuracies[-1]),
+            xytext=(8, -3), textcoords="offset points", color="tab:blue",
+        )  # fmt: skip
+        if max([sizes[-1], *references.values()]) > 20 * sizes[0]:
+            axes.set_xscale("log")
+    for (label, size), color in zip(references.items(), ("dimgray", "tab:red"), strict=False):
+        axes.axvline(size, color=color, linestyle="--", linewidth=1)
+        axes.annotate(
+            f"{label}, {_size(size)}", (size, 0.03), xycoords=axes.get_xaxis_transform(),
+            xytext=(-4, 0), textcoords="offset points", ha="right", rotation=90, fontsize=8,
+            color=color,
+        )  # fmt: skip
+    axes.xaxis.set_major_formatter(EngFormatter("B"))
+    axes.set_ylim(0, 102)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def _references(rounds: Sequence[RoundRecord]) -> dict[str, int]:
+    if not rounds or not rounds[-1].uplink_bytes:
+        return {}
+    last = rounds[-1]
+    return {
+        "same samples as raw pixels": last.raw_pixel_bytes,
+        "fp32 gradients, same steps": last.fp32_gradient_bytes,
+    }
+
+
+def _size(count: float) -> str:
+    """Return a byte count for people, in powers of 1000."""
+    power = 0
+    while count >= 999.95 and power < len(_UNITS) - 1:
+        count, power = count / 1000, power + 1
+    return f"{count:.{1 if power else 0}f} {_UNITS[power]}"

@@ -1,0 +1,173 @@
+"""The server of the app: configuration, model, strategy, results."""
+
+import contextlib
+import math
+import time
+from datetime import UTC, datetime
+from logging import INFO
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.common import log
+from flwr.serverapp import Grid, ServerApp
+from torch import nn
+
+from fl_app.augment import make_augmentation
+from fl_app.config import RunConfig
+from fl_app.data import Images, load
+from fl_app.models import build_model
+from fl_app.run_folder import (
+    RoundRecord,
+    RunFolder,
+    fp32_gradient_bytes,
+    run_folder_path,
+    versions,
+)
+from fl_app.training import optimizer_factory, scheduler_factory
+from strategies import QuantizedDataReplay, QuantizedDataSGD, QuantizedDataStrategy
+
+_SMALL_MODEL = 1_000_000  # parameters
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the strategy that the run config asks for and write the run folder."""
+    started = time.perf_counter()
+    config = RunConfig.from_run_config(context.run_config)
+    test = load(config.dataset, "test", config.data_dir, config.image_size)
+    strategy = make_strategy(config, test)
+    set_threads(config.threads, strategy.model)
+    path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
+    with contextlib.closing(RunFolder(path)) as folder:
+        log(INFO, "run folder: %s", path)
+
+        def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
+            due = server_round % config.eval_every == 0 or server_round == config.num_rounds
+            nodes = len(list(grid.get_node_ids()))
+            clients = max(1, int(config.fraction_train * nodes))
+            record = measure(strategy, server_round, clients, test, evaluated=due)
+            folder.append_round(record)
+            log(INFO, record.line(config.num_rounds))
+            scores = {"accuracy": record.accuracy, "loss": record.loss}
+            return MetricRecord({k: v for k, v in scores.items() if v is not None})
+
+        strategy.start(
+            grid,
+            num_rounds=config.num_rounds,
+            timeout=config.round_timeout,
+            evaluate_fn=evaluate,
+        )
+        seconds = {"total": time.perf_counter() - started, **strategy.seconds}
+        write_results(folder, strategy, config, seconds)
+    if not strategy.samples_sent:
+        raise RuntimeError(f"no client sent a usable sample; failures: {dict(strategy.failures)}")
+    log(INFO, "run folder: %s", path)
+
+
+def set_threads(threads: int, model: nn.Module) -> None:
+    """Set torch's CPU threads; 0 means 1 for a small model and torch's choice for others.
+
+    Threads gain a small model little, and slow it down several times when other processes,
+    such as clients on the same machine, want the cores too.
+    """
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if threads or parameters < _SMALL_MODEL:
+        torch.set_num_threads(threads or 1)
+
+
+def make_strategy(config: RunConfig, test: Images) -> QuantizedDataStrategy:
+    """Build the strategy of a run, its model made for samples like those of `test`."""
+    shape = test.samples.shape[1:]
+    common: dict[str, Any] = {
+        "model": build_model(config.model, shape, test.classes, stem=config.stem, seed=config.seed),
+        "optimizer": optimizer_factory(config),
+        "scheduler": scheduler_factory(config),
+        "codec": config.codec,
+        "importance": config.importance,
+        "selection": config.selection_rule,
+        "keep_rate": config.keep_rate,
+        "uniform_share": config.uniform_share,
+        "uplink_budget": config.uplink_budget,
+        "fraction_train": config.fraction_train,
+        "min_available_nodes": config.min_available_nodes,
+        "seed": config.seed,
+        "device": config.device,
+        "sample_shape": shape,
+    }
+    if config.strategy == "sgd":
+        return QuantizedDataSGD(
+            **common,
+            batch_size=config.batch_size,
+            refinement=config.refinement,
+            refinement_levels=config.refinement_levels,
+            refinement_density=config.refinement_density,
+        )
+    return QuantizedDataReplay(
+        **common,
+        pool_factor=config.pool_factor,
+        samples_per_round=config.samples_per_round,
+        server_steps=config.server_steps,
+        server_batch_size=config.server_batch_size,
+        augment=make_augmentation(config.augment, config.dataset),
+    )
+
+
+def measure(
+    strategy: QuantizedDataStrategy,
+    server_round: int,
+    clients: int,
+    test: Images,
+    *,
+    evaluated: bool = True,
+) -> RoundRecord:
+    """Return the state of a run after a round that asked `clients` nodes."""
+    server, ledger = strategy.server_model, strategy.ledger
+    loss = accuracy = None
+    if evaluated:
+        loss, accuracy = server.evaluate(test.samples, test.labels, high=255.0)
+    parameters = sum(parameter.numel() for parameter in server.trainable())
+    return RoundRecord(
+        round=server_round,
+        accuracy=accuracy,
+        loss=loss if loss is not None and math.isfinite(loss) else None,
+        steps=strategy.steps_taken,
+        samples_sent=strategy.samples_sent,
+        uplink_bytes=ledger.uplink_bytes,
+        downlink_bytes=ledger.downlink_bytes,
+        raw_pixel_bytes=strategy.samples_sent * math.prod(test.samples.shape[1:]),
+        fp32_gradient_bytes=fp32_gradient_bytes(parameters, clients, strategy.steps_taken),
+    )
+
+
+def write_results(
+    folder: RunFolder, strategy: QuantizedDataStrategy, config: RunConfig, seconds: dict[str, float]
+) -> None:
+    """Write result, plot and model of a finished run."""
+    last, ledger = folder.rounds[-1], strategy.ledger
+    clients = len(ledger.node_bytes())
+    run_config = config.to_run_config()
+    folder.write_result(
+        {
+            "accuracy": last.accuracy,
+            "loss": last.loss,
+            "rounds": last.round,
+            "clients": clients,
+            "samples_sent": last.samples_sent,
+            "uplink_bytes": last.uplink_bytes,
+            "downlink_bytes": last.downlink_bytes,
+            "bytes_per_sample": last.uplink_bytes / max(1, last.samples_sent),
+            "sections": ledger.sections(),
+            "entropy_bytes": ledger.entropy_bytes,
+            "fp32_gradient_bytes": last.fp32_gradient_bytes,
+            "seconds": seconds,
+            "config": run_config,
+            "seed": config.seed,
+            "versions": versions(),
+            "failures": dict(strategy.failures),
+        }
+    )
+    folder.write_plot(f"{config.dataset}, {config.strategy}, {clients} clients")
+    folder.write_model(strategy.model, run_config)

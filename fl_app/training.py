@@ -1,0 +1,41 @@
+"""Optimizer and learning-rate schedule of a run, for the server and for central baselines."""
+
+from collections.abc import Callable, Iterable
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
+
+from fl_app.config import RunConfig
+
+
+def total_steps(config: RunConfig) -> int:
+    """Return the number of optimizer steps of a whole run."""
+    return config.num_rounds * (config.server_steps if config.strategy == "replay" else 1)
+
+
+def optimizer_factory(config: RunConfig) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """Return a factory of the optimizer; SGD with momentum is Nesterov's."""
+
+    def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
+        rate, momentum, decay = config.learning_rate, config.momentum, config.weight_decay
+        if config.optimizer == "sgd":
+            nesterov = momentum > 0
+            return SGD(parameters, rate, momentum, weight_decay=decay, nesterov=nesterov)
+        kind = AdamW if config.optimizer == "adamw" else Adam
+        return kind(parameters, rate, betas=(momentum, 0.999), weight_decay=decay)
+
+    return make
+
+
+def scheduler_factory(config: RunConfig) -> Callable[[Optimizer], LRScheduler] | None:
+    """Return a factory of the schedule over `total_steps`; None for a constant rate."""
+    steps = total_steps(config)
+
+    def make(optimizer: Optimizer) -> LRScheduler:
+        if config.schedule == "cosine":
+            return CosineAnnealingLR(optimizer, steps)
+        # The momentum stays what the config says.
+        return OneCycleLR(optimizer, config.learning_rate, steps, cycle_momentum=False)
+
+    return None if config.schedule == "constant" else make

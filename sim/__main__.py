@@ -1,0 +1,136 @@
+"""Command line: ``python -m sim run`` and ``python -m sim central``."""
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from sim.launcher import RunError, launch
+from sim.run_config import RunConfigError, make_run_config, read_defaults
+
+APP = Path(__file__).resolve().parents[1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; return the exit code: 0, 1 (run failed), 2 (bad arguments) or 130."""
+    # Waiting threads shall not spin: server, simulated clients and Ray share the CPUs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGHUP, _terminate)
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
+    try:
+        command(options)
+    except RunConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; everything that was started is stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run the app on simulated clients and print the run folder."""
+    config = make_run_config(options.app, options.config, options.run_config)
+    effective = read_defaults(options.app) | config
+    folder = _make_folder(options.out or str(effective["out-dir"]), effective)
+    try:
+        launch(options.app, config | {"out-dir": str(folder)}, options.clients, _echo)
+    except BaseException:
+        with suppress(OSError):  # keeps what the app has written
+            folder.rmdir()
+        raise
+    print(f"run folder: {folder}")
+
+
+def central(options: argparse.Namespace) -> None:
+    """Compare the app with central training on the original samples."""
+    # Here because it imports torch, which the launcher does without.
+    from sim.central import compare
+
+    config = make_run_config(options.app, options.config, options.run_config)
+    effective = read_defaults(options.app) | config
+    folder = _make_folder(options.out, effective | {"strategy": "central"})
+    compare(options.app, config, options.clients, options.seeds, folder, _echo)
+    print(f"results: {folder}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--config",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="run-config entries, before those of --run-config (keys: pyproject.toml)",
+    )
+    shared.add_argument("--run-config", metavar="FILE.toml", type=Path, help="run-config entries")
+    shared.add_argument("--clients", metavar="N", type=_positive, default=10, help="default: 10")
+    shared.add_argument("--app", metavar="DIR", type=_folder, default=APP, help="the Flower app")
+    shared.add_argument(
+        "--out", metavar="DIR", default="", help="folder of the results (default: runs/<time>-...)"
+    )
+    parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run_parser = commands.add_parser(
+        "run", parents=[shared], help="run the app on simulated clients"
+    )
+    run_parser.set_defaults(command=run)
+    central_parser = commands.add_parser(
+        "central",
+        parents=[shared],
+        help="the same, beside the same model trained centrally on the original samples",
+    )
+    central_parser.add_argument("--seeds", metavar="N", type=_positive, default=1)
+    central_parser.set_defaults(command=central)
+    return parser
+
+
+def _make_folder(out: str, config: dict[str, bool | int | float | str]) -> Path:
+    """Create the results folder: `out`, or a new one under ``runs``."""
+    if out:
+        folder = Path(out).expanduser().absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    labels = [str(config[key]) for key in ("dataset", "strategy") if key in config]
+    name = "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *labels])
+    attempt = 1
+    while True:
+        folder = Path("runs", name if attempt == 1 else f"{name}-{attempt}").absolute()
+        with suppress(FileExistsError):  # another launcher in the same second
+            folder.mkdir(parents=True)
+            return folder
+        attempt += 1
+
+
+def _echo(line: str) -> None:
+    print(line, flush=True)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= 1")
+    return int(text)
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

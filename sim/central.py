@@ -1,0 +1,191 @@
+"""The app beside its yardstick: the same model trained centrally on the original samples."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from fl_app.config import ConfigError, RunConfig
+from fl_app.data import load
+from fl_app.partition import partition_indices
+from fl_app.server_app import make_strategy
+from sim.launcher import launch
+from sim.run_config import ConfigValue, RunConfigError, read_defaults
+from strategies import QuantizedDataReplay
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One seed's federated run beside central training.
+
+    Attributes
+    ----------
+    seed : int
+    central_accuracy, federated_accuracy : float
+        On the original test samples, as fractions.
+    gap_points : float
+        Central minus federated accuracy in percentage points.
+    steps : int
+        Optimizer steps of each.
+    bytes_per_sample : float
+        Uplink bytes of the federated run per sample sent.
+    uplink_bytes, samples_sent : int
+        Of the federated run.
+    central_seconds, federated_seconds : float
+        Wall time; the federated one includes starting Flower.
+    run_folder : str
+        Of the federated run.
+    """
+
+    seed: int
+    central_accuracy: float
+    federated_accuracy: float
+    gap_points: float
+    steps: int
+    bytes_per_sample: float
+    uplink_bytes: int
+    samples_sent: int
+    central_seconds: float
+    federated_seconds: float
+    run_folder: str
+
+
+def compare(
+    app: Path,
+    overrides: Mapping[str, ConfigValue],
+    clients: int,
+    seeds: int,
+    folder: Path,
+    echo: Callable[[str], None] = print,
+) -> list[Comparison]:
+    """Run both for several seeds, print the table and write ``comparison.json``.
+
+    Parameters
+    ----------
+    app : Path
+        Folder of this app.
+    overrides : Mapping
+        Of the app's run config, with absolute paths.
+    clients : int
+        Simulated clients of the federated run.
+    seeds : int
+        Number of seeds, from the config's own upwards.
+    folder : Path
+        Gets ``comparison.json`` and a run folder per seed.
+    echo : callable
+        Called with each line of progress and result.
+
+    Raises
+    ------
+    RunConfigError
+        On a config that the app refuses, or another strategy than replay.
+    RunError
+        If a federated run did not complete.
+    """
+    defaults = read_defaults(app)
+    first = _parse({**defaults, **overrides}).seed
+    comparisons = []
+    for seed in range(first, first + seeds):
+        values = {**overrides, "seed": seed, "out-dir": str(folder / f"seed-{seed}")}
+        comparisons.append(
+            _compare_seed(app, _parse({**defaults, **values}), values, clients, echo)
+        )
+    for line in summary(comparisons):
+        echo(line)
+    result = {
+        "clients": clients,
+        "config": {**defaults, **overrides},
+        "seeds": [asdict(comparison) for comparison in comparisons],
+    }
+    text = json.dumps(result, indent=2)
+    (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+    return comparisons
+
+
+def train_centrally(config: RunConfig, echo: Callable[[str], None] = print) -> float:
+    """Train as the replay server does, on the original samples; return the test accuracy.
+
+    The server's own loop, seed, schedule, augmentation and batch size; the bank holds from the
+    first step on what all clients together own.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    test = load(config.dataset, "test", config.data_dir, config.image_size)
+    train = load(config.dataset, "train", config.data_dir, config.image_size)
+    if config.max_train_samples:
+        chosen = partition_indices(
+            train.labels, 0, 1, max_samples=config.max_train_samples, seed=config.seed
+        )
+        train = train.select(chosen)
+    strategy = make_strategy(config, test)
+    assert isinstance(strategy, QuantizedDataReplay)
+    strategy.bank.add_arrays(train.samples, train.labels, low=0.0, high=255.0)
+    accuracy = float("nan")
+    for server_round in range(1, config.num_rounds + 1):
+        strategy.learn(server_round, [])
+        if server_round % config.eval_every == 0 or server_round == config.num_rounds:
+            _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
+            echo(
+                f"central, seed {config.seed}: {strategy.steps_taken} steps, "
+                f"accuracy {100 * accuracy:.2f} %"
+            )
+    return accuracy
+
+
+def summary(comparisons: list[Comparison]) -> list[str]:
+    """Return the lines of the result table, with mean and spread over the seeds."""
+    lines = ["seed  central %  federated %  gap (points)  bytes/sample"]
+    lines += [
+        f"{row.seed:4d}  {100 * row.central_accuracy:9.2f}  {100 * row.federated_accuracy:11.2f}"
+        f"  {row.gap_points:12.2f}  {row.bytes_per_sample:12.1f}"
+        for row in comparisons
+    ]
+    if len(comparisons) > 1:
+        gaps = [row.gap_points for row in comparisons]
+        lines.append(
+            f"gap {statistics.mean(gaps):.2f} +/- {statistics.stdev(gaps):.2f} points "
+            f"(mean and standard deviation over {len(gaps)} seeds)"
+        )
+    return lines
+
+
+def _compare_seed(
+    app: Path,
+    config: RunConfig,
+    values: Mapping[str, ConfigValue],
+    clients: int,
+    echo: Callable[[str], None],
+) -> Comparison:
+    started = time.perf_counter()
+    central_accuracy = train_centrally(config, echo)
+    between = time.perf_counter()
+    launch(app, values, clients, echo)
+    ended = time.perf_counter()
+    result = json.loads((Path(config.out_dir) / "result.json").read_text(encoding="utf-8"))
+    return Comparison(
+        seed=config.seed,
+        central_accuracy=central_accuracy,
+        federated_accuracy=result["accuracy"],
+        gap_points=100 * (central_accuracy - result["accuracy"]),
+        steps=config.num_rounds * config.server_steps,
+        bytes_per_sample=result["bytes_per_sample"],
+        uplink_bytes=result["uplink_bytes"],
+        samples_sent=result["samples_sent"],
+        central_seconds=between - started,
+        federated_seconds=ended - between,
+        run_folder=config.out_dir,
+    )
+
+
+def _parse(values: Mapping[str, ConfigValue]) -> RunConfig:
+    try:
+        config = RunConfig.from_run_config(values)
+    except ConfigError as error:
+        raise RunConfigError(str(error)) from error
+    if config.strategy != "replay":
+        raise RunConfigError(f"strategy = {config.strategy!r} must be 'replay' to be compared")
+    return config

@@ -1,0 +1,244 @@
+"""A Flower SuperLink of our own: in isolation, for one purpose, and stopped with all it started."""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+CONNECTION = "sim"  # its name in Flower's configuration
+
+_PORT_ATTEMPTS = 5
+_START_SECONDS = 60.0
+_STOP_SECONDS = 10
+_POLL_SECONDS = 0.05
+# Ray's socket paths must stay below 104 bytes, of which it needs some 75 itself.
+_LONGEST_TEMPORARY_FOLDER = 16
+
+
+class SuperLinkError(RuntimeError):
+    """The SuperLink did not start; the message has its log."""
+
+
+@dataclass(frozen=True)
+class SuperLink:
+    """A running SuperLink and its SuperExec.
+
+    Attributes
+    ----------
+    address : str
+        ``host:port`` of all its APIs.
+    group : int
+        Process group of both and of all that they start.
+    cwd : Path
+        Empty folder in which they run.
+    env : Mapping[str, str]
+        Their environment, in which ``flwr`` knows this SuperLink as `CONNECTION`.
+    """
+
+    address: str
+    group: int
+    cwd: Path
+    env: Mapping[str, str]
+
+    def start(
+        self, command: Sequence[str], stdout: int | IO[str] = subprocess.DEVNULL
+    ) -> "subprocess.Popen[str]":
+        """Start one of Flower's programs in this environment, to be stopped with the rest."""
+        return _start(command, self.env, self.cwd, self.group, stdout)
+
+
+@contextmanager
+def running_superlink(options: Sequence[str] = ()) -> Iterator[SuperLink]:
+    """Start SuperLink and SuperExec on a free port; stop them and all that they started.
+
+    Parameters
+    ----------
+    options : sequence of str
+        More options of ``flower-superlink``, such as ``--simulation``.
+
+    Raises
+    ------
+    SuperLinkError
+        If it does not serve.
+    """
+    with _scratch_folder() as scratch:
+        cwd = scratch / "cwd"  # empty: simulated clients import from here before the app's bundle
+        cwd.mkdir()
+        env = _isolated_environment(scratch)
+        process = None
+        try:
+            for _ in range(_PORT_ATTEMPTS):
+                address, log = f"127.0.0.1:{free_port()}", scratch / "superlink.log"
+                process = _start_superlink(address, options, env, cwd, log)
+                if _is_listening(process, log):
+                    break
+            else:
+                raise SuperLinkError(f"{log.read_text()}\nno SuperLink on {_PORT_ATTEMPTS} ports")
+            _write_connection(Path(env["FLWR_HOME"]), address)
+            superlink = SuperLink(address, process.pid, cwd, env)
+            # Ours, instead of the one that SuperLink would detach: so one signal reaches all.
+            superlink.start(["flower-superexec", "--insecure", "--runtime-api-address", address])
+            with _guard(process.pid, scratch):
+                yield superlink
+        finally:
+            if process is not None:
+                stop_group(process.pid)
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is free now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def stop_group(group: int) -> None:
+    """Terminate a process group, at last by force, and wait until it is gone.
+
+    Parameters
+    ----------
+    group : int
+        Group id; children of this process in it are reaped.
+    """
+    # A second Ctrl-C waits until the first one's work is done.
+    impatience = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, impatience)
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if not _signal_group(group, number) or _group_ends(group):
+                return
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, impatience)
+
+
+@contextmanager
+def _guard(group: int, scratch: Path) -> Iterator[None]:
+    """Have a group stopped and a folder removed even if this process is killed meanwhile."""
+    signals = f"kill -s TERM -- -{group}; sleep {_STOP_SECONDS}; kill -s KILL -- -{group}"
+    # Reads until the pipe closes, which the end of this process does.
+    script = f"read _; {signals}; rm -rf {shlex.quote(str(scratch))}"
+    with subprocess.Popen(
+        ["sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+    ) as guard:
+        try:
+            yield
+        finally:
+            guard.kill()
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    parent = tempfile.gettempdir()
+    short = len(parent) <= _LONGEST_TEMPORARY_FOLDER
+    folder = Path(tempfile.mkdtemp(prefix="sim-", dir=parent if short else "/tmp"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _isolated_environment(scratch: Path) -> dict[str, str]:
+    """Return an environment in which Flower and Ray share nothing with others of the user."""
+    inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    return inherited | {
+        # Flower starts its own programs by name, whether the environment is activated or not.
+        "PATH": sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", os.defpath),
+        "PYTHONUNBUFFERED": "1",
+        "FLWR_HOME": str(scratch / "flwr"),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_TMPDIR": str(scratch),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray's own warning asks for
+    }
+
+
+def _write_connection(flwr_home: Path, address: str) -> None:
+    flwr_home.mkdir(exist_ok=True)
+    text = f'[superlink.{CONNECTION}]\naddress = "{address}"\ninsecure = true\n'
+    (flwr_home / "config.toml").write_text(text, encoding="utf-8")
+
+
+def _start_superlink(
+    address: str, options: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
+) -> "subprocess.Popen[str]":
+    host, port = address.split(":")
+    command = ["flower-superlink", "--insecure", "--isolation", "process"]
+    with log.open("w") as output:
+        return _start([*command, "--host", host, "--port", port, *options], env, cwd, 0, output)
+
+
+def _start(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    group: int,
+    stdout: int | IO[str],
+) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        command,
+        env=env,
+        cwd=cwd,
+        process_group=group,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+
+
+def _is_listening(process: "subprocess.Popen[str]", log: Path) -> bool:
+    """Wait until SuperLink serves; False if somebody else took the port meanwhile.
+
+    Its log is asked, because another SuperLink on the port would answer a health request, too.
+    """
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        text = log.read_text()
+        if "Uvicorn running on" in text:
+            return True
+        if ended and "address already in use" in text:
+            return False
+        if ended:
+            raise SuperLinkError(f"{text}\nSuperLink ended with code {process.returncode}")
+        time.sleep(_POLL_SECONDS)
+    raise SuperLinkError(f"{log.read_text()}\nSuperLink does not serve after {_START_SECONDS} s")
+
+
+def _group_ends(group: int) -> bool:
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(ChildProcessError):
+            while os.waitpid(-group, os.WNOHANG) != (0, 0):
+                pass
+        if not _signal_group(group, 0):
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+def _signal_group(group: int, number: int) -> bool:
+    """Signal a group; False if it is gone."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return False
+    return True

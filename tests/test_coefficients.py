@@ -1,0 +1,148 @@
+"""The coefficient coder: causal layout, round trips, overhead, and what contexts gain."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from codec import PayloadError
+from codec.coefficients import Layout, code_coefficients, code_levels, layout, line_entropy
+from codec.entropy import BitDecoder, BitEncoder, Ints
+
+PLANS = [
+    (1, (1,)), (1, (64,)), (3, (40,)), (20, (9,)), (1, (1, 1)), (1, (8, 8)), (3, (8, 8)),
+    (3, (5, 9)), (4, (6, 6)), (19, (3, 4)), (3, (32, 32)), (1, (256, 2)),
+]  # fmt: skip
+
+
+def encode(table: Ints, plan: Layout) -> bytes:
+    coder = BitEncoder()
+    assert np.array_equal(code_coefficients(coder, plan, table.shape[1], table), table)
+    return coder.finish()
+
+
+def decode(data: bytes, plan: Layout, rows: int) -> Ints:
+    return code_coefficients(BitDecoder(data), plan, rows, None)
+
+
+def scales(plan: Layout) -> NDArray[np.float64]:
+    """Scale of each coefficient, (size, 1), falling as spectra do."""
+    return 8 / (1 + np.arange(plan.size)[:, None]) ** 0.7
+
+
+def laplacian(scale: NDArray[np.float64], rows: int) -> Ints:
+    """Rounded Laplacian values, each line (or value) with its scale."""
+    values = np.random.default_rng(0).laplace(0, scale, (len(scale), rows))
+    return np.round(values).astype(np.int64)
+
+
+def laplacian_bits(table: Ints, scale: NDArray[np.float64]) -> float:
+    """Ideal code length of `table` for a coder that knows the law."""
+    rate = np.exp(-1 / scale)
+    zero = 1 - np.exp(-0.5 / scale)
+    other = np.exp(-(np.abs(table) - 0.5) / scale) * (1 - rate) / 2
+    return float(-np.log2(np.where(table == 0, zero, other)).sum())
+
+
+@pytest.mark.parametrize(("channels", "shape"), PLANS)
+def test_waves_partition_the_coefficients(channels: int, shape: tuple[int, ...]) -> None:
+    plan = layout(channels, shape)
+    assert plan.size == channels * np.prod(shape)
+    assert np.array_equal(np.sort(np.concatenate(plan.waves)), np.arange(plan.size))
+
+
+@pytest.mark.parametrize(("channels", "shape"), PLANS)
+def test_neighbours_lie_in_earlier_waves(channels: int, shape: tuple[int, ...]) -> None:
+    plan = layout(channels, shape)
+    wave_of = np.empty(plan.size + 1, np.int64)
+    for number, wave in enumerate(plan.waves):
+        wave_of[wave] = number
+    wave_of[plan.size] = -1  # none
+    assert (wave_of[plan.neighbours] < wave_of[:-1, None]).all()
+    assert plan.neighbours.shape[1] == len(plan.weights)
+
+
+@pytest.mark.parametrize(("channels", "shape"), PLANS)
+def test_frequencies_are_coded_in_order(channels: int, shape: tuple[int, ...]) -> None:
+    plan = layout(channels, shape)
+    order = np.indices((channels, *shape))[1:].reshape(len(shape), -1).sum(axis=0)
+    reached = [set(order[wave]) for wave in plan.waves]
+    assert all(len(orders) == 1 for orders in reached)  # one order a wave
+    flat = [orders.pop() for orders in reached]
+    assert flat == sorted(flat)
+
+
+def test_waves_do_not_grow_with_the_channels() -> None:
+    assert len(layout(2000, (4, 4)).waves) == len(layout(8, (4, 4)).waves)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(st.data(), st.sampled_from(PLANS[:-2]), st.integers(1, 12))
+def test_round_trip(data: st.DataObject, which: tuple[int, tuple[int, ...]], rows: int) -> None:
+    plan = layout(*which)
+    top = 2**22 - 1
+    element = st.integers(-3, 3) | st.integers(-top, top) | st.sampled_from([-top, 0, 15, top])
+    table = data.draw(arrays(np.int64, (plan.size, rows), elements=element, fill=st.just(0)))
+    assert np.array_equal(decode(encode(table, plan), plan, rows), table)
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, 14, 15, 2**22 - 1, -(2**22) + 1])
+@pytest.mark.parametrize("rows", [1, 3, 500])
+def test_constant_tables(value: int, rows: int) -> None:
+    plan = layout(3, (4, 4))
+    table = np.full((plan.size, rows), value)
+    assert np.array_equal(decode(encode(table, plan), plan, rows), table)
+
+
+def test_one_outlier_among_zeros() -> None:
+    plan = layout(3, (8, 8))
+    table = np.zeros((plan.size, 2000), np.int64)
+    table[-1, 1234] = 2**22 - 1
+    assert np.array_equal(decode(encode(table, plan), plan, 2000), table)
+
+
+@pytest.mark.parametrize("rows", [100, 2000])
+def test_overhead_over_the_law_of_each_frequency(rows: int) -> None:
+    # Independent samples: contexts have nothing to gain, and must lose little.
+    plan = layout(1, (8, 8))
+    table = laplacian(scales(plan), rows)
+    ideal = laplacian_bits(table, scales(plan))
+    assert 0.99 * ideal < 8 * len(encode(table, plan)) <= 1.03 * ideal + 8 * 64
+
+
+def test_contexts_gain_on_samples_of_different_contrast() -> None:
+    plan = layout(1, (8, 8))
+    contrast = np.random.default_rng(1).choice([0.1, 2.0], 1000)
+    table = laplacian(scales(plan) * contrast, 1000)
+    assert 8 * len(encode(table, plan)) < 0.85 * line_entropy(table)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.data(), st.integers(1, 2000))
+def test_levels_round_trip(data: st.DataObject, rows: int) -> None:
+    plan = layout(3, (4, 4))
+    line = data.draw(arrays(np.int64, plan.size, elements=st.sampled_from([0, 0, 1, 9, 2**22 - 1])))
+    table = np.zeros((plan.size, rows), np.int64)
+    table[:, 0] = line
+    coder = BitEncoder()
+    levels = code_levels(coder, plan, rows, table)
+    assert np.array_equal(code_levels(BitDecoder(coder.finish()), plan, rows, None), levels)
+    present = line > 0
+    assert (levels[~present] == np.iinfo(np.int64).min).all()
+    mean = np.log2(line[present] / rows)
+    assert (np.abs(levels[present] / 2 - mean) <= 0.25 + 1e-9).all()
+
+
+def test_levels_that_no_encoder_writes() -> None:
+    with pytest.raises(PayloadError, match="level outside"):
+        code_levels(BitDecoder(b"\xf4" * 40), layout(1, (1,)), 5, None)
+
+
+def test_line_entropy() -> None:
+    table = np.array([[0, 0, 0, 0], [1, 1, 2, 2], [1, 2, 3, 4], [7, 7, 7, 7], [-5, -5, -5, 0]])
+    skewed = 3 * np.log2(4 / 3) + np.log2(4)
+    assert line_entropy(table) == pytest.approx(0 + 4 + 8 + 0 + skewed)
+    assert line_entropy(np.zeros((3, 0), np.int64)) == 0
+    assert line_entropy(np.zeros((0, 3), np.int64)) == 0

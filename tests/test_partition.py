@@ -1,0 +1,58 @@
+"""Tests of fl_app.partition."""
+
+import numpy as np
+import pytest
+
+from fl_app.partition import partition_indices
+
+LABELS = np.repeat(np.arange(10), 40)
+
+
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet"])
+def test_partitions_are_disjoint_and_cover_the_set(scheme: str) -> None:
+    parts = [partition_indices(LABELS, i, 8, scheme=scheme) for i in range(8)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(400))
+
+
+def test_iid_parts_are_equal_in_size_and_mixed() -> None:
+    part = partition_indices(LABELS, 3, 8)
+    assert len(part) == 50
+    assert len(np.unique(LABELS[part])) == 10
+
+
+def test_small_alpha_gives_few_classes() -> None:
+    parts = [partition_indices(LABELS, i, 4, scheme="dirichlet", alpha=0.01) for i in range(4)]
+    assert all(np.bincount(LABELS[p]).max(initial=0) >= len(p) / 4 for p in parts)
+    assert min(len(np.unique(LABELS[part])) for part in parts) < 6
+
+
+def test_more_clients_than_a_skewed_split_can_serve_leaves_some_empty() -> None:
+    sizes = [
+        len(partition_indices(LABELS, i, 100, scheme="dirichlet", alpha=0.01)) for i in range(100)
+    ]
+    assert sum(sizes) == 400
+    assert min(sizes) == 0
+
+
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet"])
+def test_same_seed_gives_the_same_parts(scheme: str) -> None:
+    first, again, other = (
+        partition_indices(LABELS, 1, 4, scheme=scheme, seed=seed).tolist() for seed in (5, 5, 6)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize("num_partitions", [1, 4])
+def test_max_samples_takes_a_random_part(num_partitions: int) -> None:
+    parts = [
+        partition_indices(LABELS, i, num_partitions, max_samples=100) for i in range(num_partitions)
+    ]
+    chosen = np.concatenate(parts)
+    assert len(set(chosen.tolist())) == 100
+    assert len(np.unique(LABELS[chosen])) == 10
+
+
+@pytest.mark.parametrize(("partition_id", "num_partitions"), [(4, 4), (-1, 4), (0, 401), (0, 0)])
+def test_illegal_partition_is_refused(partition_id: int, num_partitions: int) -> None:
+    with pytest.raises(ValueError, match="0 <= partition-id < num-partitions <= 400"):
+        partition_indices(LABELS, partition_id, num_partitions)

@@ -1,0 +1,106 @@
+"""Tests of fl_app.server_app: whole runs of the app on a grid in this process."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Context, Message, RecordDict
+from inprocess_grid import Client, InProcessGrid
+
+from fl_app.client_app import app as client_app
+from fl_app.config import ConfigError
+from fl_app.server_app import app as server_app
+from fl_app.server_app import set_threads
+
+RESULT_KEYS = {
+    *("accuracy", "loss", "rounds", "clients", "samples_sent", "uplink_bytes", "downlink_bytes"),
+    *("bytes_per_sample", "sections", "entropy_bytes", "fp32_gradient_bytes", "seconds"),
+    *("config", "seed", "versions", "failures"),
+}
+QUICK: dict[str, int | float | str] = {
+    "model": "logistic",
+    "num-rounds": 2,
+    "server-steps": 20,
+    "learning-rate": 0.05,
+}
+
+
+def run_app(
+    out_dir: Path, client: Client = client_app, clients: int = 3, **changes: int | float | str
+) -> None:
+    config: dict[str, bool | int | float | str] = {**QUICK, "out-dir": str(out_dir)}
+    config |= {key.replace("_", "-"): value for key, value in changes.items()}
+    grid = InProcessGrid([client] * clients)
+    for context in grid.contexts.values():
+        context.run_config.update(config)
+    server_app(grid, Context(1, 1, {}, RecordDict(), config))
+
+
+def test_replay_run_leaves_a_complete_folder(tmp_path: Path) -> None:
+    run_app(tmp_path, samples_per_round=40)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result) == RESULT_KEYS
+    assert result["accuracy"] > 0.3
+    assert (result["rounds"], result["clients"], result["samples_sent"]) == (2, 3, 240)
+    assert sum(result["sections"].values()) == result["uplink_bytes"]
+    assert result["bytes_per_sample"] == result["uplink_bytes"] / 240
+    assert result["fp32_gradient_bytes"] == 4 * 7850 * 3 * 40
+    assert result["config"]["samples-per-round"] == 40
+    assert result["failures"] == {}
+    rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
+    assert [r["round"] for r in rounds] == [0, 1, 2]
+    assert rounds[-1]["uplink_bytes"] == result["uplink_bytes"] > rounds[1]["uplink_bytes"] > 0
+    for name in ("accuracy_vs_uplink.png", "model.safetensors"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_runs_are_reproducible(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run_app(tmp_path / name, samples_per_round=20)
+    first, again = ((tmp_path / name / "rounds.jsonl").read_text() for name in ("a", "b"))
+    assert first == again
+
+
+def test_sgd_run_with_scores_and_refinement(tmp_path: Path) -> None:
+    run_app(
+        tmp_path,
+        strategy="sgd",
+        importance="loss",
+        keep_rate=0.5,
+        refinement="qsgd",
+        schedule="constant",
+    )
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["sections"]["refinement"] > 0
+    assert result["failures"] == {}
+    assert 0 < result["samples_sent"] < 2 * 3 * 32
+
+
+def test_rounds_between_evaluations_have_no_accuracy(tmp_path: Path) -> None:
+    run_app(tmp_path, num_rounds=3, eval_every=2, samples_per_round=10)
+    rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
+    assert [r["accuracy"] is None for r in rounds] == [False, True, False, False]
+
+
+def test_bad_config_ends_the_run_before_any_client_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"learning-rate = '0\.1' must be a number"):
+        run_app(tmp_path / "run", learning_rate="0.1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_without_a_usable_sample_fails_with_the_cause(tmp_path: Path) -> None:
+    def without_data(msg: Message, context: Context) -> Message:
+        raise FileNotFoundError("no data here")
+
+    with pytest.raises(RuntimeError, match=r"no client sent a usable sample; .*'error': 6"):
+        run_app(tmp_path, without_data)
+
+
+def test_small_models_get_one_thread_unless_told() -> None:
+    before = torch.get_num_threads()
+    set_threads(0, torch.nn.Linear(2, 2))
+    assert torch.get_num_threads() == 1
+    set_threads(2, torch.nn.Linear(2, 2))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)

@@ -1,0 +1,140 @@
+"""Orthonormal transforms: energy, exact inverses, blocks that do not divide the image."""
+
+import numpy as np
+import pytest
+
+from codec import CodecError
+from codec.transform import Array, dct_matrix, forward, inverse, resolve
+
+# shape, block: the block divides the sample, so that the transform is a rotation
+FITTING = [
+    ((1, 8, 8), 0), ((3, 32, 32), 0), ((4, 16, 16), 8), ((3, 28, 20), 0), ((3, 64, 64), 0),
+    ((2, 40), 0), ((3, 256), 128), ((1, 12, 6), 6), ((13,), 0), ((1,), 0), ((2, 3, 4, 5), 0),
+]  # fmt: skip
+# the last rows and columns of blocks are filled up
+PADDED = [
+    ((1, 9, 7), 4), ((3, 31, 33), 8), ((4, 5, 5), 2), ((3, 65, 65), 0), ((1, 1, 130), 0),
+    ((2, 257), 0), ((3, 100), 7), ((3, 3, 70), 2),
+]  # fmt: skip
+
+
+def samples(shape: tuple[int, ...], count: int = 3) -> Array:
+    return np.random.default_rng(0).uniform(-128, 127, (count, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("shape", "block"), FITTING)
+def test_energy_is_preserved(shape: tuple[int, ...], block: int) -> None:
+    given = samples(shape)
+    transform = resolve("auto", shape, block)
+    coefficients = forward(given, transform)
+    assert coefficients.shape == (transform.coefficients, 3 * transform.blocks)
+    assert coefficients.size == given.size
+    # per sample, not in total only: columns are blocks, those of one sample together
+    energy = (coefficients.astype(np.float64) ** 2).sum(axis=0).reshape(3, -1).sum(axis=1)
+    expected = (given.reshape(3, -1).astype(np.float64) ** 2).sum(axis=1)
+    np.testing.assert_allclose(energy, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "block"), FITTING + PADDED)
+def test_inverse_is_exact(shape: tuple[int, ...], block: int) -> None:
+    given = samples(shape)
+    transform = resolve("auto", shape, block)
+    coefficients = forward(given, transform)
+    assert coefficients.dtype == np.float32
+    assert coefficients.shape == (transform.coefficients, 3 * transform.blocks)
+    back = inverse(coefficients, transform)
+    assert back.shape == given.shape
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, given, atol=2e-4)
+
+
+def test_large_image() -> None:
+    given = samples((3, 224, 224), 2)
+    transform = resolve("auto", given.shape[1:], 0)
+    assert (transform.block_shape, transform.grid) == ((32, 32), (7, 7))
+    np.testing.assert_allclose(inverse(forward(given, transform), transform), given, atol=2e-4)
+
+
+def test_an_error_keeps_its_energy_on_the_way_back() -> None:
+    transform = resolve("auto", (3, 16, 16), 8)
+    error = np.random.default_rng(1).normal(0, 2, (192, 4 * 5)).astype(np.float32)
+    back = inverse(error, transform)
+    assert (back**2).sum() == pytest.approx((error**2).sum(), rel=1e-5)
+
+
+def test_padding_adds_no_texture() -> None:
+    # Repeated edges: a flat image stays flat in every block, also in the partial ones.
+    flat = np.full((1, 1, 9, 11), 50, np.float32)
+    coefficients = forward(flat, resolve("auto", (1, 9, 11), 4))
+    np.testing.assert_allclose(coefficients[0], 50 * 4, rtol=1e-6)
+    np.testing.assert_allclose(coefficients[1:], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8, 32, 64, 256])
+def test_dct_matrix_is_orthonormal(size: int) -> None:
+    matrix = dct_matrix(size)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(size), atol=1e-12)
+
+
+def test_dct_of_one_block_against_the_definition() -> None:
+    given = samples((1, 4, 6), 1)
+    coefficients = forward(given, resolve("auto", (1, 4, 6), 0)).reshape(4, 6)
+    for u in range(4):
+        for v in range(6):
+            rows = np.cos(np.pi * u * (2 * np.arange(4) + 1) / 8)
+            columns = np.cos(np.pi * v * (2 * np.arange(6) + 1) / 12)
+            scale = np.sqrt((1 if u == 0 else 2) / 4) * np.sqrt((1 if v == 0 else 2) / 6)
+            expected = scale * rows @ given[0, 0].astype(np.float64) @ columns
+            assert coefficients[u, v] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_cosine_is_one_coefficient_of_its_series() -> None:
+    wave = np.cos(np.pi * 5 * (2 * np.arange(40) + 1) / 80).astype(np.float32)
+    coefficients = forward(wave.reshape(1, 1, 40), resolve("dct1", (1, 40), 0))
+    assert np.abs(coefficients).argmax() == 5
+    assert np.delete(np.abs(coefficients), 5).max() < 1e-5
+
+
+def test_grey_images_have_no_colour() -> None:
+    grey = np.repeat(samples((1, 8, 8)), 3, axis=1)
+    coefficients = forward(grey, resolve("auto", (3, 8, 8), 0)).reshape(3, 64, -1)
+    np.testing.assert_allclose(coefficients[1:], 0, atol=1e-4)
+    np.testing.assert_allclose(
+        coefficients[0],
+        np.sqrt(3) * forward(grey[:, :1], resolve("auto", (1, 8, 8), 0)),
+        atol=1e-3,
+    )
+
+
+def test_identity_keeps_every_value() -> None:
+    given = samples((3, 8, 8))
+    transform = resolve("identity", (3, 8, 8), 8)
+    coefficients = forward(given, transform)
+    assert np.array_equal(coefficients.T, given.reshape(3, -1))
+    assert np.array_equal(inverse(coefficients, transform), given)
+
+
+@pytest.mark.parametrize(
+    ("shape", "block", "block_shape", "grid"),
+    [
+        ((3, 64, 20), 0, (64, 20), (1, 1)),
+        ((3, 65, 20), 0, (32, 20), (3, 1)),
+        ((3, 32, 32), 8, (8, 8), (4, 4)),
+        ((1, 5, 5), 256, (5, 5), (1, 1)),
+        ((2, 256), 0, (256,), (1,)),
+        ((2, 257), 0, (128,), (3,)),
+    ],
+)
+def test_blocks(
+    shape: tuple[int, ...], block: int, block_shape: tuple[int, ...], grid: tuple[int, ...]
+) -> None:
+    transform = resolve("auto", shape, block)
+    assert (transform.block_shape, transform.grid) == (block_shape, grid)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("dct2", (3, 8)), ("dct2", (8,)), ("dct1", (8,)), ("dct1", (3, 8, 8))]
+)
+def test_a_transform_that_does_not_fit(kind: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(CodecError, match=kind):
+        resolve(kind, shape, 0)
