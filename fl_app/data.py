@@ -91,8 +91,8 @@ def load(dataset: str, split: str, data_dir: str = "", image_size: int = 64) -> 
     if dataset == "mnist5k":
         return _load_mnist5k(split)
     if dataset == "fashion-mnist":
-        roots = [folder, folder / "FashionMNIST" / "raw"]
-        return _load_idx(folder, roots if data_dir else [*roots, _DEBIAN_FASHION_MNIST], split)
+        roots = [folder, folder / "FashionMNIST" / "raw", _DEBIAN_FASHION_MNIST]
+        return _load_idx(folder, roots, split)
     if dataset == "imagefolder":
         return _load_image_folder(folder, split, image_size)
     if (folder / "train").is_dir():

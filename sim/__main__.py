@@ -4,15 +4,15 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from sim.launcher import RunError, launch
-from sim.run_config import RunConfigError, make_run_config, read_defaults
+from sim.run_config import ConfigValue, RunConfigError, make_run_config, read_defaults
 
 APP = Path(__file__).resolve().parents[1]
 
@@ -43,13 +43,12 @@ def run(options: argparse.Namespace) -> None:
     """Run the app on simulated clients and print the run folder."""
     config = make_run_config(options.app, options.config, options.run_config)
     effective = read_defaults(options.app) | config
-    folder = _make_folder(options.out or str(effective["out-dir"]), effective)
-    try:
+    if "out-dir" not in effective:  # an app of another kind, which writes no run folder
+        launch(options.app, config, options.clients, _echo)
+        return
+    out = options.out or str(effective["out-dir"])
+    with _results_folder(out, effective) as folder:
         launch(options.app, config | {"out-dir": str(folder)}, options.clients, _echo)
-    except BaseException:
-        with suppress(OSError):  # keeps what the app has written
-            folder.rmdir()
-        raise
     print(f"run folder: {folder}")
 
 
@@ -60,8 +59,8 @@ def central(options: argparse.Namespace) -> None:
 
     config = make_run_config(options.app, options.config, options.run_config)
     effective = read_defaults(options.app) | config
-    folder = _make_folder(options.out, effective | {"strategy": "central"})
-    compare(options.app, config, options.clients, options.seeds, folder, _echo)
+    with _results_folder(options.out, effective | {"strategy": "central"}) as folder:
+        compare(options.app, config, options.clients, options.seeds, folder, _echo)
     print(f"results: {folder}")
 
 
@@ -73,9 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         action="extend",
         default=[],
-        help="run-config entries, before those of --run-config (keys: pyproject.toml)",
+        help="run-config entries; they win over those of --run-config (keys: pyproject.toml)",
     )
-    shared.add_argument("--run-config", metavar="FILE.toml", type=Path, help="run-config entries")
+    shared.add_argument(
+        "--run-config", metavar="FILE.toml", type=Path, help="more of them in a file"
+    )
     shared.add_argument("--clients", metavar="N", type=_positive, default=10, help="default: 10")
     shared.add_argument("--app", metavar="DIR", type=_folder, default=APP, help="the Flower app")
     shared.add_argument(
@@ -97,7 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _make_folder(out: str, config: dict[str, bool | int | float | str]) -> Path:
+@contextmanager
+def _results_folder(out: str, config: Mapping[str, ConfigValue]) -> Iterator[Path]:
+    folder = _make_folder(out, config)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):  # what was written before the failure stays
+            folder.rmdir()
+        raise
+
+
+def _make_folder(out: str, config: Mapping[str, ConfigValue]) -> Path:
     """Create the results folder: `out`, or a new one under ``runs``."""
     if out:
         folder = Path(out).expanduser().absolute()

@@ -64,6 +64,11 @@ def test_neighbours_lie_in_earlier_waves(channels: int, shape: tuple[int, ...]) 
     assert plan.neighbours.shape[1] == len(plan.weights)
 
 
+def test_the_mean_of_a_block_does_not_predict_its_texture() -> None:
+    assert not (layout(1, (8, 8)).neighbours == 0).any()
+    assert 0 in layout(3, (8, 8)).neighbours[64]  # but the mean of another channel
+
+
 @pytest.mark.parametrize(("channels", "shape"), PLANS)
 def test_frequencies_are_coded_in_order(channels: int, shape: tuple[int, ...]) -> None:
     plan = layout(channels, shape)
