@@ -57,8 +57,8 @@ def train(
     -------
     Message
         ``content["payload"]`` with ``samples`` (payload bytes, empty when nothing is sent),
-        ``refinement`` (bytes, if asked for), ``num-examples``, ``num-sent``, ``remaining``,
-        ``client`` and ``seconds-*``.
+        ``refinement`` and ``calibration`` (bytes, if asked for), ``num-examples``,
+        ``num-sent``, ``remaining``, ``client`` and ``seconds-*``.
 
     Raises
     ------
@@ -91,6 +91,8 @@ def train(
     }
     if contribution.refinement is not None:
         answer["refinement"] = contribution.refinement
+    if contribution.calibration:
+        answer["calibration"] = contribution.calibration
     return Message(RecordDict({"payload": ConfigRecord(answer)}), reply_to=msg)
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from clients.importance import IMPORTANCES, SCORED
@@ -46,6 +46,10 @@ class Instruction:
         Share of the coordinates that ``top-k`` sends, in (0, 1].
     pool_factor : float
         ``replay`` with scores: samples scored per sample sent, >= 1.
+    calibration_samples : int
+        ``replay``: how many of its first samples a client sends at `calibration_step`, >= 0.
+    calibration_step : float
+        Step of those samples, as a fraction of the value range, > 0.
     acknowledged : int or None
         ``replay``: round of the client's last reply that the server could use, -1 for none.
         None: the server does not say, and every reply is taken to have arrived.
@@ -65,6 +69,8 @@ class Instruction:
     refinement_levels: int = 4
     refinement_density: float = 0.01
     pool_factor: float = 4.0
+    calibration_samples: int = 0
+    calibration_step: float = 0.15
     acknowledged: int | None = None
 
     @classmethod
@@ -106,6 +112,8 @@ class Instruction:
         _require_range("refinement-levels", self.refinement_levels, 1)
         _require_share("refinement-density", self.refinement_density)
         _require_range("pool-factor", self.pool_factor, 1)
+        _require_range("calibration-samples", self.calibration_samples, 0)
+        replace(self.codec, step=self.calibration_step)  # raises if illegal
         if self.mode == "replay" and self.refinement != "none":
             raise CodecError(f"refinement = {self.refinement!r} needs mode sgd; in replay: none")
         if self.mode == "sgd" and self.importance == "all" and self.keep_rate < 1:

@@ -88,7 +88,7 @@ class RunConfig:
         *("auto", "resnet18", "resnet34", "resnet50", "small-resnet", "logistic"),
     )
     stem: str = _choice(
-        "first layer of resnet18/34/50 (auto: 3x3 up to 64 pixels)", "auto", "imagenet", "3x3"
+        "first layer of resnet18/34/50 (3x3: for small images, slower)", "imagenet", "3x3"
     )
 
     codec: CodecOptions = field(default_factory=CodecOptions)
@@ -101,6 +101,10 @@ class RunConfig:
     keep_rate: float = _key(1.0, "share of the samples that is kept", _PROPER_SHARE)
     uniform_share: float = _key(0.2, "share of the keep probability spread evenly", _SHARE)
     pool_factor: float = _key(4.0, "replay: samples scored by a model per sample sent", Range(1))
+    calibration_samples: int = _key(
+        0, "replay: samples of each client sent finely, for batch norm statistics", _COUNT_OR_NONE
+    )
+    calibration_step: float = _key(0.15, "replay: quantization step of those samples", _POSITIVE)
     refinement: str = _choice("sgd: compressor of the gradient residual", "none", *COMPRESSORS)
     refinement_levels: int = _key(4, "qsgd: quantization levels", Range(1, 32767))
     refinement_density: float = _key(0.01, "top-k: share of the coordinates", _PROPER_SHARE)
@@ -198,6 +202,8 @@ def _check_instruction(config: RunConfig) -> None:
         refinement_levels=config.refinement_levels,
         refinement_density=config.refinement_density,
         pool_factor=config.pool_factor,
+        calibration_samples=config.calibration_samples,
+        calibration_step=config.calibration_step,
     )
 
 

@@ -7,12 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
 from fl_app.config import ConfigError, RunConfig
 from fl_app.data import load
 from fl_app.partition import partition_indices
-from fl_app.server_app import make_strategy
+from fl_app.server_app import make_strategy, set_threads
 from sim.launcher import launch
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
 from strategies import QuantizedDataReplay
@@ -112,8 +110,6 @@ def train_centrally(config: RunConfig, echo: Callable[[str], None] = print) -> f
     The server's own loop, seed, schedule, augmentation and batch size; the bank holds from the
     first step on what all clients together own.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
     test = load(config.dataset, "test", config.data_dir, config.image_size)
     train = load(config.dataset, "train", config.data_dir, config.image_size)
     if config.max_train_samples:
@@ -123,6 +119,7 @@ def train_centrally(config: RunConfig, echo: Callable[[str], None] = print) -> f
         train = train.select(chosen)
     strategy = make_strategy(config, test)
     assert isinstance(strategy, QuantizedDataReplay)
+    set_threads(config.threads, strategy.model)
     strategy.bank.add_arrays(train.samples, train.labels, low=0.0, high=255.0)
     accuracy = float("nan")
     for server_round in range(1, config.num_rounds + 1):

@@ -290,8 +290,7 @@ class QuantizedDataStrategy(Strategy):
                 self.reject(node_id, bad)
                 self.ledger.record_uplink(server_round, message)
                 continue
-            entropy = {} if reply.decoded is None else reply.decoded.entropy_bits
-            self.ledger.record_uplink(server_round, message, reply.sections, entropy)
+            self.ledger.record_uplink(server_round, message, reply.sections, reply.entropy_bits)
             for name, seconds in reply.seconds.items():
                 self._round_seconds[f"client_{name}"] += seconds
             accepted.append(reply)

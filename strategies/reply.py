@@ -71,6 +71,14 @@ class Expectation:
 
 
 @dataclass(frozen=True)
+class CodedSamples:
+    """A payload of at least one sample, as it came and decoded."""
+
+    payload: SamplePayload
+    decoded: DecodedSamples
+
+
+@dataclass(frozen=True)
 class Reply:
     """A reply that passed every check.
 
@@ -86,8 +94,10 @@ class Reply:
         The samples; ``None`` when the client sent none.
     refinement : list of float32 arrays, optional
         Decompressed residual of the gradient, scaled by ``1 / num_examples``.
+    calibration : CodedSamples, optional
+        Samples at a finer step (replay).
     sections : Mapping[str, int]
-        Bytes by section of the payload, and of the refinement.
+        Bytes by section of the payload, of the refinement and of the calibration samples.
     seconds : Mapping[str, float]
         Client's own time by stage.
     """
@@ -99,13 +109,22 @@ class Reply:
     payload: SamplePayload | None
     decoded: DecodedSamples | None
     refinement: list[NDArray[np.float32]] | None
+    calibration: CodedSamples | None
     sections: Mapping[str, int]
     seconds: Mapping[str, float]
 
     @property
     def num_sent(self) -> int:
-        """Number of samples in the payload."""
-        return 0 if self.payload is None else self.payload.count
+        """Number of samples in the reply."""
+        return _count(self.payload, self.calibration)
+
+    @property
+    def entropy_bits(self) -> dict[str, float]:
+        """Empirical entropy by section, see `codec.DecodedSamples`."""
+        bits = {} if self.decoded is None else dict(self.decoded.entropy_bits)
+        if self.calibration is not None:
+            bits["calibration"] = sum(self.calibration.decoded.entropy_bits.values())
+        return bits
 
 
 def parse_reply(message: Message, expected: Expectation) -> Reply:
@@ -136,7 +155,13 @@ def parse_reply(message: Message, expected: Expectation) -> Reply:
     if payload is not None and payload.count == 0:
         payload = None
     decoded = None if payload is None else _decode(payload)
-    _check_counts(num_examples, _integer(record, "num-sent"), payload, expected.max_examples)
+    calibration = None
+    if "calibration" in record:
+        packed = _bytes(record, "calibration")
+        calibration = _read_calibration(packed, expected)
+        sections = {**sections, "calibration": len(packed)}
+    count = _count(payload, calibration)
+    _check_counts(num_examples, _integer(record, "num-sent"), count, expected.max_examples)
     refinement = None
     if expected.compressor is not None and "refinement" in record:
         packed = _bytes(record, "refinement")
@@ -150,6 +175,7 @@ def parse_reply(message: Message, expected: Expectation) -> Reply:
         payload=payload,
         decoded=decoded,
         refinement=refinement,
+        calibration=calibration,
         sections=sections,
         seconds={stage: _seconds(record, stage) for stage in _STAGES},
     )
@@ -187,6 +213,18 @@ def _seconds(record: ConfigRecord, stage: str) -> float:
     return float(value) if usable else 0.0  # type: ignore[arg-type]
 
 
+def _count(payload: SamplePayload | None, calibration: CodedSamples | None) -> int:
+    coded = 0 if payload is None else payload.count
+    return coded if calibration is None else coded + calibration.payload.count
+
+
+def _read_calibration(data: bytes, expected: Expectation) -> CodedSamples:
+    payload = _read_payload(data, expected)
+    if not payload.count:
+        raise BadReply("count", "the calibration payload holds no sample")
+    return CodedSamples(payload, _decode(payload))
+
+
 def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
     try:
         payload = SamplePayload.from_bytes(data, expected.limits)
@@ -218,12 +256,9 @@ def _decode(payload: SamplePayload) -> DecodedSamples:
         raise BadReply("payload", str(error)) from error
 
 
-def _check_counts(
-    num_examples: int, num_sent: int, payload: SamplePayload | None, max_examples: int
-) -> None:
-    count = 0 if payload is None else payload.count
+def _check_counts(num_examples: int, num_sent: int, count: int, max_examples: int) -> None:
     if num_sent != count:
-        raise BadReply("count", f"num-sent is {num_sent}, the payload holds {count}")
+        raise BadReply("count", f"num-sent is {num_sent}, the reply holds {count}")
     if num_examples < count:
         raise BadReply("count", f"num-examples is {num_examples}, less than the {count} sent")
     if max_examples and num_examples > max_examples:

@@ -9,6 +9,7 @@ import torch
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -167,6 +168,28 @@ class ServerModel:
                 correct += int((outputs.argmax(dim=1) == target).sum())
         accuracy = float("nan") if labels.is_floating_point() else correct / len(data)
         return loss / len(data), accuracy
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Batch]) -> None:
+        """Take the running statistics of batch normalization anew, from the given samples.
+
+        Coarse samples lack the finest detail, so statistics collected in training do not fit
+        the originals that the model will meet; those of a few finely coded samples do.
+        """
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        if not norms:
+            return
+        self.model.eval()  # nothing else, such as dropout, acts as in training
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain average over the batches
+            norm.train()
+        for samples, _, _ in batches:
+            with self.autocast():
+                self.model(self._memory_format(samples.to(self.device)))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
     @torch.no_grad()
     def probe(self, shape: tuple[int, ...]) -> tuple[int, ...]:

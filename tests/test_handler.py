@@ -266,6 +266,27 @@ def test_replay_with_scores_fills_its_budget() -> None:
         assert reply["num-sent"] < reply["num-examples"] < 800
 
 
+@pytest.mark.parametrize("budget", [0, 900])
+def test_replay_sends_calibration_samples_once_within_the_budget(budget: int) -> None:
+    options = {
+        "codec": COARSE.to_bytes(),
+        "calibration-samples": 6,
+        "calibration-step": 0.02,
+        "uplink-budget": budget,
+    }
+    replies = run_replay(digits(), 3, **options)
+    first = replies[0]
+    fine = decode_samples(SamplePayload.from_bytes(first["calibration"]))
+    coarse = decoded(first)
+    assert 1 <= len(fine.targets) <= 6
+    assert first["num-sent"] == len(fine.targets) + len(coarse.targets)
+    if budget:
+        assert len(first["calibration"]) + len(first["samples"]) <= budget
+    else:
+        assert len(fine.targets) == 6
+    assert not any("calibration" in reply for reply in replies[1:])
+
+
 def test_replay_keep_rate_is_the_share_ever_sent() -> None:
     replies = run_replay(digits(), 4, importance="random", keep_rate=0.4)
     assert [reply["num-sent"] for reply in replies] == [12, 8, 0, 0]

@@ -43,7 +43,7 @@ def test_auto_follows_the_size_of_the_images() -> None:
     )
     assert parameters(digits) == parameters(build_model("small-resnet", (1, 28, 28), 10))
     assert 11e6 < parameters(photographs) < 12e6
-    assert photographs.state_dict()["1.conv1.weight"].shape == (64, 3, 3, 3)
+    assert photographs.state_dict()["1.conv1.weight"].shape == (64, 3, 7, 7)
     assert large.state_dict()["1.conv1.weight"].shape == (64, 3, 7, 7)
 
 

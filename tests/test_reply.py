@@ -214,7 +214,8 @@ def _float_payload(section: str, value: float) -> bytes:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_or_targets_that_are_not_finite(section: str, value: float) -> None:
     assert _parse(samples=_float_payload(section, 0.5), num_sent=2).num_sent == 2
-    with pytest.raises(BadReply, match="not finite") as bad:
+    told = {"coefficients": r"outside \[0.0, 1.0\]", "targets": "not finite"}[section]
+    with pytest.raises(BadReply, match=told) as bad:
         _parse(samples=_float_payload(section, value), num_sent=2)
     assert bad.value.cause == "payload"
 
