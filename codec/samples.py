@@ -139,8 +139,10 @@ def _encode_values(samples: NDArray[Any], spec: SampleSpec, key: Key) -> dict[st
         return {"offsets": _pack_lowest(lowest, width), "coefficients": coder.finish()}
     plan = layout(spec.transform.channels, spec.transform.block_shape)
     code_coefficients(coder, plan, symbols.shape[1], symbols)
-    offsets = centroid_offsets(scaled, symbols) if kind == "nearest" else (0.0, 0.0)
-    return {"offsets": _pack_offsets(offsets), "coefficients": coder.finish()}
+    sections = {"coefficients": coder.finish()}
+    if _has_offsets(spec):
+        sections["offsets"] = _pack_offsets(centroid_offsets(scaled, symbols))
+    return sections
 
 
 def _encode_table(coder: BitEncoder, width: int, table: Ints) -> None:
@@ -165,7 +167,8 @@ def _decode_values(payload: SamplePayload) -> tuple[Array, float]:
         lowest, width = _unpack_lowest(section)
         symbols = code_columns(coder, width, count, transform.coefficients, None).T + lowest
     else:
-        offsets = _unpack_offsets(section)
+        if _has_offsets(spec):
+            offsets = _unpack_offsets(section)
         plan = layout(transform.channels, transform.block_shape)
         symbols = code_coefficients(coder, plan, count * transform.blocks, None)
     scaled = dequantize(symbols, spec.codec.quantizer, offsets=offsets, key=payload.key)
@@ -233,6 +236,10 @@ def _unpack_lowest(section: wire.Reader) -> tuple[int, int]:
             f"at most {MAX_MAGNITUDE.bit_length() + 1} bits above {2 * MAX_MAGNITUDE}"
         )
     return (zigzag >> 1) if zigzag % 2 == 0 else -((zigzag + 1) >> 1), width
+
+
+def _has_offsets(spec: SampleSpec) -> bool:
+    return spec.codec.quantizer == "nearest" and spec.codec.reconstruction == "centroid"
 
 
 def _pack_offsets(offsets: tuple[float, float]) -> bytes:

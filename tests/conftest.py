@@ -1,7 +1,12 @@
 """Shared by all tests."""
 
+import os
+
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
+
+# Threads of torch that wait for a busy core by spinning cost many times the work itself.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(autouse=True)

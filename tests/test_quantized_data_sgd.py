@@ -3,7 +3,6 @@
 import copy
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients import ArraySource, train
-from codec import CodecOptions, DecodeLimits, SamplePayload
+from codec import CodecOptions, DecodeLimits
 from strategies import QuantizedDataSGD, RoundResult
 
 SHAPE, CLASSES, CLIENTS, BATCH = (1, 8, 8), 4, 3, 12
@@ -88,7 +87,7 @@ def _grid(sources: list[RecordingSource], model: Callable[[], nn.Module] = _mode
 
 def _strategy(**options: Any) -> QuantizedDataSGD:
     settings = {"batch_size": BATCH, "min_available_nodes": CLIENTS, "device": "cpu", "seed": 5}
-    return QuantizedDataSGD(_model(), _sgd, None, _scheduler, **{**settings, **options})
+    return QuantizedDataSGD(_model(), _sgd, scheduler=_scheduler, **{**settings, **options})
 
 
 def _central_states(num_rounds: int) -> list[dict[str, torch.Tensor]]:
@@ -338,19 +337,14 @@ def test_samples_that_the_model_cannot_take() -> None:
     assert strategy.samples_sent == CLIENTS * BATCH
 
 
-def _forge_range(record: ConfigRecord) -> None:
-    """Claim a value range in which the samples overflow on their way to [0, 1]."""
-    data = record["samples"]
-    assert isinstance(data, bytes)
-    payload = SamplePayload.from_bytes(data)
-    record["samples"] = replace(payload, spec=replace(payload.spec, high=1e-38)).to_bytes()
-
-
 def test_a_gradient_that_is_not_finite_is_skipped() -> None:
-    strategy = _strategy(codec=IDENTITY, min_available_nodes=1)
+    def diverged(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, targets, reduction="none") * float("nan")
+
+    strategy = _strategy(codec=IDENTITY, criterion=diverged)
     before = copy.deepcopy(strategy.model.state_dict())
-    strategy.start(InProcessGrid([_spoiled(_forge_range)]), num_rounds=1)
-    assert strategy.failures == {"not-finite": 1}
+    strategy.start(_grid(_sources()), num_rounds=1)
+    assert strategy.failures == {"not-finite": len(_sources())}
     assert _largest_difference(before, dict(strategy.model.state_dict())) == 0
 
 
