@@ -68,7 +68,7 @@ class CodecOptions:
     transform: str = "auto"
     block: int = 0
     quantizer: str = "nearest"
-    step: float = 0.4
+    step: float = 0.6
     tilt: float = 0.0
     chroma: float = 1.0
     dead_zone: float = 0.0

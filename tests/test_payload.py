@@ -24,14 +24,14 @@ from codec.wire import Reader, varint
 # SHA-256 of `golden(name).to_bytes()`. Another digest is another format: raise
 # `codec.payload.VERSION` and print the new digests with `python tests/test_payload.py`.
 GOLDEN = {
-    "image": "5dcff156a65ce6e247ab5fedf8fd508bef6dc2f6ea1e1549eabd7d63a075e728",
+    "image": "a156bb0cfd7b025363c94e17c8e9d0f7a78dfca81c8c9bd7bf6a6ebe39cb9db8",
     "blocks": "406ff87dda6a015a22113825aeacab7f66369d01db157e64ed28f7189f4b93bb",
-    "dithered": "b174da26be5508027960fbce7159e88624f33950b859af416aba681f722ecc48",
-    "series": "8d35bf8d379775efa77cb38acb58bc3bcd18408c177eb63e90de3df07304e64e",
+    "dithered": "0fde73654e6fff1c0f50a663850a786404f259079a83d728e4c220e92575b588",
+    "series": "dd19f0af4ee6bf2cefef1b1a9fb4161e4e38ec15e46ab79c94cbbc7eff8f7568",
     "table": "7cd56da429abd39d4ffb73420c604d95cd3f4a94055d04e9756f2856dcb5c778",
-    "lossless": "2cefec3ba77204e875ddd699e4ef09d7786394928e1f73c3404b9874e544ff78",
-    "centroid": "676394f1afa84f17b3aa038003f705f00f3cff885e88dee45557d35f862523db",
-    "empty": "35a9bc3c40132a50830bc11dcbea82fdb553b0043822bb8d1712fe4db7fb3e17",
+    "lossless": "038ad91e1095cd6ebf1e8d18f279e4f52b397e82c26568b3d67b093fc22a9b3d",
+    "centroid": "d5938ca2eb89823bc3693d696a1305c7671a50dd7671812220d68381b1e1fc81",
+    "empty": "f21df5f7d33c41f176f1e7ca3223ca0d9b0887da3ff5b55f3e0744104473a7d7",
 }  # fmt: skip
 
 SPECS = {
