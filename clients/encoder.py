@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.selection import Selection, Selector, largest_count, whole
+from clients.selection import FIRST_TRIED, Selection, Selector, at_most, largest_count
 from codec import CodecError, SampleSpec, encode_samples
 
 
@@ -70,7 +70,11 @@ class Encoder:
 
 
 def encode_within_budget(
-    select: Selector, encode: Callable[[Selection], bytes], count: float, budget: int
+    select: Selector,
+    encode: Callable[[Selection], bytes],
+    count: float,
+    budget: int,
+    start: int = FIRST_TRIED,
 ) -> Encoded:
     """Encode `count` samples, or as many as fit.
 
@@ -83,25 +87,27 @@ def encode_within_budget(
     count : float
         Samples wanted (expected number, if `select` draws at random).
     budget : int
-        Most bytes, 0 for no limit. At least 90% are used when `count` does not fit.
+        Most bytes, 0 for no limit. At least 95% are used when `count` does not fit, unless
+        the next sample alone takes the rest.
+    start : int
+        Samples encoded first in the search for what fits, >= 1; the nearer, the shorter.
 
     Raises
     ------
     CodecError
         If even one sample takes more than `budget` bytes.
     """
-    if budget == 0:
-        selection = select(count)
-        return Encoded(encode(selection), selection)
-    tried: dict[int, Encoded] = {0: Encoded(b"", select(0))}
+    everything = select(count)
+    if budget == 0 or len(everything) == 0:
+        return Encoded(encode(everything), everything)
+    tried: dict[int, Encoded] = {}
 
     def size_of(number: int) -> int:
-        selection = select(min(number, count))
+        selection = at_most(number, select, count)
         tried[number] = Encoded(encode(selection), selection)
         return len(tried[number].data)
 
-    limit = whole(count)
-    best = largest_count(limit, budget, size_of)
-    if best == 0 and limit > 0:
+    best = largest_count(len(everything), budget, size_of, start)
+    if best == 0:
         raise CodecError(f"uplink-budget = {budget} bytes is less than one sample takes")
     return tried[best]

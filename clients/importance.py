@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 UNSCORED = ("all", "random")
-SCORED = ("loss", "grad-norm")
+UNCERTAINTIES = ("margin", "entropy")  # of a predicted class: scores that ignore the label
+SCORED = ("loss", "grad-norm", *UNCERTAINTIES)
 IMPORTANCES = UNSCORED + SCORED
 
 
@@ -93,11 +94,49 @@ def grad_norm_scores(
     if _is_regression(targets):
         gradient = np.subtract(logits, targets, dtype=np.float64) * (2.0 / logits.shape[1])
     else:
-        gradient = np.exp(_shifted(logits))
-        gradient /= gradient.sum(axis=1, keepdims=True)
+        gradient = _softmax(logits)
         gradient[np.arange(len(targets)), targets] -= 1.0
     squared_input = np.square(features, dtype=np.float64).sum(axis=1) + float(bias)
     return np.asarray(np.linalg.norm(gradient, axis=1) * np.sqrt(squared_input))
+
+
+def margin_scores(logits: NDArray[np.floating[Any]]) -> Floats:
+    """Return how near each sample's two most probable classes are: ``1 - (p1 - p2)``.
+
+    With p1 >= p2 the highest softmax probabilities; 1 where they are equal, 0 where the model
+    is sure of one class (Scheffer, Decomain & Wrobel 2001, "Active Hidden Markov Models for
+    Information Extraction", whose margin is ``p1 - p2``).
+
+    Parameters
+    ----------
+    logits : (N, K) float array
+
+    Returns
+    -------
+    (N,) float64 array, in [0, 1]
+    """
+    others = _softmax(logits)
+    others[np.arange(len(others)), others.argmax(axis=1)] = 0.0
+    # 1 - p1 is what the others sum to, which does not round to 0 where p1 rounds to 1.
+    return np.asarray(np.minimum(others.sum(axis=1) + others.max(axis=1), 1.0))
+
+
+def entropy_scores(logits: NDArray[np.floating[Any]]) -> Floats:
+    """Return the entropy ``-sum_k p_k log p_k`` of each sample's softmax probabilities.
+
+    Shannon 1948, "A Mathematical Theory of Communication", section 6.
+
+    Parameters
+    ----------
+    logits : (N, K) float array
+
+    Returns
+    -------
+    (N,) float64 array, in nats, from 0 (sure of one class) to log K
+    """
+    shifted = _shifted(logits)
+    expected = (_softmax(logits) * shifted).sum(axis=1)
+    return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - expected)
 
 
 def score(importance: str, outputs: ModelOutputs, targets: NDArray[Any]) -> Floats:
@@ -106,13 +145,22 @@ def score(importance: str, outputs: ModelOutputs, targets: NDArray[Any]) -> Floa
     Raises
     ------
     CodecError
-        If `importance` is not one of `SCORED`, or a score is not finite (a model that
-        diverged).
+        If `importance` is not one of `SCORED`, if it needs class labels and the targets are
+        floats, or if a score is not finite (a model that diverged).
     """
+    if importance in UNCERTAINTIES and _is_regression(targets):
+        legal = ", ".join(name for name in IMPORTANCES if name not in UNCERTAINTIES)
+        raise CodecError(
+            f"importance {importance!r} needs class labels; legal for float targets: {legal}"
+        )
     if importance == "loss":
         scores = loss_scores(outputs.logits, targets)
     elif importance == "grad-norm":
         scores = grad_norm_scores(outputs.logits, outputs.features, targets, outputs.bias)
+    elif importance == "margin":
+        scores = margin_scores(outputs.logits)
+    elif importance == "entropy":
+        scores = entropy_scores(outputs.logits)
     else:
         raise CodecError(f"importance {importance!r} has no score; legal: {', '.join(SCORED)}")
     if not np.isfinite(scores).all():
@@ -198,3 +246,8 @@ def _is_regression(targets: NDArray[Any]) -> bool:
 def _shifted(logits: NDArray[np.floating[Any]]) -> Floats:
     wide = logits.astype(np.float64)
     return np.asarray(wide - wide.max(axis=1, keepdims=True))
+
+
+def _softmax(logits: NDArray[np.floating[Any]]) -> Floats:
+    exponentials = np.exp(_shifted(logits))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))

@@ -19,7 +19,7 @@ from clients.refinement import (
     make_refinement_compressor,
     per_sample_criterion,
 )
-from clients.selection import Selection, Selector, make_selector, whole
+from clients.selection import FIRST_TRIED, Selection, Selector, make_selector, whole
 from clients.source import SampleSource, fetch, source_spec
 from codec import SampleSpec, generator
 
@@ -241,16 +241,16 @@ def _send(
         return encoder.encode(*candidates.first(needed), selection)
 
     select: Selector = _first
-    pool = 0
+    pool, start = 0, FIRST_TRIED
     if instruction.needs_scores:
         with task.stage("encode"):
             unscored = encode_within_budget(_first, encode, wanted, budget) if budget else None
         likely = wanted if unscored is None else len(unscored.selection)
         pool = min(len(order), math.ceil(instruction.pool_factor * likely))
         select = task.selector(*candidates.first(pool), spec, rng)
-        wanted = min(wanted, pool)
+        wanted, start = min(wanted, pool), likely
     with task.stage("encode"):
-        encoded = encode_within_budget(select, encode, wanted, budget)
+        encoded = encode_within_budget(select, encode, wanted, budget, start)
     positions = encoded.selection.positions
     return Contribution(encoded.data, pool or len(positions), order[positions])
 

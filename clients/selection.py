@@ -16,8 +16,10 @@ from codec import CodecError
 
 SELECTIONS = ("probability", "threshold", "budget")
 PROBABILITY_UNIT = 256  # inclusion probabilities are k/256, so that both ends know them exactly
-BUDGET_FILL = 0.9  # share of the byte budget below which the search goes on
-_BUDGET_AIM = 0.95  # share that each guess aims at
+FIRST_TRIED = 64  # samples that the search for a byte budget tries first, unless told better
+BUDGET_FILL = 0.95  # share of the byte budget below which the search goes on
+_BUDGET_AIM = 0.975  # share that each guess aims at
+_WANTED_PRECISION = 0.01  # samples
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,40 @@ def make_selector(
     return ranked_selector(scores, generator)
 
 
-def largest_count(limit: int, budget: int, size_of: Callable[[int], int], start: int = 64) -> int:
+def at_most(number: int, select: Selector, count: float) -> Selection:
+    """Return the largest selection of no more than `number` samples, or else the smallest.
+
+    A selector that draws at random keeps more or fewer samples than are wanted. The number
+    wanted is raised to where the next sample would enter: there the weights 1/p stay unbiased
+    for a fixed `number` (priority sampling: Duffield, Lund & Thorup 2007, "Priority Sampling
+    for Estimation of Arbitrary Subset Sums").
+
+    Parameters
+    ----------
+    number : int
+        Most samples kept, >= 0.
+    select : callable
+    count : float
+        Most samples wanted.
+    """
+    selection = select(count)
+    if len(selection) <= number:
+        return selection
+    low, high, wanted = 0.0, count, float(min(number, count))
+    selection = select(low)
+    while high - low > _WANTED_PRECISION:
+        trial = select(wanted)
+        if len(trial) <= number:
+            selection, low = trial, wanted
+        else:
+            high = wanted
+        wanted = (low + high) / 2
+    return selection
+
+
+def largest_count(
+    limit: int, budget: int, size_of: Callable[[int], int], start: int = FIRST_TRIED
+) -> int:
     """Return a number of samples whose bytes fill `budget` and never exceed it.
 
     Parameters
@@ -174,23 +209,26 @@ def largest_count(limit: int, budget: int, size_of: Callable[[int], int], start:
     size_of : callable
         Bytes that a number of samples takes; about affine in the number.
     start : int
-        First number tried.
+        First number tried, >= 1.
 
     Returns
     -------
     int
-        `limit` if that fits; else a count that fits and either takes 90% of the budget or
-        is followed by one that does not fit; 0 if even one sample does not fit.
+        A count that fits and is `limit`, or takes 95% of the budget, or is followed by one
+        that does not fit; 0 if even one sample does not fit.
     """
     fitting, fitting_size = 0, 0
     too_many = limit + 1
     count = min(start, limit)
     while too_many - fitting > 1 and fitting_size < BUDGET_FILL * budget:
         size = size_of(count)
+        # Bytes per sample since the last count that fits; a few odd samples can make that tiny.
+        per_sample = (size - fitting_size) / (count - fitting)
+        per_sample = max(per_sample, 0.5 * max(size, 1) / count)
+        guess = count + math.floor((_BUDGET_AIM * budget - size) / per_sample)
         if size <= budget:
             fitting, fitting_size = count, size
         else:
             too_many = count
-        proportional = int(count * _BUDGET_AIM * budget / max(size, 1))
-        count = min(max(proportional, fitting + 1), too_many - 1)
+        count = min(max(guess, fitting + 1), too_many - 1)
     return fitting

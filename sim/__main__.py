@@ -1,4 +1,4 @@
-"""Command line: ``python -m sim run`` and ``python -m sim central``."""
+"""Command line: ``python -m sim run``, ``python -m sim central`` and ``python -m sim theory``."""
 
 import argparse
 import os
@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -64,6 +65,17 @@ def central(options: argparse.Namespace) -> None:
     print(f"results: {folder}")
 
 
+def theory(options: argparse.Namespace) -> None:
+    """Check the theory's claims on small problems."""
+    from sim.theory.report import FULL, QUICK, check_theory
+
+    scale = QUICK if options.quick else FULL
+    if options.seeds is not None:
+        scale = replace(scale, seeds=options.seeds)
+    check_theory(options.out, scale, _echo)
+    print(f"results: {options.out}")
+
+
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -95,6 +107,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     central_parser.add_argument("--seeds", metavar="N", type=_positive, default=1)
     central_parser.set_defaults(command=central)
+    theory_parser = commands.add_parser(
+        "theory", help="orders of convergence, bias, variance and bytes on small problems"
+    )
+    theory_parser.add_argument(
+        "--out", metavar="DIR", type=_folder, default=APP / "sim" / "results",
+        help="folder of the results (default: sim/results)",
+    )  # fmt: skip
+    theory_parser.add_argument(
+        "--seeds", metavar="N", type=_several, help="at least 2 (default: 5; with --quick, 2)"
+    )
+    theory_parser.add_argument(
+        "--quick", action="store_true", help="fewer steps, draws and sizes: a smoke test"
+    )
+    theory_parser.set_defaults(command=theory)
     return parser
 
 
@@ -133,6 +159,12 @@ def _echo(line: str) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= 1")
+    return int(text)
+
+
+def _several(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number >= 2")
     return int(text)
 
 

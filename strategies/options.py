@@ -2,10 +2,10 @@
 
 import math
 
-IMPORTANCES = ("all", "random", "loss", "grad-norm")
-SELECTIONS = ("probability", "threshold", "budget")
 # Scores that a client computes with the model.
-MODEL_IMPORTANCES = ("loss", "grad-norm")
+MODEL_IMPORTANCES = ("loss", "grad-norm", "margin", "entropy")
+IMPORTANCES = ("all", "random", *MODEL_IMPORTANCES)
+SELECTIONS = ("probability", "threshold", "budget")
 NO_REFINEMENT = "none"
 
 

@@ -59,7 +59,8 @@ class QuantizedDataReplay(QuantizedDataStrategy):
     keep_rate : float
         Share of its samples that a client ever sends, in (0, 1].
     pool_factor : float
-        With ``"loss"`` or ``"grad-norm"``: samples that a client scores per sample sent, >= 1.
+        With an importance that needs the model: samples that a client scores per sample
+        sent, >= 1.
     calibration_samples : int
         How many of its first samples each client sends at `calibration_step`. They are trained on
         like the others, and batch normalization takes its running statistics from them.

@@ -43,8 +43,8 @@ class QuantizedDataSGD(QuantizedDataStrategy):
     batch_size : int
         Samples that a client draws per round.
     importance : str
-        Score: ``"all"``, ``"random"``, ``"loss"`` or ``"grad-norm"``. The last two need the model
-        on the client.
+        Score: ``"all"``, ``"random"``, ``"loss"``, ``"grad-norm"``, ``"margin"`` or
+        ``"entropy"``. The last four need the model on the client, the last two class labels.
     selection : str
         ``"probability"`` (unbiased), ``"threshold"`` or ``"budget"``.
     keep_rate : float

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
 from clients import ArraySource, Instruction, draw_minibatch, train
-from clients.importance import model_outputs, score
+from clients.importance import IMPORTANCES, SCORED, model_outputs, score
 from clients.sent import SentSamples
 from codec import (
     CodecError,
@@ -113,11 +113,12 @@ def test_a_minibatch_larger_than_the_data_is_all_of_them() -> None:
     assert sorted(sent_indices(reply)) == list(range(50)) and reply["num-examples"] == 50
 
 
-def test_sgd_by_probability_is_unbiased_over_rounds() -> None:
+@pytest.mark.parametrize("importance", ["grad-norm", "margin", "entropy"])
+def test_sgd_by_probability_is_unbiased_over_rounds(importance: str) -> None:
     """Mean over rounds of sum w_i x_i - sum x_i, within 4.5 standard errors."""
     source, errors = digits(), []
     for server_round in range(100):
-        msg = message(arrays=True, server_round=server_round, importance="grad-norm", keep_rate=0.6)
+        msg = message(arrays=True, server_round=server_round, importance=importance, keep_rate=0.6)
         part = decoded(answer(msg, context(), source, model=network))
         batch = source.samples[draw_minibatch(50, 12, generator(7, server_round, 2))]
         estimate = np.tensordot(part.weights.astype(float), part.samples, 1)
@@ -126,18 +127,19 @@ def test_sgd_by_probability_is_unbiased_over_rounds() -> None:
     assert (np.abs(np.mean(errors, axis=0)) < 4.5 * deviation).all()
 
 
-def test_sgd_threshold_keeps_the_highest_scores() -> None:
+@pytest.mark.parametrize("importance", SCORED)
+def test_sgd_threshold_keeps_the_highest_scores(importance: str) -> None:
     source = digits()
-    msg = message(arrays=True, importance="loss", selection="threshold", keep_rate=0.25)
+    msg = message(arrays=True, importance=importance, selection="threshold", keep_rate=0.25)
     reply = answer(msg, context(), source, model=network)
     batch = draw_minibatch(50, 12, generator(7, 1, 2))
     outputs = model_outputs(network(), source.samples[batch], low=0, high=255)
-    losses = score("loss", outputs, source.targets[batch])
-    assert set(sent_indices(reply)) == set(batch[np.argsort(-losses)[:3]])
+    scores = score(importance, outputs, source.targets[batch])
+    assert set(sent_indices(reply)) == set(batch[np.argsort(-scores)[:3]])
     assert reply["num-examples"] == 12 and reply["seconds-importance"] > 0
 
 
-@pytest.mark.parametrize("importance", ["random", "grad-norm"])
+@pytest.mark.parametrize("importance", ["random", "grad-norm", "margin", "entropy"])
 def test_lossless_refinement_gives_the_minibatch_gradient(importance: str) -> None:
     msg = message(
         arrays=True,
@@ -196,12 +198,10 @@ def run_replay(source: ArraySource, rounds: int, **overrides: Any) -> list[dict[
     ]
 
 
-@pytest.mark.parametrize("importance", ["all", "random", "loss", "grad-norm"])
+@pytest.mark.parametrize("importance", IMPORTANCES)
 def test_replay_sends_every_sample_exactly_once(importance: str) -> None:
     source = digits()
-    replies = run_replay(
-        source, 6, importance=importance, arrays=importance in ("loss", "grad-norm")
-    )
+    replies = run_replay(source, 6, importance=importance, arrays=importance in SCORED)
     sent = [index for reply in replies[:5] for index in sent_indices(reply)]
     assert sorted(sent) == list(range(50))
     assert [reply["remaining"] for reply in replies] == [38, 26, 14, 2, 0, 0]
@@ -233,7 +233,7 @@ def test_replay_marks_only_what_fits_the_budget() -> None:
     replies = run_replay(source, 3, batch_size=0, uplink_budget=900, codec=COARSE.to_bytes())
     counts = []
     for reply in replies:
-        assert 810 <= len(reply["samples"]) <= 900
+        assert 855 <= len(reply["samples"]) <= 900
         counts.append(reply["num-sent"])
         assert reply["remaining"] == 800 - sum(counts)
         assert decoded(reply).targets.shape == (reply["num-sent"],)
@@ -250,20 +250,55 @@ def test_replay_scores_a_pool_and_takes_its_best() -> None:
     assert set(sent_indices(reply)) == set(pool[np.argsort(-losses[pool])[:5]])
 
 
-def test_replay_with_scores_fills_its_budget() -> None:
+@pytest.mark.parametrize("selection", ["probability", "threshold", "budget"])
+@pytest.mark.parametrize("importance", SCORED)
+def test_replay_with_scores_fills_its_budget(importance: str, selection: str) -> None:
     source = digits(800)
     replies = run_replay(
         source,
         2,
         arrays=True,
-        importance="grad-norm",
+        importance=importance,
+        selection=selection,
         batch_size=0,
         uplink_budget=900,
         codec=COARSE.to_bytes(),
     )
     for reply in replies:
-        assert 810 <= len(reply["samples"]) <= 900
+        assert 855 <= len(reply["samples"]) <= 900
         assert reply["num-sent"] < reply["num-examples"] < 800
+
+
+@pytest.mark.parametrize("importance", ["all", "loss"])
+def test_replay_meets_its_budget_in_each_client_and_round(importance: str) -> None:
+    """Within 5% for as long as there are samples left to fill it with."""
+    source, full = digits(800), 0
+    for budget in (700, 2500):
+        for partition in range(3):
+            ctx, remaining, server_round = context(partition), 800, 0
+            while remaining and server_round < 6:
+                msg = replay(
+                    arrays=True,
+                    server_round=server_round,
+                    importance=importance,
+                    batch_size=0,
+                    uplink_budget=budget,
+                    codec=COARSE.to_bytes(),
+                )
+                reply = answer(msg, ctx, source, model=network)
+                remaining, server_round = reply["remaining"], server_round + 1
+                assert len(reply["samples"]) <= budget
+                if remaining:
+                    assert len(reply["samples"]) >= 0.95 * budget
+                    full += 1
+    assert full >= 30
+
+
+def test_uncertainty_of_float_targets_is_refused() -> None:
+    pixels = digits().samples
+    source = ArraySource(pixels, np.zeros((50, 4), np.float32), 0, 0.0, 255.0)
+    with pytest.raises(CodecError, match="'margin' needs class labels"):
+        train(message(arrays=True, importance="margin"), context(), source, model=network)
 
 
 @pytest.mark.parametrize("budget", [0, 900])
@@ -325,7 +360,10 @@ def test_a_failed_round_leaves_the_state_alone() -> None:
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        ({"importance": "margin"}, "'margin' is not one of all, random, loss, grad-norm"),
+        (
+            {"importance": "best"},
+            "'best' is not one of all, random, loss, grad-norm, margin, entropy",
+        ),
         ({"mode": "avg"}, "'avg' is not one of sgd, replay"),
         ({"selection": "top"}, "'top' is not one of probability, threshold, budget"),
         ({"batch_size": 0}, r"batch-size = 0 outside \[1, inf\]"),

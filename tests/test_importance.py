@@ -8,13 +8,18 @@ from torch import nn
 from torch.nn import functional
 
 from clients.importance import (
+    IMPORTANCES,
+    SCORED,
     ModelOutputs,
+    entropy_scores,
     grad_norm_scores,
     loss_scores,
+    margin_scores,
     model_outputs,
     score,
 )
 from codec import CodecError
+from strategies import options
 
 
 def network(bias: bool = True, outputs: int = 4) -> nn.Module:
@@ -91,6 +96,50 @@ def test_a_sure_and_right_model_scores_nothing() -> None:
     assert grad_norm_scores(logits, np.ones((1, 3)), np.array([0]))[0] < 1e-20
 
 
+# Rows: undecided among 4, between 2 of 4, leaning, sure.
+PROBABILITIES = np.array(
+    [[0.25, 0.25, 0.25, 0.25], [0.5, 1e-12, 0.5, 1e-12], [0.1, 0.6, 0.2, 0.1], [1, 0, 0, 0]]
+)
+
+
+def logits_of(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.log(np.maximum(probabilities, 1e-300)) + 3.0  # softmax ignores the offset
+
+
+def test_margin_is_one_minus_best_versus_second_best() -> None:
+    scores = margin_scores(logits_of(PROBABILITIES))
+    np.testing.assert_allclose(scores, [1.0, 1.0, 0.6, 0.0], atol=1e-9)
+
+
+def test_entropy_is_that_of_the_predicted_probabilities() -> None:
+    leaning = -(0.6 * np.log(0.6) + 0.2 * np.log(0.2) + 2 * 0.1 * np.log(0.1))
+    scores = entropy_scores(logits_of(PROBABILITIES))
+    np.testing.assert_allclose(scores, [np.log(4), np.log(2), leaning, 0.0], atol=1e-9)
+
+
+@pytest.mark.parametrize("uncertainty", [margin_scores, entropy_scores])
+def test_the_least_certain_scores_highest_however_certain(uncertainty: Any) -> None:
+    gaps = np.array([0.0, 0.1, 1.0, 5.0, 50.0, 300.0], np.float32)
+    scores = uncertainty(np.stack([gaps, np.zeros_like(gaps), gaps - 500], axis=1))
+    assert (np.diff(scores) < 0).all() and scores[-1] > 0
+    assert uncertainty(np.array([[1e4, 0.0]], np.float32)).tolist() == [0.0]
+    assert uncertainty(np.array([[3.0]], np.float32)).tolist() == [0.0]  # a single class
+    assert len(uncertainty(np.zeros((0, 3), np.float32))) == 0
+
+
+def test_uncertainty_of_a_model_is_that_of_its_softmax_whatever_the_labels() -> None:
+    model, (samples, targets) = network(), batch()
+    outputs = model_outputs(model, samples, low=0, high=255)
+    with torch.no_grad():
+        probabilities = model.eval()(torch.from_numpy(samples).float() / 255).softmax(1).double()
+    top = probabilities.topk(2, dim=1).values
+    entropy = torch.distributions.Categorical(probabilities).entropy()
+    for labels in (targets, 3 - targets):
+        margin = score("margin", outputs, labels)
+        np.testing.assert_allclose(margin, (1 - top[:, 0] + top[:, 1]).numpy(), rtol=1e-5)
+        np.testing.assert_allclose(score("entropy", outputs, labels), entropy.numpy(), rtol=1e-5)
+
+
 def test_outputs_do_not_depend_on_the_forward_batch() -> None:
     model, (samples, _) = network(), batch()
     whole = model_outputs(model, samples, low=0, high=255)
@@ -122,14 +171,27 @@ def test_models_without_a_final_linear_layer_are_refused(model: nn.Module) -> No
         model_outputs(model, batch()[0], low=0, high=255)
 
 
-def test_a_diverged_model_is_named() -> None:
+@pytest.mark.parametrize("importance", SCORED)
+def test_a_diverged_model_is_named(importance: str) -> None:
     logits = np.array([[0.0, 0.0], [np.nan, 0.0]], np.float32)
     outputs = ModelOutputs(logits, np.ones((2, 3), np.float32), True)
-    with pytest.raises(CodecError, match="loss of sample 1 is nan"):
-        score("loss", outputs, np.array([0, 1]))
+    with pytest.raises(CodecError, match=f"{importance} of sample 1 is nan"):
+        score(importance, outputs, np.array([0, 1]))
 
 
 def test_unknown_importance_names_the_legal_ones() -> None:
     outputs = ModelOutputs(np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32), True)
-    with pytest.raises(CodecError, match="loss, grad-norm"):
-        score("margin", outputs, np.array([0]))
+    with pytest.raises(CodecError, match="legal: loss, grad-norm, margin, entropy"):
+        score("best", outputs, np.array([0]))
+
+
+@pytest.mark.parametrize("importance", ["margin", "entropy"])
+def test_uncertainty_of_float_targets_names_the_legal_scores(importance: str) -> None:
+    outputs = ModelOutputs(np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32), True)
+    told = f"'{importance}' needs class labels; .*: all, random, loss, grad-norm$"
+    with pytest.raises(CodecError, match=told):
+        score(importance, outputs, np.zeros((1, 2), np.float32))
+
+
+def test_strategies_know_the_same_scores() -> None:
+    assert options.IMPORTANCES == IMPORTANCES and options.MODEL_IMPORTANCES == SCORED

@@ -397,7 +397,7 @@ def test_a_fraction_of_the_nodes_is_drawn_by_the_seed() -> None:
         (
             "importance",
             "best",
-            "importance must be one of all, random, loss, grad-norm, not 'best'",
+            "importance must be one of all, random, loss, grad-norm, margin, entropy, not 'best'",
         ),
         ("selection", "luck", "selection must be one of probability"),
         ("keep_rate", 0.0, r"keep_rate must be in \(0.0, 1.0\], not 0.0"),

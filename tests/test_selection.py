@@ -3,6 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clients.selection import (
+    at_most,
     inclusion_numerators,
     largest_count,
     make_selector,
@@ -81,6 +82,30 @@ def test_what_is_kept_grows_with_the_number_wanted() -> None:
     assert len(previous) == 400
 
 
+@pytest.mark.parametrize("number", [0, 1, 7, 60, 399, 400])
+def test_at_most_keeps_the_number_exactly_where_it_can(number: int) -> None:
+    scores = skewed_scores()
+    drawn = probability_selector(scores, 0.2, np.random.default_rng(6))
+    ranked = ranked_selector(scores, np.random.default_rng(6))
+    assert len(at_most(number, ranked, 400)) == number
+    kept = len(at_most(number, drawn, 400))
+    # Several enter at once where a p reaches its next k/256; those of p >= 1/256 from the start.
+    assert number - 3 <= kept <= max(number, len(drawn(0)))
+    assert len(at_most(number, ranked, 20.5)) == min(number, 21)
+
+
+def test_a_fixed_number_kept_is_unbiased_too() -> None:
+    rng = np.random.default_rng(7)
+    scores, values = skewed_scores(60), rng.normal(loc=1.0, size=(60, 5))
+    estimates = []
+    for _ in range(1500):
+        selection = at_most(20, probability_selector(scores, 0.2, rng), 60.0)
+        assert selection.inclusion is not None and 17 <= len(selection) <= 20
+        estimates.append(256.0 / selection.inclusion @ values[selection.positions])
+    error = np.mean(estimates, axis=0) - values.sum(axis=0)
+    assert (np.abs(error) < 4 * np.std(estimates, axis=0) / np.sqrt(len(estimates))).all()
+
+
 def test_threshold_keeps_the_highest_scores() -> None:
     scores = skewed_scores()
     selection = ranked_selector(scores, np.random.default_rng(6))(99.2)
@@ -126,7 +151,7 @@ class Sizes:
 
 
 def test_largest_count_fills_the_budget_and_never_exceeds_it() -> None:
-    rng = np.random.default_rng(9)
+    rng, calls = np.random.default_rng(9), []
     for _ in range(300):
         limit = int(rng.integers(1, 5000))
         overhead, marginal = rng.integers(0, 400), rng.uniform(0.5, 300)
@@ -135,11 +160,12 @@ def test_largest_count_fills_the_budget_and_never_exceeds_it() -> None:
         budget = int(rng.uniform(0.5, 1.5) * sizes[rng.integers(limit)])
         size_of = Sizes(sizes)
         count = largest_count(limit, budget, size_of)
-        assert size_of.calls <= 25
+        calls.append(size_of.calls)
         if count:
             assert size_of(count) <= budget
-        if count < limit and (count == 0 or size_of(count) < 0.9 * budget):
+        if count < limit and (count == 0 or size_of(count) < 0.95 * budget):
             assert size_of(count + 1) > budget
+    assert np.mean(calls) < 3.5 and max(calls) <= 10
 
 
 def test_largest_count_tries_everything_first_when_that_is_little() -> None:

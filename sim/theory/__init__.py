@@ -1,0 +1,1 @@
+"""The theory's claims, measured on small problems through the real bytes."""

@@ -1,0 +1,93 @@
+"""Uplink bytes of one client's round against the number of parameters of the model."""
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clients.instruction import Instruction
+from clients.refinement import per_sample_criterion
+from clients.rounds import Task, sgd_round
+from clients.source import ArraySource, fetch
+from codec import CodecOptions, batch_gradient, generator
+from codec.compressors import make_compressor
+
+if TYPE_CHECKING:
+    from torch import nn
+
+BATCH_SIZE = 256
+LEVELS = 4  # of QSGD, as refinement and as rival
+_FEATURES, _CLASSES, _SAMPLES = 32, 10, 4096
+_BITS = 4
+
+
+def measure_bytes(parameters: int, seed: int) -> list[dict[str, Any]]:
+    """Return a row per method: what a client sends for a minibatch and a model of this size.
+
+    Every model size draws a minibatch of its own, as rounds do.
+
+    Parameters
+    ----------
+    parameters : int
+        Least number of parameters; a network with two hidden layers has a few more.
+    seed : int
+        Of the minibatch and the model.
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    model = _network(parameters)
+    size = sum(p.numel() for p in model.parameters())
+    rng = generator(0)
+    samples = np.clip(rng.normal(scale=0.3, size=(_SAMPLES, _FEATURES)), -1, 1).astype(np.float32)
+    source = ArraySource(samples, rng.integers(_CLASSES, size=_SAMPLES), _CLASSES, -1.0, 1.0)
+    return [
+        {"method": method, "n": size, "uplink_bytes": uplink}
+        for method, uplink in _uplinks(model, source, seed)
+    ]
+
+
+def _uplinks(model: "nn.Module", source: ArraySource, seed: int) -> Iterator[tuple[str, int]]:
+    options = CodecOptions(transform="identity", quantizer="dithered", step=1 / (2**_BITS - 1))
+    plain = Instruction(1, seed, "sgd", options, BATCH_SIZE)
+    sent = sgd_round(Task(plain, 0, source, model))
+    yield "quantized data", len(sent.data)
+    refined = Instruction(
+        1, seed, "sgd", options, BATCH_SIZE, refinement="qsgd", refinement_levels=LEVELS
+    )
+    sent = sgd_round(Task(refined, 0, source, model))
+    yield "quantized data, refined by qsgd", len(sent.data) + len(sent.refinement or b"")
+    spec = Task(plain, 0, source).spec()
+    samples, targets = fetch(source, sent.sent, spec)
+    ones = np.ones(len(samples), np.float32)
+    criterion = per_sample_criterion(None)
+    gradient = [
+        part.numpy()
+        for part in batch_gradient(
+            model, criterion, samples, targets, ones, spec=spec, batch_size=BATCH_SIZE
+        )
+    ]
+    for name, compressor in (
+        ("qsgd", make_compressor("qsgd", levels=LEVELS)),
+        ("fp32", make_compressor("fp32")),
+    ):
+        yield name, len(compressor.compress(gradient, None, generator(seed))[0])
+
+
+def _network(parameters: int) -> "nn.Module":
+    from torch import nn
+
+    # width**2 + linear * width + _CLASSES >= parameters
+    linear = _FEATURES + _CLASSES + 2
+    width = math.ceil(math.sqrt(linear**2 / 4 + parameters - _CLASSES) - linear / 2)
+    return nn.Sequential(
+        nn.Linear(_FEATURES, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh(),
+        nn.Linear(width, _CLASSES),
+    )  # fmt: skip
+
+
+def spread(rows: list[dict[str, Any]], method: str) -> float:
+    """Return how much a method's bytes vary over n: largest over smallest, less one."""
+    sizes = [row["uplink_bytes"] for row in rows if row["method"] == method]
+    return float(max(sizes) / min(sizes) - 1)
