@@ -58,7 +58,8 @@ def train(
     Message
         ``content["payload"]`` with ``samples`` (payload bytes, empty when nothing is sent),
         ``refinement`` and ``calibration`` (bytes, if asked for), ``num-examples``,
-        ``num-sent``, ``remaining``, ``client`` and ``seconds-*``.
+        ``num-sent``, ``remaining``, ``client``, ``memory-bytes`` (of the refinement's error
+        memory) and ``seconds-*``.
 
     Raises
     ------
@@ -87,6 +88,7 @@ def train(
         "num-sent": len(contribution.sent),
         "remaining": remaining,
         "client": task.client,
+        "memory-bytes": sum(part.nbytes for part in contribution.memory or ()),
         **{f"seconds-{name}": value for name, value in seconds.items()},
     }
     if contribution.refinement is not None:

@@ -193,36 +193,63 @@ def model_outputs(
     import torch
 
     device = next(model.parameters()).device
-    logits, features = [], []
-    with _evaluating(model), _linear_calls(model) as calls, torch.no_grad():
+    with _evaluating(model), recorded_outputs(model) as recorder, torch.no_grad():
         for start in range(0, len(samples), batch_size):
             batch = torch.from_numpy(samples[start : start + batch_size]).to(device)
-            output = model((batch.float() - low) / (high - low))
-            if not calls or output.shape != (len(batch), calls[-1][0].out_features):
-                raise CodecError(
-                    "importance needs a model that ends in a Linear layer with outputs of "
-                    f"shape (N, K); the output has shape {tuple(output.shape)}"
-                )
-            last, inputs = calls[-1]
-            logits.append(output.float().cpu().numpy())
-            features.append(inputs.float().cpu().numpy())
-            calls.clear()
-    return ModelOutputs(np.concatenate(logits), np.concatenate(features), last.bias is not None)
+            model((batch.float() - low) / (high - low))
+    return recorder.outputs()
+
+
+class OutputRecorder:
+    """What went into the last linear layer and came out of the model, pass by pass."""
+
+    def __init__(self) -> None:
+        self._inputs: tuple[nn.Linear, torch.Tensor] | None = None
+        self._logits: list[NDArray[np.float32]] = []
+        self._features: list[NDArray[np.float32]] = []
+        self._bias = False
+
+    def see_linear(self, layer: "nn.Linear", inputs: "tuple[torch.Tensor]", _: object) -> None:
+        """Forward hook of every linear layer."""
+        self._inputs = layer, inputs[0]
+
+    def see_output(self, _: object, inputs: "tuple[torch.Tensor]", output: "torch.Tensor") -> None:
+        """Forward hook of the model."""
+        count = len(inputs[0])
+        if self._inputs is None or output.shape != (count, self._inputs[0].out_features):
+            raise CodecError(
+                "importance needs a model that ends in a Linear layer with outputs of "
+                f"shape (N, K); the output has shape {tuple(output.shape)}"
+            )
+        layer, features = self._inputs
+        self._logits.append(output.detach().float().cpu().numpy())
+        self._features.append(features.detach().float().cpu().numpy())
+        self._bias, self._inputs = layer.bias is not None, None
+
+    def outputs(self) -> ModelOutputs:
+        """Return the outputs of all passes together."""
+        return ModelOutputs(
+            np.concatenate(self._logits), np.concatenate(self._features), self._bias
+        )
 
 
 @contextmanager
-def _linear_calls(model: "nn.Module") -> "Iterator[list[tuple[nn.Linear, torch.Tensor]]]":
-    """List the linear layers that forward passes go through, in order, with their inputs."""
+def recorded_outputs(model: "nn.Module") -> Iterator[OutputRecorder]:
+    """Record the outputs of the forward passes that run inside.
+
+    Raises
+    ------
+    CodecError
+        From a pass whose output is not that of a linear layer, of shape (N, K).
+    """
     from torch import nn
 
-    calls: list[tuple[nn.Linear, torch.Tensor]] = []
+    recorder = OutputRecorder()
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    hooks = [
-        layer.register_forward_hook(lambda layer, inputs, _: calls.append((layer, inputs[0])))
-        for layer in layers
-    ]
+    hooks = [layer.register_forward_hook(recorder.see_linear) for layer in layers]
+    hooks.append(model.register_forward_hook(recorder.see_output))
     try:
-        yield calls
+        yield recorder
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,7 +7,7 @@ from typing import Any
 
 from clients.importance import IMPORTANCES, SCORED
 from clients.selection import SELECTIONS
-from codec import CodecError, CodecOptions
+from codec import CodecError, CodecOptions, Refinement
 
 MODES = ("sgd", "replay")
 
@@ -39,11 +39,9 @@ class Instruction:
     uplink_budget : int
         Most bytes of sample payload, 0 for no limit.
     refinement : str
-        ``none``, or the name of a gradient compressor; ``sgd`` only.
-    refinement_levels : int
-        Levels of ``qsgd``.
-    refinement_density : float
-        Share of the coordinates that ``top-k`` sends, in (0, 1].
+        ``none``, ``auto`` or the name of a gradient compressor; ``sgd`` only.
+    refinement_bits, refinement_density, refinement_rank, refinement_tolerance : int or float
+        Its rate: see `codec.Refinement`.
     pool_factor : float
         ``replay`` with scores: samples scored per sample sent, >= 1.
     calibration_samples : int
@@ -66,8 +64,10 @@ class Instruction:
     uniform_share: float = 0.2
     uplink_budget: int = 0
     refinement: str = "none"
-    refinement_levels: int = 4
+    refinement_bits: int = 2
     refinement_density: float = 0.01
+    refinement_rank: int = 2
+    refinement_tolerance: float = 0.3
     pool_factor: float = 4.0
     calibration_samples: int = 0
     calibration_step: float = 0.15
@@ -109,12 +109,10 @@ class Instruction:
         _require_share("keep-rate", self.keep_rate)
         _require_range("uniform-share", self.uniform_share, 0, 1)
         _require_range("uplink-budget", self.uplink_budget, 0)
-        _require_range("refinement-levels", self.refinement_levels, 1)
-        _require_share("refinement-density", self.refinement_density)
         _require_range("pool-factor", self.pool_factor, 1)
         _require_range("calibration-samples", self.calibration_samples, 0)
         replace(self.codec, step=self.calibration_step)  # raises if illegal
-        if self.mode == "replay" and self.refinement != "none":
+        if self.mode == "replay" and self.residual:
             raise CodecError(f"refinement = {self.refinement!r} needs mode sgd; in replay: none")
         if self.mode == "sgd" and self.importance == "all" and self.keep_rate < 1:
             raise CodecError(
@@ -130,7 +128,18 @@ class Instruction:
     @property
     def needs_model(self) -> bool:
         """Whether the client runs a model at all."""
-        return self.needs_scores or self.refinement != "none"
+        return self.needs_scores or bool(self.residual)
+
+    @property
+    def residual(self) -> Refinement:
+        """How the residual is compressed."""
+        return Refinement(
+            self.refinement,
+            self.refinement_bits,
+            self.refinement_density,
+            self.refinement_rank,
+            self.refinement_tolerance,
+        )
 
 
 def _type_name(kind: Any) -> str:

@@ -1,71 +1,99 @@
-"""What the kept, quantized samples miss of the minibatch's gradient, compressed."""
+"""What the kept, quantized samples miss of the minibatch's gradient."""
 
-import copy
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.instruction import Instruction
-from codec import SamplePayload, SampleSpec, batch_gradient, decode_samples
-from codec.compressors import GradientCompressor, make_compressor
+from clients.importance import ModelOutputs, recorded_outputs
+from codec import (
+    SamplePayload,
+    SampleSpec,
+    batch_gradient,
+    batch_losses,
+    decode_samples,
+    losses_gradient,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Criterion = Callable[["Tensor", "Tensor"], "Tensor"]
+Gradient = list[NDArray[np.float32]]
 
 
-def make_refinement_compressor(instruction: Instruction) -> GradientCompressor:
-    """Return the gradient compressor that the instruction names.
+@dataclass(frozen=True)
+class ForwardPass:
+    """Forward pass over the original minibatch; scores and the residual share it.
+
+    Attributes
+    ----------
+    losses : Tensor (N,)
+        Loss of each sample, with its graph, which serves one backward pass.
+    outputs : ModelOutputs or None
+        What scores are made of, if it was asked for.
+    buffers : list of Tensor
+        The model's buffers (BatchNorm statistics) as they were before the pass.
+    """
+
+    losses: "Tensor"
+    outputs: ModelOutputs | None
+    buffers: "list[Tensor]"
+
+
+def forward_pass(
+    model: "nn.Module",
+    criterion: Criterion,
+    samples: NDArray[Any],
+    targets: NDArray[Any],
+    *,
+    spec: SampleSpec,
+    seed: int,
+    record: bool,
+) -> ForwardPass:
+    """Run the model over the original minibatch, in train mode and with a graph.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Its buffers are put back by `gradient_residual`.
+    criterion : callable
+        Loss of (outputs, targets), one per sample: see `codec.per_sample_criterion`.
+    samples : (N, *spec.shape) array
+        The original minibatch, in source units.
+    targets : (N,) int64 or (N, target_size) float32 array
+    spec : SampleSpec
+    seed : int
+        Seed of the dropout masks.
+    record : bool
+        Whether scores will need the outputs.
 
     Raises
     ------
     CodecError
-        If there is none of that name.
+        If outputs are recorded and the model does not end in a linear layer.
     """
-    options: dict[str, dict[str, Any]] = {
-        "qsgd": {"levels": instruction.refinement_levels},
-        "top-k": {"density": instruction.refinement_density},
-    }
-    return make_compressor(instruction.refinement, **options.get(instruction.refinement, {}))
+    import torch
 
-
-def per_sample_criterion(criterion: Criterion | None) -> Criterion:
-    """Return a loss without reduction.
-
-    Parameters
-    ----------
-    criterion : callable or None
-        A torch loss module is copied with ``reduction="none"``. None: cross-entropy, or
-        squared error where the targets are floats.
-    """
-    if criterion is None:
-        return _default_criterion
-    if hasattr(criterion, "reduction"):
-        criterion = copy.copy(criterion)
-        criterion.reduction = "none"
-    return criterion
-
-
-def _default_criterion(outputs: "Tensor", targets: "Tensor") -> "Tensor":
-    from torch.nn import functional
-
-    loss = functional.mse_loss if targets.is_floating_point() else functional.cross_entropy
-    return loss(outputs, targets, reduction="none")
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    with torch.random.fork_rng(), recorded_outputs(model) if record else nullcontext() as recorder:
+        torch.manual_seed(seed)
+        losses = batch_losses(model, criterion, samples, targets, spec=spec)
+    return ForwardPass(losses, recorder.outputs() if recorder else None, buffers)
 
 
 def gradient_residual(
     model: "nn.Module",
     criterion: Criterion,
-    samples: NDArray[Any],
-    targets: NDArray[Any],
+    original: ForwardPass,
     payload: bytes,
     *,
     spec: SampleSpec,
     seed: int,
-) -> list[NDArray[np.float32]]:
+) -> tuple[Gradient, Gradient]:
     """Return the minibatch's gradient minus the one the server will take at `payload`.
 
     The difference is against the *whole original* minibatch, so it repairs the error of the
@@ -74,53 +102,47 @@ def gradient_residual(
 
     Parameters
     ----------
-    model : torch.nn.Module
-        Its buffers (BatchNorm statistics) come out as they went in.
-    criterion : callable
-        Loss of (outputs, targets), one per sample; see `per_sample_criterion`.
-    samples : (N, *spec.shape) array
-        The original minibatch, in source units.
-    targets : (N,) int64 or (N, target_size) float32 array
+    model, criterion, spec, seed
+        As given to `forward_pass`; the model's buffers come out as they went in there.
+    original : ForwardPass
+        Its graph is used up.
     payload : bytes
         The very bytes that go to the server; b"" when nothing was kept.
-    spec : SampleSpec
-    seed : int
-        Seed of the dropout masks.
 
     Returns
     -------
-    list of float32 arrays
-        One per parameter that requires a gradient, in ``model.parameters()`` order.
+    residual, gradient : lists of float32 arrays
+        The difference, and the minibatch's gradient itself; one array per parameter that
+        requires a gradient, in ``model.parameters()`` order.
     """
-    size = len(samples)
-    ones = np.ones(size, np.float32)
-    whole = _gradient(model, criterion, samples, targets, ones, spec, size, seed)
-    if not payload:
-        return whole
-    kept = decode_samples(SamplePayload.from_bytes(payload))
-    coarse = _gradient(model, criterion, kept.samples, kept.targets, kept.weights, spec, size, seed)
-    return [w - c for w, c in zip(whole, coarse, strict=True)]
-
-
-def _gradient(
-    model: "nn.Module",
-    criterion: Criterion,
-    samples: NDArray[Any],
-    targets: NDArray[Any],
-    weights: NDArray[np.float32],
-    spec: SampleSpec,
-    batch_size: int,
-    seed: int,
-) -> list[NDArray[np.float32]]:
     import torch
 
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        gradient = batch_gradient(
-            model, criterion, samples, targets, weights, spec=spec, batch_size=batch_size
-        )
-    with torch.no_grad():
-        for buffer, before in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(before)
-    return [part.float().cpu().numpy() for part in gradient]
+    size = len(original.losses)
+    whole = losses_gradient(model, original.losses, np.ones(size, np.float32), size)
+    _restore(model, original.buffers)
+    residual = whole
+    if payload:
+        kept = decode_samples(SamplePayload.from_bytes(payload))
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            coarse = batch_gradient(
+                model,
+                criterion,
+                kept.samples,
+                kept.targets,
+                kept.weights,
+                spec=spec,
+                batch_size=size,
+            )
+        _restore(model, original.buffers)
+        residual = [w - c for w, c in zip(whole, coarse, strict=True)]
+    return _to_numpy(residual), _to_numpy(whole)
+
+
+def _restore(model: "nn.Module", buffers: "list[Tensor]") -> None:
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.detach().copy_(before)
+
+
+def _to_numpy(parts: "list[Tensor]") -> Gradient:
+    return [part.float().cpu().numpy() for part in parts]

@@ -11,22 +11,17 @@ from numpy.typing import NDArray
 
 from clients.candidates import Candidates, draw_minibatch
 from clients.encoder import Encoder, encode_within_budget
-from clients.importance import model_outputs, score
+from clients.importance import ModelOutputs, model_outputs, score
 from clients.instruction import Instruction
-from clients.refinement import (
-    Criterion,
-    gradient_residual,
-    make_refinement_compressor,
-    per_sample_criterion,
-)
+from clients.refinement import Criterion, ForwardPass, forward_pass, gradient_residual
 from clients.selection import FIRST_TRIED, Selection, Selector, make_selector, whole
 from clients.source import SampleSource, fetch, source_spec
-from codec import SampleSpec, generator
+from codec import SampleSpec, dropout_seed, generator, per_sample_criterion
 
 if TYPE_CHECKING:
     from torch import nn
 
-_COMPRESSOR_STREAM, _DROPOUT_STREAM = 1, 2  # last key of the generators beside the main one
+_COMPRESSOR_STREAM = 1  # last key of the generator beside the main one
 _CALIBRATION_PAYLOAD = 0  # payload number of the calibration samples; rounds count from 1
 
 
@@ -47,7 +42,7 @@ class Task:
     model : torch.nn.Module or None
         With the server's state loaded; None when the instruction needs none.
     criterion : callable or None
-        Loss for the refinement; see `clients.refinement.per_sample_criterion`.
+        Loss for the refinement; see `codec.per_sample_criterion`.
     stage : callable
         From ``"importance"``, ``"encode"`` or ``"refinement"`` to a context that the stage
         runs in; a caller with a clock times it.
@@ -85,14 +80,40 @@ class Task:
         targets: NDArray[Any],
         spec: SampleSpec,
         rng: np.random.Generator,
+        outputs: ModelOutputs | None = None,
     ) -> Selector:
-        """Score candidates, or take them as equal, and return the instruction's selector."""
+        """Score candidates, or take them as equal, and return the instruction's selector.
+
+        Outputs that are at hand are used; else the model is run.
+        """
         instruction, scores = self.instruction, np.ones(len(samples))
         if instruction.needs_scores and self.model is not None:
             with self.stage("importance"):
-                outputs = model_outputs(self.model, samples, low=spec.low, high=spec.high)
+                if outputs is None:
+                    outputs = model_outputs(self.model, samples, low=spec.low, high=spec.high)
                 scores = score(instruction.importance, outputs, targets)
         return make_selector(instruction.selection, scores, instruction.uniform_share, rng)
+
+    def forward(
+        self, samples: NDArray[Any], targets: NDArray[Any], spec: SampleSpec
+    ) -> ForwardPass | None:
+        """Run the model over the minibatch if a residual will be taken."""
+        if self.model is None or not self.instruction.residual:
+            return None
+        with self.stage("refinement"):
+            return forward_pass(
+                self.model,
+                per_sample_criterion(self.criterion),
+                samples,
+                targets,
+                spec=spec,
+                seed=self.dropout_seed(),
+                record=self.instruction.needs_scores,
+            )
+
+    def dropout_seed(self) -> int:
+        """Return the seed of the dropout masks of the round's gradients."""
+        return dropout_seed(self.instruction.seed, self.instruction.server_round, self.client)
 
 
 @dataclass(frozen=True)
@@ -141,7 +162,9 @@ def sgd_round(task: Task, memory: list[NDArray[np.float32]] | None = None) -> Co
         return _NOTHING
     spec = task.spec()
     samples, targets = fetch(task.source, indices, spec)
-    select = task.selector(samples, targets, spec, rng)
+    original = task.forward(samples, targets, spec)
+    outputs = None if original is None else original.outputs
+    select = task.selector(samples, targets, spec, rng, outputs)
     share = 1.0 if instruction.selection == "budget" else instruction.keep_rate
     encoder = task.encoder(spec, by_label=False)
 
@@ -153,28 +176,32 @@ def sgd_round(task: Task, memory: list[NDArray[np.float32]] | None = None) -> Co
             select, encode, share * len(indices), instruction.uplink_budget
         )
     sent = indices[encoded.selection.positions]
-    if task.model is None or instruction.refinement == "none":
-        return Contribution(encoded.data, len(indices), sent)
+    contribution = Contribution(encoded.data, len(indices), sent, memory=memory)
+    if original is None:
+        return contribution
     with task.stage("refinement"):
-        residual = gradient_residual(
-            task.model,
-            per_sample_criterion(task.criterion),
-            samples,
-            targets,
-            encoded.data,
-            spec=spec,
-            seed=dropout_seed(instruction, task.client),
-        )
-        refinement, memory = make_refinement_compressor(instruction).compress(
-            residual, memory, task.generator(_COMPRESSOR_STREAM)
-        )
-    return Contribution(encoded.data, len(indices), sent, refinement, memory)
+        return _refine(task, contribution, original, spec)
 
 
-def dropout_seed(instruction: Instruction, client: int) -> int:
-    """Return the seed of the dropout masks that both ends draw for a client's gradient."""
-    rng = generator(instruction.seed, instruction.server_round, client, _DROPOUT_STREAM)
-    return int(rng.integers(2**63))
+def _refine(
+    task: Task, contribution: Contribution, original: ForwardPass, spec: SampleSpec
+) -> Contribution:
+    """Add the compressed residual, if there is one worth sending."""
+    assert task.model is not None
+    residual, gradient = gradient_residual(
+        task.model,
+        per_sample_criterion(task.criterion),
+        original,
+        contribution.data,
+        spec=spec,
+        seed=task.dropout_seed(),
+    )
+    compressor = task.instruction.residual.choose(residual, gradient)
+    if compressor is None:
+        return contribution
+    rng = task.generator(_COMPRESSOR_STREAM)
+    refinement, memory = compressor.compress(residual, contribution.memory, rng)
+    return replace(contribution, refinement=refinement, memory=memory)
 
 
 def replay_quota(length: int, keep_rate: float) -> int:

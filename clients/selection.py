@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import CodecError
+from codec import INCLUSION_UNIT, CodecError
 
 SELECTIONS = ("probability", "threshold", "budget")
-PROBABILITY_UNIT = 256  # inclusion probabilities are k/256, so that both ends know them exactly
 FIRST_TRIED = 64  # samples that the search for a byte budget tries first, unless told better
 BUDGET_FILL = 0.95  # share of the byte budget below which the search goes on
 _BUDGET_AIM = 0.975  # share that each guess aims at
@@ -85,8 +84,8 @@ def inclusion_numerators(
     mean = scores.mean(dtype=np.float64)
     relative = scores / mean if mean > 0 else np.ones(len(scores))
     mixed = (1 - uniform_share) * relative + uniform_share
-    rounded = np.rint(PROBABILITY_UNIT * _capped_proportional(mixed, count))
-    return rounded.clip(1, PROBABILITY_UNIT).astype(np.uint16)
+    rounded = np.rint(INCLUSION_UNIT * _capped_proportional(mixed, count))
+    return rounded.clip(1, INCLUSION_UNIT).astype(np.uint16)
 
 
 def _capped_proportional(scores: NDArray[np.float64], count: float) -> NDArray[np.float64]:
@@ -110,7 +109,7 @@ def probability_selector(
     the sum over all. Under a byte budget the number wanted depends on the draws, and the
     estimate is then only approximately unbiased.
     """
-    draws = generator.integers(0, PROBABILITY_UNIT, len(scores))
+    draws = generator.integers(0, INCLUSION_UNIT, len(scores))
 
     def select(count: float) -> Selection:
         numerators = inclusion_numerators(scores, count, uniform_share)

@@ -1,22 +1,36 @@
 """Codec shared by both ends: samples and gradients to bytes, and back."""
 
 from codec.errors import CodecError, PayloadError
-from codec.gradient import batch_gradient
+from codec.gradient import (
+    batch_gradient,
+    batch_losses,
+    dropout_seed,
+    losses_gradient,
+    per_sample_criterion,
+)
 from codec.payload import DecodeLimits, SamplePayload
 from codec.random import generator
-from codec.samples import DecodedSamples, decode_samples, encode_samples
+from codec.refinement import REFINEMENTS, Refinement
+from codec.samples import INCLUSION_UNIT, DecodedSamples, decode_samples, encode_samples
 from codec.spec import CodecOptions, SampleSpec
 
 __all__ = [
+    "INCLUSION_UNIT",
+    "REFINEMENTS",
     "CodecError",
     "CodecOptions",
     "DecodeLimits",
     "DecodedSamples",
     "PayloadError",
+    "Refinement",
     "SamplePayload",
     "SampleSpec",
     "batch_gradient",
+    "batch_losses",
     "decode_samples",
+    "dropout_seed",
     "encode_samples",
     "generator",
+    "losses_gradient",
+    "per_sample_criterion",
 ]

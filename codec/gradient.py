@@ -4,11 +4,13 @@ The server's gradient at x_hat is the predictor and the client's refinement its 
 cancel only if both ends compute the very same function, so it is written once, here.
 """
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.random import generator
 from codec.spec import SampleSpec
 
 if TYPE_CHECKING:
@@ -16,23 +18,75 @@ if TYPE_CHECKING:
 
     import torch
 
+    Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+_DROPOUT_STREAM = 2  # last key of the client's generator of dropout masks
+
 
 def to_unit(samples: "torch.Tensor", low: float, high: float) -> "torch.Tensor":
     """Map samples from [low, high] to [0, 1], what models see (as after ``ToTensor``)."""
     return (samples - low) / (high - low)
 
 
-def batch_gradient(
+def dropout_seed(seed: int, server_round: int, client: int) -> int:
+    """Return the seed of the dropout masks of a client's batch: the same at both ends.
+
+    A residual fits no other masks than those it was taken with.
+    """
+    return int(generator(seed, server_round, client, _DROPOUT_STREAM).integers(2**63))
+
+
+def per_sample_criterion(criterion: "Criterion | None") -> "Criterion":
+    """Turn a criterion into one that gives a loss for each sample.
+
+    Parameters
+    ----------
+    criterion : callable or None
+        ``(outputs, targets) -> losses``. A torch loss module is copied with
+        ``reduction="none"``. None: cross-entropy, or squared error where the targets are
+        floats. Losses of more than one dimension are averaged over all but the first.
+
+    Returns
+    -------
+    callable
+        ``(outputs (B, ...), targets (B, ...)) -> losses (B,)``; raises ValueError when the
+        given one returns no loss per sample.
+    """
+    if criterion is None:
+        criterion = _default_criterion
+    elif hasattr(criterion, "reduction"):
+        criterion = copy.copy(criterion)
+        criterion.reduction = "none"
+    base = criterion
+
+    def losses(outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+        values = base(outputs, targets)
+        if values.shape[:1] != targets.shape[:1]:
+            raise ValueError(
+                f"criterion returned shape {tuple(values.shape)} for {len(targets)} samples; "
+                'one loss per sample is needed (reduction="none")'
+            )
+        return values.flatten(1).mean(dim=1) if values.ndim > 1 else values
+
+    return losses
+
+
+def _default_criterion(outputs: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
+    from torch.nn import functional
+
+    loss = functional.mse_loss if targets.is_floating_point() else functional.cross_entropy
+    return loss(outputs, targets, reduction="none")
+
+
+def batch_losses(
     model: "torch.nn.Module",
-    criterion: "Callable[[torch.Tensor, torch.Tensor], torch.Tensor]",
+    criterion: "Criterion",
     samples: NDArray[Any],
     targets: NDArray[Any],
-    weights: NDArray[np.float32],
     *,
     spec: SampleSpec,
-    batch_size: int,
-) -> "list[torch.Tensor]":
-    """Return the gradient of ``(1 / batch_size) * sum_i weights_i * loss_i``.
+) -> "torch.Tensor":
+    """Return each sample's loss with its graph, Tensor (N,): the forward half of a gradient.
 
     Parameters
     ----------
@@ -40,36 +94,79 @@ def batch_gradient(
         Put in train mode, or in evaluation mode for a single sample, whose own statistics
         batch normalization cannot use; its device is where the work is done.
     criterion : callable
-        Loss of (outputs, targets) with ``reduction="none"``.
-    samples : (N, *shape)
+        Loss of (outputs, targets), one per sample: see `per_sample_criterion`.
+    samples : (N, *shape), N >= 1
         Samples in source units; scaled to [0, 1] before the model.
     targets : int64 (N,) or float32 (N, target_size)
         Targets.
-    weights : float32 (N,)
-        Importance weights.
     spec : SampleSpec
         Gives the value range.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    model.train(len(samples) > 1)
+    inputs = to_unit(torch.as_tensor(samples, device=device).float(), spec.low, spec.high)
+    losses = criterion(model(inputs), torch.as_tensor(targets, device=device))
+    return losses.reshape(len(samples), -1).mean(dim=1)
+
+
+def losses_gradient(
+    model: "torch.nn.Module",
+    losses: "torch.Tensor",
+    weights: NDArray[np.float32],
+    batch_size: int,
+) -> "list[torch.Tensor]":
+    """Return the gradient of ``(1 / batch_size) * sum_i weights_i * losses_i``.
+
+    Returns
+    -------
+    list of Tensor
+        One per trainable parameter, in the order of ``model.parameters()``; zeros where a
+        parameter takes no part.
+    """
+    import torch
+
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        return []
+    scale = torch.as_tensor(weights, device=losses.device) / batch_size
+    gradients = torch.autograd.grad((losses * scale).sum(), parameters, allow_unused=True)
+    return [
+        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
+    ]
+
+
+def batch_gradient(
+    model: "torch.nn.Module",
+    criterion: "Criterion",
+    samples: NDArray[Any],
+    targets: NDArray[Any],
+    weights: NDArray[np.float32],
+    *,
+    spec: SampleSpec,
+    batch_size: int,
+) -> "list[torch.Tensor]":
+    """Return the gradient of ``(1 / batch_size) * sum_i weights_i * loss_i`` at a batch.
+
+    Parameters
+    ----------
+    model, criterion, samples, targets, spec
+        See `batch_losses`; N may be 0.
+    weights : float32 (N,)
+        Importance weights.
     batch_size : int
         Size of the minibatch that the samples stand for, whether sent or not.
 
     Returns
     -------
     list of Tensor
-        One per trainable parameter, in the order of ``model.parameters()``; zeros where N
-        is 0 or a parameter takes no part.
+        See `losses_gradient`; zeros where N is 0.
     """
     import torch
 
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not len(samples) or not parameters:
         return [torch.zeros_like(p) for p in parameters]
-    device = parameters[0].device
-    model.train(len(samples) > 1)
-    inputs = to_unit(torch.as_tensor(samples, device=device).float(), spec.low, spec.high)
-    losses = criterion(model(inputs), torch.as_tensor(targets, device=device))
-    scale = torch.as_tensor(weights, device=device) / batch_size
-    total = (losses.reshape(len(samples), -1).mean(dim=1) * scale).sum()
-    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-    return [
-        torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)
-    ]
+    losses = batch_losses(model, criterion, samples, targets, spec=spec)
+    return losses_gradient(model, losses, weights, batch_size)

@@ -27,7 +27,7 @@ Array = NDArray[np.float32]
 
 MAX_MAGNITUDE = 1 << 22
 _OFFSET_UNIT = 512  # reconstruction offsets travel in 1/512 of a step
-WEIGHT_DENOMINATOR = 256
+INCLUSION_UNIT = 256  # inclusion probabilities are k/256: both ends know them exactly
 
 
 @dataclass(frozen=True)
@@ -294,14 +294,14 @@ def _decode_targets(payload: SamplePayload) -> tuple[NDArray[Any], float]:
 
 
 def _encode_weights(inclusion: NDArray[Any], count: int) -> bytes:
-    legal = (inclusion >= 1) & (inclusion <= WEIGHT_DENOMINATOR)
+    legal = (inclusion >= 1) & (inclusion <= INCLUSION_UNIT)
     if inclusion.shape != (count,) or inclusion.dtype.kind not in "iu" or not legal.all():
         raise CodecError(
             f"inclusion is {inclusion.dtype} {inclusion.shape}, {np.unique(inclusion)[:5]}...; "
-            f"it must be integers ({count},) in [1, {WEIGHT_DENOMINATOR}]"
+            f"it must be integers ({count},) in [1, {INCLUSION_UNIT}]"
         )
     coder = BitEncoder()
-    left_out = WEIGHT_DENOMINATOR - inclusion.astype(np.int64)
+    left_out = INCLUSION_UNIT - inclusion.astype(np.int64)
     code_columns(coder, 8, count, 1, left_out.reshape(-1, 1))
     return coder.finish()
 
@@ -310,8 +310,8 @@ def _decode_weights(payload: SamplePayload) -> tuple[Array, float]:
     # No section at all decodes to zeros: nothing left out, every weight one.
     coder = BitDecoder(payload.sections.get("weights", b""))
     left_out = code_columns(coder, 8, payload.count, 1, None)
-    inclusion = (WEIGHT_DENOMINATOR - left_out[:, 0]).astype(np.float32)
-    return np.float32(WEIGHT_DENOMINATOR) / inclusion, line_entropy(left_out.T)
+    inclusion = (INCLUSION_UNIT - left_out[:, 0]).astype(np.float32)
+    return np.float32(INCLUSION_UNIT) / inclusion, line_entropy(left_out.T)
 
 
 # Checks

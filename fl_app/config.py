@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 from clients.importance import IMPORTANCES
 from clients.instruction import Instruction
 from clients.selection import SELECTIONS
-from codec import CodecError, CodecOptions
-from codec.compressors import COMPRESSORS
+from codec import REFINEMENTS, CodecError, CodecOptions, Refinement
 
 T = TypeVar("T")
 
@@ -105,9 +104,15 @@ class RunConfig:
         0, "replay: samples of each client sent finely, for batch norm statistics", _COUNT_OR_NONE
     )
     calibration_step: float = _key(0.15, "replay: quantization step of those samples", _POSITIVE)
-    refinement: str = _choice("sgd: compressor of the gradient residual", "none", *COMPRESSORS)
-    refinement_levels: int = _key(4, "qsgd: quantization levels", Range(1, 32767))
-    refinement_density: float = _key(0.01, "top-k: share of the coordinates", _PROPER_SHARE)
+    refinement: str = _choice(
+        "sgd: compressor of the gradient residual (auto: eden at the rate it needs)", *REFINEMENTS
+    )
+    refinement_bits: int = _key(2, "eden, qsgd: bits per coordinate", Range(1, 16))
+    refinement_density: float = _key(0.01, "top-k, rand-k: share of the coordinates", _PROPER_SHARE)
+    refinement_rank: int = _key(2, "powersgd: rank", _COUNT)
+    refinement_tolerance: float = _key(
+        0.3, "auto: error that may stay in the gradient, as a share of its norm", _POSITIVE
+    )
     batch_size: int = _key(32, "sgd: samples a client draws per round", _COUNT)
     samples_per_round: int = _key(
         100, "replay: most samples a client sends per round (0 = no limit)", _COUNT_OR_NONE
@@ -178,6 +183,17 @@ class RunConfig:
         return own | {k: float(f"{v:.7g}") if type(v) is float else v for k, v in codec.items()}
 
     @property
+    def residual(self) -> Refinement:
+        """How the residual of the gradient is compressed."""
+        return Refinement(
+            self.refinement,
+            self.refinement_bits,
+            self.refinement_density,
+            self.refinement_rank,
+            self.refinement_tolerance,
+        )
+
+    @property
     def selection_rule(self) -> str:
         """The selection that "auto" means for the strategy."""
         if self.selection != "auto":
@@ -199,8 +215,10 @@ def _check_instruction(config: RunConfig) -> None:
         uniform_share=config.uniform_share,
         uplink_budget=config.uplink_budget,
         refinement=config.refinement,
-        refinement_levels=config.refinement_levels,
+        refinement_bits=config.refinement_bits,
         refinement_density=config.refinement_density,
+        refinement_rank=config.refinement_rank,
+        refinement_tolerance=config.refinement_tolerance,
         pool_factor=config.pool_factor,
         calibration_samples=config.calibration_samples,
         calibration_step=config.calibration_step,

@@ -101,9 +101,7 @@ def make_strategy(config: RunConfig, test: Images) -> QuantizedDataStrategy:
         return QuantizedDataSGD(
             **common,
             batch_size=config.batch_size,
-            refinement=config.refinement,
-            refinement_levels=config.refinement_levels,
-            refinement_density=config.refinement_density,
+            refinement=config.residual,
         )
     return QuantizedDataReplay(
         **common,
@@ -164,6 +162,7 @@ def write_results(
             "sections": ledger.sections(),
             "entropy_bytes": ledger.entropy_bytes,
             "fp32_gradient_bytes": last.fp32_gradient_bytes,
+            "client_memory_bytes": strategy.client_memory_bytes,
             "seconds": seconds,
             "config": run_config,
             "seed": config.seed,

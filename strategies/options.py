@@ -6,7 +6,6 @@ import math
 MODEL_IMPORTANCES = ("loss", "grad-norm", "margin", "entropy")
 IMPORTANCES = ("all", "random", *MODEL_IMPORTANCES)
 SELECTIONS = ("probability", "threshold", "budget")
-NO_REFINEMENT = "none"
 
 
 def check_range(

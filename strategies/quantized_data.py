@@ -94,6 +94,8 @@ class QuantizedDataStrategy(Strategy):
         Replies that could not be used, by cause.
     samples_sent : int
         Samples in accepted payloads.
+    client_memory_bytes : int
+        Largest error memory that any client keeps for its refinement.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class QuantizedDataStrategy(Strategy):
         self.seconds: dict[str, float] = {}
         self.failures: Counter[str] = Counter()
         self.samples_sent = 0
+        self.client_memory_bytes = 0
         self.seed = seed
         self.fraction_train = fraction_train
         self.min_available_nodes = min_available_nodes
@@ -291,6 +294,7 @@ class QuantizedDataStrategy(Strategy):
                 self.ledger.record_uplink(server_round, message)
                 continue
             self.ledger.record_uplink(server_round, message, reply.sections, reply.entropy_bits)
+            self.client_memory_bytes = max(self.client_memory_bytes, reply.memory_bytes)
             for name, seconds in reply.seconds.items():
                 self._round_seconds[f"client_{name}"] += seconds
             accepted.append(reply)

@@ -11,7 +11,7 @@ from flwr.common import log
 from torch import Tensor
 
 from codec import CodecOptions, DecodeLimits, generator
-from strategies.options import MODEL_IMPORTANCES, NO_REFINEMENT, check_filter, check_range
+from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
 from strategies.quantized_data import SERVER_STREAM, QuantizedDataStrategy, RoundResult
 from strategies.reply import Expectation, Reply
 from strategies.sample_bank import SampleBank
@@ -157,7 +157,7 @@ class QuantizedDataReplay(QuantizedDataStrategy):
                 "calibration-samples": calibration_samples,
                 "calibration-step": calibration_step,
                 "uplink-budget": uplink_budget,
-                "refinement": NO_REFINEMENT,
+                "refinement": "none",
             },
             sends_model=importance in MODEL_IMPORTANCES,
             expected=Expectation(shape=sample_shape, limits=limits),

@@ -1,21 +1,16 @@
 """Minibatch SGD from quantized samples, one optimizer step per round."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from codec import CodecOptions, DecodeLimits, batch_gradient, generator
-from codec.compressors import GradientCompressor, make_compressor
-from strategies.options import MODEL_IMPORTANCES, NO_REFINEMENT, check_filter, check_range
+from codec import CodecOptions, DecodeLimits, Refinement, batch_gradient, dropout_seed
+from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
 from strategies.quantized_data import QuantizedDataStrategy, RoundResult
 from strategies.reply import BadReply, Expectation, Reply
 from strategies.server_model import Criterion, ModelLike, OptimizerLike, SchedulerLike, ServerModel
-
-# Last key of the client's generator of dropout masks.
-_DROPOUT_STREAM = 2
 
 
 class QuantizedDataSGD(QuantizedDataStrategy):
@@ -53,12 +48,8 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         Share of the keep probability that is spread evenly, in [0, 1].
     uplink_budget : int
         Bytes that a client may spend on samples per round; 0: unlimited.
-    refinement : str
-        ``"none"``, or a compressor of :func:`codec.compressors.make_compressor`.
-    refinement_levels : int
-        Levels of ``"qsgd"``.
-    refinement_density : float
-        Share of the coordinates that ``"top-k"`` keeps.
+    refinement : Refinement or str
+        How the residual is compressed; a string is the kind, at its default rate.
     fraction_train, min_available_nodes, seed, on_round
         See :class:`QuantizedDataStrategy`.
     sample_shape : tuple[int, ...], optional
@@ -86,9 +77,7 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         keep_rate: float = 1.0,
         uniform_share: float = 0.2,
         uplink_budget: int = 0,
-        refinement: str = NO_REFINEMENT,
-        refinement_levels: int = 4,
-        refinement_density: float = 0.01,
+        refinement: Refinement | str = "none",
         fraction_train: float = 1.0,
         min_available_nodes: int = 1,
         seed: int = 0,
@@ -103,7 +92,9 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         check_filter(importance, selection, keep_rate, uniform_share, uplink_budget)
         if importance == "all" and keep_rate < 1:
             raise ValueError(f"keep_rate must be 1 with importance all, not {keep_rate}")
-        compressor = _make_compressor(refinement, refinement_levels, refinement_density)
+        if isinstance(refinement, str):
+            refinement = Refinement(refinement)
+        compressor = refinement.compressor()
         server_model = ServerModel(
             model,
             optimizer,
@@ -124,9 +115,11 @@ class QuantizedDataSGD(QuantizedDataStrategy):
                 "keep-rate": keep_rate,
                 "uniform-share": uniform_share,
                 "uplink-budget": uplink_budget,
-                "refinement": refinement,
-                "refinement-levels": refinement_levels,
-                "refinement-density": refinement_density,
+                "refinement": refinement.kind,
+                "refinement-bits": refinement.bits,
+                "refinement-density": refinement.density,
+                "refinement-rank": refinement.rank,
+                "refinement-tolerance": refinement.tolerance,
             },
             sends_model=importance in MODEL_IMPORTANCES or compressor is not None,
             expected=Expectation(
@@ -184,7 +177,7 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         if reply.payload is not None and reply.decoded is not None:
             decoded = reply.decoded
             with server.autocast(), torch.random.fork_rng():
-                torch.manual_seed(self._dropout_seed(server_round, reply.client))
+                torch.manual_seed(dropout_seed(self.seed, server_round, reply.client))
                 gradient = batch_gradient(
                     server.model,
                     recording,
@@ -202,17 +195,3 @@ class QuantizedDataSGD(QuantizedDataStrategy):
                 for part, residual in zip(gradient, reply.refinement, strict=True)
             ]
         return gradient, loss
-
-    def _dropout_seed(self, server_round: int, client: int) -> int:
-        """Seed of the dropout masks, the client's own: the residual fits no other masks."""
-        return int(generator(self.seed, server_round, client, _DROPOUT_STREAM).integers(2**63))
-
-
-def _make_compressor(name: str, levels: int, density: float) -> GradientCompressor | None:
-    if name == NO_REFINEMENT:
-        return None
-    options: dict[str, dict[str, Any]] = {
-        "qsgd": {"levels": levels},
-        "top-k": {"density": density},
-    }
-    return make_compressor(name, **options.get(name, {}))

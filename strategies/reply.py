@@ -100,6 +100,8 @@ class Reply:
         Bytes by section of the payload, of the refinement and of the calibration samples.
     seconds : Mapping[str, float]
         Client's own time by stage.
+    memory_bytes : int
+        Error memory that the client keeps for the refinement.
     """
 
     node_id: int
@@ -112,6 +114,7 @@ class Reply:
     calibration: CodedSamples | None
     sections: Mapping[str, int]
     seconds: Mapping[str, float]
+    memory_bytes: int
 
     @property
     def num_sent(self) -> int:
@@ -178,6 +181,7 @@ def parse_reply(message: Message, expected: Expectation) -> Reply:
         calibration=calibration,
         sections=sections,
         seconds={stage: _seconds(record, stage) for stage in _STAGES},
+        memory_bytes=_memory_bytes(record),
     )
 
 
@@ -211,6 +215,12 @@ def _seconds(record: ConfigRecord, stage: str) -> float:
     value = record.get(f"seconds-{stage}")
     usable = isinstance(value, float) and math.isfinite(value) and value > 0
     return float(value) if usable else 0.0  # type: ignore[arg-type]
+
+
+def _memory_bytes(record: ConfigRecord) -> int:
+    """Telemetry too: zero when it is missing or odd."""
+    value = record.get("memory-bytes")
+    return value if type(value) is int and value > 0 else 0
 
 
 def _count(payload: SamplePayload | None, calibration: CodedSamples | None) -> int:

@@ -1,6 +1,5 @@
 """The model that the server trains: device, precision, optimizer and scheduler in one place."""
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeAlias
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+
+from codec import per_sample_criterion
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 ModelLike: TypeAlias = nn.Module | Callable[[], nn.Module]
@@ -214,46 +215,6 @@ class ServerModel:
         if self.channels_last and samples.ndim == 4:
             return samples.contiguous(memory_format=torch.channels_last)
         return samples
-
-
-def per_sample_criterion(criterion: Criterion | None) -> Criterion:
-    """Turn a criterion into one that gives a loss for each sample.
-
-    Parameters
-    ----------
-    criterion : callable, optional
-        See :class:`ServerModel`. Losses with more than one dimension (squared error of vectors)
-        are averaged over all but the first.
-
-    Returns
-    -------
-    callable
-        ``(outputs (B, ...), targets (B, ...)) -> losses (B,)``; ``ValueError`` when the given one
-        returns no loss per sample.
-    """
-    if criterion is None:
-        criterion = _default_criterion
-    elif hasattr(criterion, "reduction"):
-        criterion = copy.copy(criterion)
-        criterion.reduction = "none"
-    base = criterion
-
-    def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-        values = base(outputs, targets)
-        if values.shape[:1] != targets.shape[:1]:
-            raise ValueError(
-                f"criterion returned shape {tuple(values.shape)} for {len(targets)} samples; "
-                'one loss per sample is needed (reduction="none")'
-            )
-        return values.flatten(1).mean(dim=1) if values.ndim > 1 else values
-
-    return losses
-
-
-def _default_criterion(outputs: Tensor, targets: Tensor) -> Tensor:
-    if targets.is_floating_point():
-        return nn.functional.mse_loss(outputs, targets, reduction="none")
-    return nn.functional.cross_entropy(outputs, targets, reduction="none")
 
 
 def _resolve_device(device: str) -> torch.device:

@@ -60,7 +60,7 @@ def message(arrays: bool = False, **overrides: Any) -> Message:
         "uniform-share": 0.2,
         "uplink-budget": 0,
         "refinement": "none",
-        "refinement-levels": 16,
+        "refinement-bits": 4,
         "refinement-density": 0.1,
     }
     values |= {key.replace("_", "-"): value for key, value in overrides.items()}

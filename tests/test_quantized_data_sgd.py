@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients import ArraySource, train
-from codec import CodecOptions, DecodeLimits
+from codec import CodecOptions, DecodeLimits, Refinement
 from strategies import QuantizedDataSGD, RoundResult
 
 SHAPE, CLASSES, CLIENTS, BATCH = (1, 8, 8), 4, 3, 12
@@ -244,11 +244,24 @@ def test_runs_are_reproducible() -> None:
 
 
 def test_top_k_memory_stays_with_the_client() -> None:
-    strategy = _strategy(codec=COARSE, refinement="top-k", refinement_density=0.05)
+    strategy = _strategy(codec=COARSE, refinement=Refinement("top-k", density=0.05))
     grid = _grid(_sources())
     _run_and_record(strategy, 2, grid)
     assert all("refinement-memory" in context.state for context in grid.contexts.values())
     assert not strategy.failures
+    parameters = sum(parameter.numel() for parameter in _model().parameters())
+    assert strategy.client_memory_bytes == 4 * parameters
+
+
+def test_auto_refinement_is_sent_where_it_is_needed() -> None:
+    sections = {}
+    for name, codec in (("exact", CodecOptions(quantizer="identity")), ("coarse", COARSE)):
+        strategy = _strategy(codec=codec, refinement="auto")
+        _run_and_record(strategy, 2, _grid(_sources()))
+        assert not strategy.failures
+        sections[name] = strategy.ledger.sections()
+    assert "refinement" not in sections["exact"]
+    assert sections["coarse"]["refinement"] > 0
 
 
 def _spoiled(spoil: Callable[[ConfigRecord], None]) -> Callable[[Message, Context], Message]:

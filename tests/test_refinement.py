@@ -1,3 +1,6 @@
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -6,29 +9,30 @@ from torch import nn
 from torch.nn import functional
 
 from clients.encoder import Encoder
-from clients.instruction import Instruction
-from clients.refinement import (
-    gradient_residual,
-    make_refinement_compressor,
-    per_sample_criterion,
-)
+from clients.importance import score
+from clients.refinement import forward_pass, gradient_residual
 from clients.selection import Selection, probability_selector
 from codec import (
     CodecError,
     CodecOptions,
+    Refinement,
     SamplePayload,
     SampleSpec,
     batch_gradient,
     decode_samples,
     generator,
+    per_sample_criterion,
 )
+from codec.compressors import EDEN, GradientCompressor
 
 SPEC = SampleSpec((1, 8, 8), "uint8", 0, 255, classes=3, codec=CodecOptions(step=0.5))
 SEED = 11
 
 
-def instruction(refinement: str) -> Instruction:
-    return Instruction(1, 0, "sgd", SPEC.codec, 24, refinement=refinement, refinement_density=0.1)
+def compressor_of(kind: str) -> GradientCompressor:
+    found = Refinement(kind, density=0.1).compressor()
+    assert found is not None
+    return found
 
 
 def network(dropout: float = 0.0) -> nn.Module:
@@ -94,14 +98,15 @@ def true_gradient(model: nn.Module) -> list[NDArray[np.float32]]:
 
 def residual(model: nn.Module, payload: bytes) -> list[NDArray[np.float32]]:
     criterion = per_sample_criterion(nn.CrossEntropyLoss())
-    return gradient_residual(model, criterion, *minibatch(), payload, spec=SPEC, seed=SEED)
+    original = forward_pass(model, criterion, *minibatch(), spec=SPEC, seed=SEED, record=False)
+    return gradient_residual(model, criterion, original, payload, spec=SPEC, seed=SEED)[0]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
 @pytest.mark.parametrize("kept", ["everything", "weighted part", "nothing"])
 def test_lossless_refinement_gives_the_minibatch_gradient(kept: str, dropout: float) -> None:
     payload = payload_of(selections()[kept])
-    compressor = make_refinement_compressor(instruction("fp32"))
+    compressor = compressor_of("fp32")
     sent, _ = compressor.compress(residual(network(dropout), payload), None, generator(0))
     received = compressor.decompress(sent)
     for mine, correction, truth in zip(
@@ -141,9 +146,10 @@ def test_float_targets_use_squared_error() -> None:
     samples = rng.uniform(-4, 4, (7, 5)).astype(np.float32)
     targets = rng.normal(size=(7, 2)).astype(np.float32)
     model = nn.Linear(5, 2)
-    whole = gradient_residual(
-        model, per_sample_criterion(None), samples, targets, b"", spec=spec, seed=0
-    )
+    criterion = per_sample_criterion(None)
+    original = forward_pass(model, criterion, samples, targets, spec=spec, seed=0, record=False)
+    whole, same = gradient_residual(model, criterion, original, b"", spec=spec, seed=0)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, same, strict=True))
     output = model((torch.from_numpy(samples) + 4) / 8)
     loss = functional.mse_loss(output, torch.from_numpy(targets))
     for part, truth in zip(whole, torch.autograd.grad(loss, list(model.parameters())), strict=True):
@@ -152,7 +158,7 @@ def test_float_targets_use_squared_error() -> None:
 
 def test_error_feedback_memory_is_what_was_not_sent() -> None:
     model, payload = network(), payload_of(selections()["everything"])
-    compressor = make_refinement_compressor(instruction("top-k"))
+    compressor = compressor_of("top-k")
     parts = residual(model, payload)
     sent, memory = compressor.compress(parts, None, generator(0))
     assert memory is not None
@@ -169,4 +175,45 @@ def test_a_loss_module_is_copied_without_reduction() -> None:
 
 def test_unknown_compressor_is_named() -> None:
     with pytest.raises(CodecError, match="zip"):
-        make_refinement_compressor(instruction("zip"))
+        compressor_of("zip")
+
+
+def test_scores_from_the_shared_pass_are_those_of_its_logits() -> None:
+    model, criterion = network(0.4), per_sample_criterion(None)
+    original = forward_pass(model, criterion, *minibatch(), spec=SPEC, seed=SEED, record=True)
+    assert original.outputs is not None
+    scores = score("loss", original.outputs, minibatch()[1])
+    np.testing.assert_allclose(scores, original.losses.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("missing", "bits"), [(0.2, None), (0.39, 1), (0.6, 2), (1.5, 3), (3.0, 4), (50.0, 4)]
+)
+def test_auto_takes_the_fewest_bits_that_the_tolerance_allows(
+    missing: float, bits: int | None
+) -> None:
+    gradient = np.random.default_rng(0).normal(size=8192).astype(np.float32)
+    residual = (missing * gradient[::-1]).astype(np.float32)
+    refinement = Refinement("auto", tolerance=0.3)
+    chosen = refinement.choose([residual], [gradient])
+    assert chosen == (None if bits is None else EDEN(bits))
+    if chosen is not None and missing < 3:
+        data, _ = chosen.compress([residual], None, generator(1))
+        decoder = refinement.compressor()
+        assert decoder is not None
+        left = decoder.decompress(data)[0] - residual
+        assert np.linalg.norm(left) <= 0.31 * np.linalg.norm(gradient)
+
+
+@pytest.mark.parametrize(
+    ("option", "name"),
+    [
+        ({"kind": "eden", "bits": 5}, "refinement-bits = 5 outside .1, 4. of eden"),
+        ({"density": 0.0}, "refinement-density"),
+        ({"rank": 0}, "refinement-rank"),
+        ({"tolerance": math.nan}, "refinement-tolerance"),
+    ],
+)
+def test_illegal_rates_are_named(option: dict[str, Any], name: str) -> None:
+    with pytest.raises(CodecError, match=name):
+        Refinement(**option)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from strategies.server_model import ServerModel, per_sample_criterion
+from codec import per_sample_criterion
+from strategies.server_model import ServerModel
 
 
 def _mlp(seed: int = 0) -> nn.Module:

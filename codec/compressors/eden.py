@@ -34,6 +34,9 @@ _POSITIVE = {
     ],
 }
 
+# Mean squared error over the squared norm, by bits (tables 1 and 2 of the paper, large d).
+RELATIVE_ERROR = {1: 0.571, 2: 0.133, 3: 0.036, 4: 0.0096}
+
 
 @dataclass(frozen=True)
 class EDEN:

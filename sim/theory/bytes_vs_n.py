@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clients.instruction import Instruction
-from clients.refinement import per_sample_criterion
 from clients.rounds import Task, sgd_round
 from clients.source import ArraySource, fetch
-from codec import CodecOptions, batch_gradient, generator
+from codec import CodecOptions, batch_gradient, generator, per_sample_criterion
 from codec.compressors import make_compressor
 
 if TYPE_CHECKING:
     from torch import nn
 
 BATCH_SIZE = 256
-LEVELS = 4  # of QSGD, as refinement and as rival
+BITS = 2  # of QSGD, as refinement and as rival
+LEVELS = 2**BITS - 1
 _FEATURES, _CLASSES, _SAMPLES = 32, 10, 4096
 _BITS = 4
 
@@ -54,7 +54,7 @@ def _uplinks(model: "nn.Module", source: ArraySource, seed: int) -> Iterator[tup
     sent = sgd_round(Task(plain, 0, source, model))
     yield "quantized data", len(sent.data)
     refined = Instruction(
-        1, seed, "sgd", options, BATCH_SIZE, refinement="qsgd", refinement_levels=LEVELS
+        1, seed, "sgd", options, BATCH_SIZE, refinement="qsgd", refinement_bits=BITS
     )
     sent = sgd_round(Task(refined, 0, source, model))
     yield "quantized data, refined by qsgd", len(sent.data) + len(sent.refinement or b"")
