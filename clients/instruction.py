@@ -40,7 +40,7 @@ class Instruction:
         Most bytes of sample payload, 0 for no limit.
     refinement : str
         ``none``, ``auto`` or the name of a gradient compressor; ``sgd`` only.
-    refinement_bits, refinement_density, refinement_rank, refinement_tolerance : int or float
+    compressor_bits, compressor_density, compressor_rank, refinement_tolerance : int or float
         Its rate: see `codec.Refinement`.
     pool_factor : float
         ``replay`` with scores: samples scored per sample sent, >= 1.
@@ -64,9 +64,9 @@ class Instruction:
     uniform_share: float = 0.2
     uplink_budget: int = 0
     refinement: str = "none"
-    refinement_bits: int = 2
-    refinement_density: float = 0.01
-    refinement_rank: int = 2
+    compressor_bits: int = 2
+    compressor_density: float = 0.01
+    compressor_rank: int = 2
     refinement_tolerance: float = 0.3
     pool_factor: float = 4.0
     calibration_samples: int = 0
@@ -135,9 +135,9 @@ class Instruction:
         """How the residual is compressed."""
         return Refinement(
             self.refinement,
-            self.refinement_bits,
-            self.refinement_density,
-            self.refinement_rank,
+            self.compressor_bits,
+            self.compressor_density,
+            self.compressor_rank,
             self.refinement_tolerance,
         )
 

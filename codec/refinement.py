@@ -55,11 +55,11 @@ class Refinement:
             raise CodecError(f"refinement = {self.kind!r} is not one of {legal}")
         most = _BITS.get(self.kind, 16)
         if not 1 <= self.bits <= most:
-            raise CodecError(f"refinement-bits = {self.bits} outside [1, {most}] of {self.kind}")
+            raise CodecError(f"compressor-bits = {self.bits} outside [1, {most}] of {self.kind}")
         if not 0 < self.density <= 1:
-            raise CodecError(f"refinement-density = {self.density} outside (0, 1]")
+            raise CodecError(f"compressor-density = {self.density} outside (0, 1]")
         if self.rank < 1:
-            raise CodecError(f"refinement-rank = {self.rank} must be >= 1")
+            raise CodecError(f"compressor-rank = {self.rank} must be >= 1")
         if not (self.tolerance > 0 and math.isfinite(self.tolerance)):
             raise CodecError(f"refinement-tolerance = {self.tolerance} must be > 0 and finite")
 

@@ -107,9 +107,9 @@ class RunConfig:
     refinement: str = _choice(
         "sgd: compressor of the gradient residual (auto: eden at the rate it needs)", *REFINEMENTS
     )
-    refinement_bits: int = _key(2, "eden, qsgd: bits per coordinate", Range(1, 16))
-    refinement_density: float = _key(0.01, "top-k, rand-k: share of the coordinates", _PROPER_SHARE)
-    refinement_rank: int = _key(2, "powersgd: rank", _COUNT)
+    compressor_bits: int = _key(2, "eden, qsgd: bits per coordinate", Range(1, 16))
+    compressor_density: float = _key(0.01, "top-k, rand-k: share of the coordinates", _PROPER_SHARE)
+    compressor_rank: int = _key(2, "powersgd: rank", _COUNT)
     refinement_tolerance: float = _key(
         0.3, "auto: error that may stay in the gradient, as a share of its norm", _POSITIVE
     )
@@ -187,9 +187,9 @@ class RunConfig:
         """How the residual of the gradient is compressed."""
         return Refinement(
             self.refinement,
-            self.refinement_bits,
-            self.refinement_density,
-            self.refinement_rank,
+            self.compressor_bits,
+            self.compressor_density,
+            self.compressor_rank,
             self.refinement_tolerance,
         )
 
@@ -215,9 +215,9 @@ def _check_instruction(config: RunConfig) -> None:
         uniform_share=config.uniform_share,
         uplink_budget=config.uplink_budget,
         refinement=config.refinement,
-        refinement_bits=config.refinement_bits,
-        refinement_density=config.refinement_density,
-        refinement_rank=config.refinement_rank,
+        compressor_bits=config.compressor_bits,
+        compressor_density=config.compressor_density,
+        compressor_rank=config.compressor_rank,
         refinement_tolerance=config.refinement_tolerance,
         pool_factor=config.pool_factor,
         calibration_samples=config.calibration_samples,

@@ -1,4 +1,4 @@
-"""Command line: ``python -m sim run``, ``python -m sim central`` and ``python -m sim theory``."""
+"""Command line: ``python -m sim run``, ``central``, ``theory`` and ``cost``."""
 
 import argparse
 import os
@@ -76,6 +76,21 @@ def theory(options: argparse.Namespace) -> None:
     print(f"results: {options.out}")
 
 
+def cost(options: argparse.Namespace) -> None:
+    """Measure what a round costs the device."""
+    from sim.cost import FULL, QUICK, measure_cost
+
+    data_dir = str(_folder(options.data_dir)) if options.data_dir else ""
+    measure_cost(
+        options.out,
+        QUICK if options.quick else FULL,
+        data_dir,
+        repetitions=3 if options.quick else 15,
+        echo=_echo,
+    )
+    print(f"results: {options.out}")
+
+
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -94,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "--out", metavar="DIR", default="", help="folder of the results (default: runs/<time>-...)"
     )
+    results = argparse.ArgumentParser(add_help=False)
+    results.add_argument(
+        "--out", metavar="DIR", type=_folder, default=APP / "sim" / "results",
+        help="folder of the results (default: sim/results)",
+    )  # fmt: skip
+    results.add_argument("--quick", action="store_true", help="small and short: a smoke test")
     parser = argparse.ArgumentParser(prog="python -m sim", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run_parser = commands.add_parser(
@@ -108,19 +129,23 @@ def _parser() -> argparse.ArgumentParser:
     central_parser.add_argument("--seeds", metavar="N", type=_positive, default=1)
     central_parser.set_defaults(command=central)
     theory_parser = commands.add_parser(
-        "theory", help="orders of convergence, bias, variance and bytes on small problems"
+        "theory",
+        parents=[results],
+        help="orders of convergence, bias, variance and bytes on small problems",
     )
-    theory_parser.add_argument(
-        "--out", metavar="DIR", type=_folder, default=APP / "sim" / "results",
-        help="folder of the results (default: sim/results)",
-    )  # fmt: skip
     theory_parser.add_argument(
         "--seeds", metavar="N", type=_several, help="at least 2 (default: 5; with --quick, 2)"
     )
-    theory_parser.add_argument(
-        "--quick", action="store_true", help="fewer steps, draws and sizes: a smoke test"
-    )
     theory_parser.set_defaults(command=theory)
+    cost_parser = commands.add_parser(
+        "cost",
+        parents=[results],
+        help="time and memory of a round on the device, beside a local gradient step",
+    )
+    cost_parser.add_argument(
+        "--data-dir", metavar="DIR", default="", help="folder of CIFAR-10 (default: digits)"
+    )
+    cost_parser.set_defaults(command=cost)
     return parser
 
 

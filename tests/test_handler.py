@@ -60,8 +60,8 @@ def message(arrays: bool = False, **overrides: Any) -> Message:
         "uniform-share": 0.2,
         "uplink-budget": 0,
         "refinement": "none",
-        "refinement-bits": 4,
-        "refinement-density": 0.1,
+        "compressor-bits": 4,
+        "compressor-density": 0.1,
     }
     values |= {key.replace("_", "-"): value for key, value in overrides.items()}
     content = RecordDict({"config": ConfigRecord(values)})

@@ -208,9 +208,9 @@ def test_auto_takes_the_fewest_bits_that_the_tolerance_allows(
 @pytest.mark.parametrize(
     ("option", "name"),
     [
-        ({"kind": "eden", "bits": 5}, "refinement-bits = 5 outside .1, 4. of eden"),
-        ({"density": 0.0}, "refinement-density"),
-        ({"rank": 0}, "refinement-rank"),
+        ({"kind": "eden", "bits": 5}, "compressor-bits = 5 outside .1, 4. of eden"),
+        ({"density": 0.0}, "compressor-density"),
+        ({"rank": 0}, "compressor-rank"),
         ({"tolerance": math.nan}, "refinement-tolerance"),
     ],
 )

@@ -54,7 +54,7 @@ def _uplinks(model: "nn.Module", source: ArraySource, seed: int) -> Iterator[tup
     sent = sgd_round(Task(plain, 0, source, model))
     yield "quantized data", len(sent.data)
     refined = Instruction(
-        1, seed, "sgd", options, BATCH_SIZE, refinement="qsgd", refinement_bits=BITS
+        1, seed, "sgd", options, BATCH_SIZE, refinement="qsgd", compressor_bits=BITS
     )
     sent = sgd_round(Task(refined, 0, source, model))
     yield "quantized data, refined by qsgd", len(sent.data) + len(sent.refinement or b"")
