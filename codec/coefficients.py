@@ -96,13 +96,17 @@ def layout(channels: int, shape: tuple[int, ...]) -> Layout:
     return Layout(waves, neighbours, np.array(list(offsets.values())))
 
 
-def code_coefficients(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
+def code_coefficients(
+    coder: BitCoder, model: "MagnitudeModel", plan: Layout, rows: int, table: Ints | None
+) -> Ints:
     """Code quantized coefficients, int64 (plan.size, rows), one line per frequency.
 
     Parameters
     ----------
     coder : BitCoder
         Encoder or decoder.
+    model : MagnitudeModel
+        What was learned so far of this stream; it learns on.
     plan : Layout
         Order and neighbours.
     rows : int
@@ -116,7 +120,6 @@ def code_coefficients(coder: BitCoder, plan: Layout, rows: int, table: Ints | No
         The coefficients.
     """
     levels = code_levels(coder, plan, rows, table)
-    model = _MagnitudeModel.start()
     decoded = np.zeros((plan.size, rows), np.int64)
     known = np.zeros((plan.size + 1, rows), np.int64)  # capped magnitudes; the last line is none
     mean = np.append(_mean_magnitude(levels), 0)
@@ -200,7 +203,7 @@ def _activity(plan: Layout, wave: Ints, known: Ints, mean: Ints) -> Ints:
     return bins
 
 
-class _MagnitudeModel:
+class MagnitudeModel:
     """The adaptive tables of magnitudes, by level and activity."""
 
     def __init__(self, tables: list[AdaptiveBits]) -> None:
@@ -218,7 +221,7 @@ class _MagnitudeModel:
 
 
 def _code_wave(
-    coder: BitCoder, model: _MagnitudeModel, levels: Ints, activity: Ints, part: Ints | None
+    coder: BitCoder, model: MagnitudeModel, levels: Ints, activity: Ints, part: Ints | None
 ) -> Ints:
     """Code the values of one wave, flattened (frequencies * rows,)."""
     shift = np.maximum(0, levels // 2 - 1)  # large magnitudes: model the top, send the rest raw

@@ -20,7 +20,7 @@ from codec.quantizer import Key
 from codec.spec import SampleSpec
 
 MAGIC = b"QD"
-VERSION = 1
+VERSION = 2
 SECTIONS = ("targets", "weights", "offsets", "coefficients")
 _CRC_BYTES = 4
 

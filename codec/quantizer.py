@@ -18,7 +18,7 @@ from codec.random import uniform
 
 Array = NDArray[np.float32]
 Symbols = NDArray[np.int64]
-Key = tuple[int, int, int]
+Key = tuple[int, ...]
 
 QUANTIZERS = ("nearest", "stochastic", "dithered", "identity")
 UNBIASED = ("stochastic", "dithered", "identity")
@@ -35,8 +35,8 @@ def quantize(scaled: Array, kind: str, *, dead_zone: float, key: Key) -> Symbols
         ``nearest``, ``stochastic`` or ``dithered``.
     dead_zone : float
         For ``nearest``: how much of a step the zero bin is wider on each side, in [0, 0.5).
-    key : (int, int, int)
-        Seed, client and payload: the key of the generator.
+    key : tuple of int
+        Seed, client, payload and level: the key of the generator.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def dequantize(symbols: Symbols, kind: str, *, offsets: tuple[float, float], key
         As in `quantize`.
     offsets : (float, float)
         For ``nearest``: how far magnitudes of one, and of two or more, lie towards zero.
-    key : (int, int, int)
+    key : tuple of int
         As in `quantize`.
     """
     values = symbols.astype(np.float32)

@@ -6,6 +6,7 @@
     payload -> entropy decoder -> dequantizer -> inverse transform -> sample
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec import wire
-from codec.coefficients import code_coefficients, layout, line_entropy
+from codec.coefficients import MagnitudeModel, code_coefficients, layout, line_entropy
 from codec.columns import code_columns
 from codec.entropy import BitDecoder, BitEncoder, Ints
 from codec.errors import CodecError, PayloadError
@@ -129,20 +130,47 @@ def _encode_values(samples: NDArray[Any], spec: SampleSpec, key: Key) -> dict[st
         _encode_table(coder, 8, planes)
         return {"coefficients": coder.finish()}
     scaled = _scale(samples, spec)
-    kind, dead_zone = spec.codec.quantizer, _dead_zone(spec)
-    symbols = quantize(scaled, kind, dead_zone=dead_zone, key=key)
-    _check_magnitude(symbols)
+    tables = _quantize(scaled, spec, key)
+    _check_magnitude(max(int(np.abs(table).max()) for table in tables))
     if spec.transform.kind == "identity":
-        lowest = int(symbols.min())
-        width = int(symbols.max() - lowest).bit_length()
-        _encode_table(coder, width, symbols.T - lowest)
+        lowest = int(tables[0].min())
+        width = int(tables[0].max() - lowest).bit_length()
+        _encode_table(coder, width, tables[0].T - lowest)
         return {"offsets": _pack_lowest(lowest, width), "coefficients": coder.finish()}
-    plan = layout(spec.transform.channels, spec.transform.block_shape)
-    code_coefficients(coder, plan, symbols.shape[1], symbols)
+    model = MagnitudeModel.start()
+    for level, table in reversed(list(zip(spec.transform.levels, tables, strict=True))):
+        plan = layout(level.channels, level.block_shape)
+        code_coefficients(coder, model, plan, table.shape[1], table)
     sections = {"coefficients": coder.finish()}
     if _has_offsets(spec):
-        sections["offsets"] = _pack_offsets(centroid_offsets(scaled, symbols))
+        sections["offsets"] = _pack_offsets(centroid_offsets(_flat(scaled), _flat(tables)))
     return sections
+
+
+def quantize_samples(samples: NDArray[Any], spec: SampleSpec, key: Key) -> list[Ints]:
+    """Return the integers that stand for samples (N, *spec.shape), before entropy coding.
+
+    Returns
+    -------
+    list of int64 (coefficients, N * blocks)
+        One table for each level of the transform.
+    """
+    return _quantize(_scale(samples, spec), spec, key)
+
+
+def _quantize(scaled: list[Array], spec: SampleSpec, key: Key) -> list[Ints]:
+    kind, dead_zone = spec.codec.quantizer, _dead_zone(spec)
+    tables = [
+        quantize(table, kind, dead_zone=dead_zone, key=(*key, number))
+        for number, table in enumerate(scaled)
+    ]
+    for level, table in zip(spec.transform.levels[:-1], tables, strict=False):
+        table[level.means] = 0  # the next level holds them, and dither is not wanted here
+    return tables
+
+
+def _flat(tables: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([table.ravel() for table in tables])
 
 
 def _encode_table(coder: BitEncoder, width: int, table: Ints) -> None:
@@ -165,20 +193,27 @@ def _decode_values(payload: SamplePayload) -> tuple[Array, float]:
     offsets = (0.0, 0.0)
     if transform.kind == "identity":
         lowest, width = _unpack_lowest(section)
-        symbols = code_columns(coder, width, count, transform.coefficients, None).T + lowest
+        tables = [code_columns(coder, width, count, transform.coefficients, None).T + lowest]
     else:
         if _has_offsets(spec):
             offsets = _unpack_offsets(section)
-        plan = layout(transform.channels, transform.block_shape)
-        symbols = code_coefficients(coder, plan, count * transform.blocks, None)
-    scaled = dequantize(symbols, spec.codec.quantizer, offsets=offsets, key=payload.key)
-    return _unscale(scaled, spec), line_entropy(symbols)
+        tables, model = [], MagnitudeModel.start()
+        for level in reversed(transform.levels):
+            plan = layout(level.channels, level.block_shape)
+            tables.insert(0, code_coefficients(coder, model, plan, count * level.blocks, None))
+    scaled = [
+        dequantize(table, spec.codec.quantizer, offsets=offsets, key=(*payload.key, number))
+        for number, table in enumerate(tables)
+    ]
+    return _unscale(scaled, spec), sum(line_entropy(table) for table in tables)
 
 
-def _steps(spec: SampleSpec) -> Array:
+def _steps(spec: SampleSpec) -> list[Array]:
     codec = spec.codec
     step = codec.step * (spec.high - spec.low)
-    return coefficient_steps(spec.transform, step, codec.tilt, codec.chroma)
+    return [
+        coefficient_steps(level, step, codec.tilt, codec.chroma) for level in spec.transform.levels
+    ]
 
 
 def _origin(spec: SampleSpec) -> np.float32:
@@ -191,14 +226,15 @@ def _dead_zone(spec: SampleSpec) -> float:
     return 0.0 if spec.transform.kind == "identity" else spec.codec.dead_zone
 
 
-def _scale(samples: NDArray[Any], spec: SampleSpec) -> Array:
-    coefficients = forward(samples.astype(np.float32) - _origin(spec), spec.transform)
-    return coefficients / _steps(spec)
+def _scale(samples: NDArray[Any], spec: SampleSpec) -> list[Array]:
+    tables = forward(samples.astype(np.float32) - _origin(spec), spec.transform)
+    return [table / steps for table, steps in zip(tables, _steps(spec), strict=True)]
 
 
-def _unscale(scaled: Array, spec: SampleSpec) -> Array:
+def _unscale(scaled: list[Array], spec: SampleSpec) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):  # `decode_samples` refuses the result
-        values = inverse(scaled * _steps(spec), spec.transform) + _origin(spec)
+        tables = [table * steps for table, steps in zip(scaled, _steps(spec), strict=True)]
+        values = inverse(tables, spec.transform) + _origin(spec)
     if spec.codec.quantizer in UNBIASED:
         return values  # clipping would bias what the quantizer keeps unbiased
     clipped: Array = np.clip(values, spec.low, spec.high)
@@ -348,8 +384,7 @@ def _check_targets(targets: NDArray[Any], count: int, spec: SampleSpec) -> None:
         raise CodecError("targets hold NaN, infinity or more; legal: finite float32")
 
 
-def _check_magnitude(symbols: Ints) -> None:
-    largest = int(np.abs(symbols).max())
+def _check_magnitude(largest: int) -> None:
     if largest >= MAX_MAGNITUDE:
         raise CodecError(
             f"a quantized coefficient is {largest} steps; legal: below {MAX_MAGNITUDE}. "

@@ -54,7 +54,7 @@ class CodecOptions:
         Quantization step as a fraction of the value range, in an orthonormal domain. With
         transform ``identity``, ``1 / (2**b - 1)`` is a b-bit quantizer.
     tilt : float
-        Growth of the step towards high frequencies, see `codec.steps`.
+        Growth of the step in the upper half of the frequencies, see `codec.steps`.
     chroma : float
         Factor of the step in the colour-difference channels.
     dead_zone : float
@@ -68,9 +68,9 @@ class CodecOptions:
     transform: str = "auto"
     block: int = 0
     quantizer: str = "nearest"
-    step: float = 0.6
-    tilt: float = 0.0
-    chroma: float = 1.0
+    step: float = 0.5
+    tilt: float = 0.55
+    chroma: float = 2.0
     dead_zone: float = 0.0
     reconstruction: str = "midpoint"
 

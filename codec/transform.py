@@ -1,9 +1,13 @@
-"""Orthonormal transforms: colour, then a cosine transform of blocks, and their inverses.
+"""Orthonormal transforms: colour, then a pyramid of cosine transforms, and their inverses.
+
+Blocks are transformed, then the block means of all the sample, as a smaller picture, in blocks
+again, until one block is left: what neighbouring blocks share is coded once.
 
 Everything is orthonormal, so that an error keeps its energy on the way back and an unbiased
 quantizer stays unbiased in the samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,11 +41,14 @@ class Transform:
         Shape of a sample.
     block : int
         Block size along each transformed axis; the whole axis where that is smaller.
+    stride : int
+        Distance of neighbouring values in the sample: 1, or that of the blocks they are means of.
     """
 
     kind: str
     shape: tuple[int, ...]
     block: int
+    stride: int = 1
 
     @property
     def channels(self) -> int:
@@ -73,6 +80,20 @@ class Transform:
     def coefficients(self) -> int:
         """Coefficients of a block, all channels."""
         return self.channels * int(np.prod(self.block_shape))
+
+    @property
+    def levels(self) -> "tuple[Transform, ...]":
+        """The transform itself and those of the block means above it, to a single block."""
+        if self.blocks == 1:
+            return (self,)
+        stride = self.stride * max(self.block_shape)
+        means = Transform(self.kind, (self.channels, *self.grid), self.block, stride)
+        return (self, *means.levels)
+
+    @property
+    def means(self) -> slice:
+        """Which coefficients of a block are the means of its channels."""
+        return slice(None, None, self.coefficients // self.channels)
 
 
 def resolve(kind: str, shape: tuple[int, ...], block: int) -> Transform:
@@ -106,27 +127,56 @@ def resolve(kind: str, shape: tuple[int, ...], block: int) -> Transform:
     return Transform(kind, shape, size)
 
 
-def forward(samples: Array, transform: Transform) -> Array:
-    """Return coefficients, float32 (coefficients, N * blocks), of samples (N, *shape)."""
-    count = len(samples)
+def forward(samples: Array, transform: Transform) -> list[Array]:
+    """Return the coefficients of samples (N, *shape), one table for each level.
+
+    Returns
+    -------
+    list of float32 (coefficients, N * blocks)
+        For each of ``transform.levels``; block means are zero in all but the last, since the
+        next level holds them.
+    """
     if transform.kind == "identity":
-        return np.ascontiguousarray(samples.reshape(count, -1).T)
-    split = _split(_mix(samples, _COLOUR), transform)  # (N, grid..., C, block...)
+        return [np.ascontiguousarray(samples.reshape(len(samples), -1).T)]
+    values, tables = _mix(samples, _COLOUR), []
+    for level in transform.levels:
+        table = _forward_blocks(values, level)
+        if level.blocks > 1:
+            values = np.moveaxis(
+                table[level.means].reshape(level.channels, -1, *level.grid), 0, 1
+            ).copy()
+            table[level.means] = 0
+        tables.append(table)
+    return tables
+
+
+def inverse(tables: Sequence[Array], transform: Transform) -> Array:
+    """Return samples, float32 (N, *shape), of the tables that `forward` returns."""
+    if transform.kind == "identity":
+        return np.ascontiguousarray(tables[0].T).reshape(-1, *transform.shape)
+    *finer, last = zip(transform.levels, tables, strict=True)
+    values = _inverse_blocks(last[1], last[0])
+    for level, table in reversed(finer):
+        whole = table.copy()
+        whole[level.means] = np.moveaxis(values, 1, 0).reshape(level.channels, -1)
+        values = _inverse_blocks(whole, level)
+    return _mix(values, _COLOUR.T)
+
+
+def _forward_blocks(values: Array, transform: Transform) -> Array:
+    split = _split(values, transform)  # (N, grid..., C, block...)
     for axis, size in enumerate(transform.block_shape):
         split = _along(split, dct_matrix(size), axis - len(transform.block_shape))
-    return np.ascontiguousarray(split.reshape(count * transform.blocks, -1).T)
+    return np.ascontiguousarray(split.reshape(len(values) * transform.blocks, -1).T)
 
 
-def inverse(coefficients: Array, transform: Transform) -> Array:
-    """Return samples, float32 (N, *shape), of coefficients (coefficients, N * blocks)."""
-    if transform.kind == "identity":
-        return np.ascontiguousarray(coefficients.T).reshape(-1, *transform.shape)
-    split = np.ascontiguousarray(coefficients.T).reshape(
+def _inverse_blocks(table: Array, transform: Transform) -> Array:
+    split = np.ascontiguousarray(table.T).reshape(
         -1, *transform.grid, transform.channels, *transform.block_shape
     )
     for axis, size in enumerate(transform.block_shape):
         split = _along(split, dct_matrix(size).T, axis - len(transform.block_shape))
-    return _mix(_join(split, transform), _COLOUR.T)
+    return _join(split, transform)
 
 
 @lru_cache(maxsize=16)

@@ -8,7 +8,14 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from codec import PayloadError
-from codec.coefficients import Layout, code_coefficients, code_levels, layout, line_entropy
+from codec.coefficients import (
+    Layout,
+    MagnitudeModel,
+    code_coefficients,
+    code_levels,
+    layout,
+    line_entropy,
+)
 from codec.entropy import BitDecoder, BitEncoder, Ints
 
 PLANS = [
@@ -19,12 +26,14 @@ PLANS = [
 
 def encode(table: Ints, plan: Layout) -> bytes:
     coder = BitEncoder()
-    assert np.array_equal(code_coefficients(coder, plan, table.shape[1], table), table)
+    assert np.array_equal(
+        code_coefficients(coder, MagnitudeModel.start(), plan, table.shape[1], table), table
+    )
     return coder.finish()
 
 
 def decode(data: bytes, plan: Layout, rows: int) -> Ints:
-    return code_coefficients(BitDecoder(data), plan, rows, None)
+    return code_coefficients(BitDecoder(data), MagnitudeModel.start(), plan, rows, None)
 
 
 def scales(plan: Layout) -> NDArray[np.float64]:

@@ -24,14 +24,14 @@ from codec.wire import Reader, varint
 # SHA-256 of `golden(name).to_bytes()`. Another digest is another format: raise
 # `codec.payload.VERSION` and print the new digests with `python tests/test_payload.py`.
 GOLDEN = {
-    "image": "a156bb0cfd7b025363c94e17c8e9d0f7a78dfca81c8c9bd7bf6a6ebe39cb9db8",
-    "blocks": "406ff87dda6a015a22113825aeacab7f66369d01db157e64ed28f7189f4b93bb",
-    "dithered": "0fde73654e6fff1c0f50a663850a786404f259079a83d728e4c220e92575b588",
-    "series": "dd19f0af4ee6bf2cefef1b1a9fb4161e4e38ec15e46ab79c94cbbc7eff8f7568",
-    "table": "7cd56da429abd39d4ffb73420c604d95cd3f4a94055d04e9756f2856dcb5c778",
-    "lossless": "038ad91e1095cd6ebf1e8d18f279e4f52b397e82c26568b3d67b093fc22a9b3d",
-    "centroid": "d5938ca2eb89823bc3693d696a1305c7671a50dd7671812220d68381b1e1fc81",
-    "empty": "f21df5f7d33c41f176f1e7ca3223ca0d9b0887da3ff5b55f3e0744104473a7d7",
+    "image": "9f2798bb966c71bdb492b9f4e99600a448bbdf0c743cb5f4d1382f0c01279f0a",
+    "blocks": "fcfc126ced2213ff83cebf65c25e616fc4f39aa99fc25d3afc0e63ec63394358",
+    "dithered": "ebeedfe87fec8c9694b01c840c04a35170008471e3d4c844a63cb6c00970c2d6",
+    "series": "f2d31a70a4971187fa5a5dd1b40cad4a50ad84f3db15bbd5a7980049c09a18fc",
+    "table": "a653a5f8cd056b778250e3e235af0a5aa8d71f8a3b3b8a4bf702a5fc9b75572d",
+    "lossless": "f3b430187ea4f18ef9d397b0803fe3e83535b029281793aec01f94673c3e8f7a",
+    "centroid": "cdc78bf1af98555485620918ce3ec44396722dec1fba2fa19720c45fb034047d",
+    "empty": "8f1367e15b5de9cfcfbe3b8e244ef52bba7d0ca8349f0885388b7febdc200800",
 }  # fmt: skip
 
 SPECS = {

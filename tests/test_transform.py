@@ -26,11 +26,11 @@ def samples(shape: tuple[int, ...], count: int = 3) -> Array:
 def test_energy_is_preserved(shape: tuple[int, ...], block: int) -> None:
     given = samples(shape)
     transform = resolve("auto", shape, block)
-    coefficients = forward(given, transform)
-    assert coefficients.shape == (transform.coefficients, 3 * transform.blocks)
-    assert coefficients.size == given.size
     # per sample, not in total only: columns are blocks, those of one sample together
-    energy = (coefficients.astype(np.float64) ** 2).sum(axis=0).reshape(3, -1).sum(axis=1)
+    energy = sum(
+        (table.astype(np.float64) ** 2).sum(axis=0).reshape(3, -1).sum(axis=1)
+        for table in forward(given, transform)
+    )
     expected = (given.reshape(3, -1).astype(np.float64) ** 2).sum(axis=1)
     np.testing.assert_allclose(energy, expected, rtol=1e-5)
 
@@ -39,13 +39,23 @@ def test_energy_is_preserved(shape: tuple[int, ...], block: int) -> None:
 def test_inverse_is_exact(shape: tuple[int, ...], block: int) -> None:
     given = samples(shape)
     transform = resolve("auto", shape, block)
-    coefficients = forward(given, transform)
-    assert coefficients.dtype == np.float32
-    assert coefficients.shape == (transform.coefficients, 3 * transform.blocks)
-    back = inverse(coefficients, transform)
+    tables = forward(given, transform)
+    for level, table in zip(transform.levels, tables, strict=True):
+        assert table.dtype == np.float32
+        assert table.shape == (level.coefficients, 3 * level.blocks)
+    back = inverse(tables, transform)
     assert back.shape == given.shape
     assert back.dtype == np.float32
-    np.testing.assert_allclose(back, given, atol=2e-4)
+    np.testing.assert_allclose(back, given, atol=3e-4)
+
+
+def test_what_blocks_share_is_held_once() -> None:
+    flat = np.full((2, 3, 32, 32), 40, np.float32)
+    transform = resolve("auto", (3, 32, 32), 8)
+    fine, coarse = forward(flat, transform)
+    np.testing.assert_allclose(fine, 0, atol=1e-3)
+    assert np.count_nonzero(np.abs(coarse) > 1e-3) == 2  # the mean of each image, in luma
+    np.testing.assert_allclose(coarse[0], 40 * 32 * np.sqrt(3), rtol=1e-5)
 
 
 def test_large_image() -> None:
@@ -57,17 +67,22 @@ def test_large_image() -> None:
 
 def test_an_error_keeps_its_energy_on_the_way_back() -> None:
     transform = resolve("auto", (3, 16, 16), 8)
-    error = np.random.default_rng(1).normal(0, 2, (192, 4 * 5)).astype(np.float32)
-    back = inverse(error, transform)
-    assert (back**2).sum() == pytest.approx((error**2).sum(), rel=1e-5)
+    rng = np.random.default_rng(1)
+    fine = rng.normal(0, 2, (192, 4 * 5)).astype(np.float32)
+    fine[transform.means] = 0
+    coarse = rng.normal(0, 2, (12, 5)).astype(np.float32)
+    energy = (fine**2).sum() + (coarse**2).sum()
+    back = inverse([fine, coarse], transform)
+    assert (back**2).sum() == pytest.approx(energy, rel=1e-5)
 
 
 def test_padding_adds_no_texture() -> None:
     # Repeated edges: a flat image stays flat in every block, also in the partial ones.
     flat = np.full((1, 1, 9, 11), 50, np.float32)
-    coefficients = forward(flat, resolve("auto", (1, 9, 11), 4))
-    np.testing.assert_allclose(coefficients[0], 50 * 4, rtol=1e-6)
-    np.testing.assert_allclose(coefficients[1:], 0, atol=1e-4)
+    fine, coarse = forward(flat, resolve("auto", (1, 9, 11), 4))
+    np.testing.assert_allclose(fine, 0, atol=1e-4)
+    np.testing.assert_allclose(coarse[0], 50 * 4 * 3, rtol=1e-6)  # 3x3 blocks
+    np.testing.assert_allclose(coarse[1:], 0, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 32, 64, 256])
@@ -78,7 +93,7 @@ def test_dct_matrix_is_orthonormal(size: int) -> None:
 
 def test_dct_of_one_block_against_the_definition() -> None:
     given = samples((1, 4, 6), 1)
-    coefficients = forward(given, resolve("auto", (1, 4, 6), 0)).reshape(4, 6)
+    coefficients = forward(given, resolve("auto", (1, 4, 6), 0))[0].reshape(4, 6)
     for u in range(4):
         for v in range(6):
             rows = np.cos(np.pi * u * (2 * np.arange(4) + 1) / 8)
@@ -90,18 +105,18 @@ def test_dct_of_one_block_against_the_definition() -> None:
 
 def test_a_cosine_is_one_coefficient_of_its_series() -> None:
     wave = np.cos(np.pi * 5 * (2 * np.arange(40) + 1) / 80).astype(np.float32)
-    coefficients = forward(wave.reshape(1, 1, 40), resolve("dct1", (1, 40), 0))
+    coefficients = forward(wave.reshape(1, 1, 40), resolve("dct1", (1, 40), 0))[0]
     assert np.abs(coefficients).argmax() == 5
     assert np.delete(np.abs(coefficients), 5).max() < 1e-5
 
 
 def test_grey_images_have_no_colour() -> None:
     grey = np.repeat(samples((1, 8, 8)), 3, axis=1)
-    coefficients = forward(grey, resolve("auto", (3, 8, 8), 0)).reshape(3, 64, -1)
+    coefficients = forward(grey, resolve("auto", (3, 8, 8), 0))[0].reshape(3, 64, -1)
     np.testing.assert_allclose(coefficients[1:], 0, atol=1e-4)
     np.testing.assert_allclose(
         coefficients[0],
-        np.sqrt(3) * forward(grey[:, :1], resolve("auto", (1, 8, 8), 0)),
+        np.sqrt(3) * forward(grey[:, :1], resolve("auto", (1, 8, 8), 0))[0],
         atol=1e-3,
     )
 
@@ -110,7 +125,7 @@ def test_identity_keeps_every_value() -> None:
     given = samples((3, 8, 8))
     transform = resolve("identity", (3, 8, 8), 8)
     coefficients = forward(given, transform)
-    assert np.array_equal(coefficients.T, given.reshape(3, -1))
+    assert np.array_equal(coefficients[0].T, given.reshape(3, -1))
     assert np.array_equal(inverse(coefficients, transform), given)
 
 
@@ -139,3 +154,12 @@ def test_blocks(
 def test_a_transform_that_does_not_fit(kind: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(CodecError, match=kind):
         resolve(kind, shape, 0)
+
+
+def test_levels_end_with_one_block() -> None:
+    for shape, block in FITTING + PADDED:
+        levels = resolve("auto", shape, block).levels
+        assert levels[-1].blocks == 1
+        assert all(level.blocks > 1 for level in levels[:-1])
+    sides = [level.shape[1:] for level in resolve("auto", (3, 224, 224), 0).levels]
+    assert sides == [(224, 224), (28, 28), (4, 4)]
