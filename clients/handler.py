@@ -1,17 +1,16 @@
 """Flower's side of a client: an instruction comes in, a payload of quantized samples goes out.
 
-The only module here that knows Flower, and the only one with a clock.
+Flower and the clock are known to the message handlers only: here, and in the rivals' clients.
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from clients.dataset import IndexedDataset
+from clients.exchange import config_record, load_model, timed
 from clients.instruction import Instruction
 from clients.refinement import Criterion
 from clients.rounds import Contribution, Task, replay_quota, replay_round, sgd_round
@@ -66,19 +65,18 @@ def train(
     CodecError
         On an illegal instruction, sample or model; names the value and what is legal.
     """
-    record = msg.content.get("config")
-    if not isinstance(record, ConfigRecord):
-        raise CodecError(f"content['config'] must be a ConfigRecord, got {type(record).__name__}")
-    instruction = Instruction.from_record(record)
+    instruction = Instruction.from_record(config_record(msg))
     seconds = dict.fromkeys(STAGES, 0.0)
     task = Task(
         instruction,
         int(context.node_config.get("partition-id", 0)),
         as_source(source),
-        stage=lambda name: _timed(name, seconds),
+        stage=lambda name: timed(name, seconds),
     )
     if instruction.needs_model:
-        loaded = _load_model(model, msg.content.get("arrays"))
+        if model is None:
+            raise CodecError("the instruction scores or refines with a model: pass model=<factory>")
+        loaded = load_model(model, msg.content.get("arrays"))
         task = replace(task, model=loaded, criterion=criterion)
     run = _replay if instruction.mode == "replay" else _sgd
     contribution, remaining = run(task, context.state)
@@ -118,24 +116,3 @@ def _replay(task: Task, state: RecordDict) -> tuple[Contribution, int]:
     entries: dict[str, Any] = after.to_entries()
     state[SENT_KEY] = ConfigRecord(entries)
     return contribution, after.remaining(replay_quota(length, instruction.keep_rate))
-
-
-@contextmanager
-def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        seconds[name] += time.perf_counter() - start
-
-
-def _load_model(factory: "Callable[[], nn.Module] | None", arrays: object) -> "nn.Module":
-    if factory is None:
-        raise CodecError("the instruction scores or refines with a model: pass model=<factory>")
-    if not isinstance(arrays, ArrayRecord):
-        raise CodecError(
-            f"content['arrays'] must be the model's ArrayRecord, got {type(arrays).__name__}"
-        )
-    model = factory()
-    model.load_state_dict(arrays.to_torch_state_dict())
-    return model

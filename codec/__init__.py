@@ -1,5 +1,6 @@
 """Codec shared by both ends: samples and gradients to bytes, and back."""
 
+from codec.compression import COMPRESSIONS, Compression
 from codec.errors import CodecError, PayloadError
 from codec.gradient import (
     batch_gradient,
@@ -15,10 +16,12 @@ from codec.samples import INCLUSION_UNIT, DecodedSamples, decode_samples, encode
 from codec.spec import CodecOptions, SampleSpec
 
 __all__ = [
+    "COMPRESSIONS",
     "INCLUSION_UNIT",
     "REFINEMENTS",
     "CodecError",
     "CodecOptions",
+    "Compression",
     "DecodeLimits",
     "DecodedSamples",
     "PayloadError",

@@ -85,6 +85,7 @@ def batch_losses(
     targets: NDArray[Any],
     *,
     spec: SampleSpec,
+    augment: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
 ) -> "torch.Tensor":
     """Return each sample's loss with its graph, Tensor (N,): the forward half of a gradient.
 
@@ -101,12 +102,16 @@ def batch_losses(
         Targets.
     spec : SampleSpec
         Gives the value range.
+    augment : callable, optional
+        What the scaled samples go through before the model.
     """
     import torch
 
     device = next(model.parameters()).device
     model.train(len(samples) > 1)
     inputs = to_unit(torch.as_tensor(samples, device=device).float(), spec.low, spec.high)
+    if augment is not None:
+        inputs = augment(inputs)
     losses = criterion(model(inputs), torch.as_tensor(targets, device=device))
     return losses.reshape(len(samples), -1).mean(dim=1)
 

@@ -36,5 +36,5 @@ def coefficient_steps(
         steps[:, np.sqrt(squared) >= _UPPER_HALF] *= 1 + tilt
         if transform.channels == 3:
             steps[1:] *= chroma
-        steps[(slice(None), *[0] * len(axes))] = step
+        steps.reshape(transform.channels, -1)[:, 0] = step
     return steps.reshape(-1, 1).astype(np.float32)

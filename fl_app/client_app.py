@@ -14,6 +14,8 @@ from fl_app.partition import partition_indices
 if TYPE_CHECKING:
     from torch import nn
 
+    from fl_app.augment import Augmentation
+
 app = ClientApp()
 
 
@@ -38,7 +40,18 @@ def train(msg: Message, context: Context) -> Message:
 
         return build_model(config.model, source.samples.shape[1:], source.classes, stem=config.stem)
 
+    if config.strategy == "gradient":
+        return clients.train_gradient(msg, context, source, model, augment=augmentation(config))
+    if config.strategy == "fedavg":
+        return clients.train_local(msg, context, source, model, augment=augmentation(config))
     return clients.train(msg, context, source, model)
+
+
+def augmentation(config: RunConfig) -> "Augmentation | None":
+    """Return what minibatches go through where they are learned from: here, for the rivals."""
+    from fl_app.augment import make_augmentation
+
+    return make_augmentation(config.augment, config.dataset)
 
 
 # The actors of a simulation live through all rounds and serve many partitions.

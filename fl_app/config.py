@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from clients.importance import IMPORTANCES
 from clients.instruction import Instruction
 from clients.selection import SELECTIONS
-from codec import REFINEMENTS, CodecError, CodecOptions, Refinement
+from codec import REFINEMENTS, CodecError, CodecOptions, Compression, Refinement
+from codec.compression import COMPRESSIONS
 
 T = TypeVar("T")
 
@@ -68,7 +69,10 @@ class RunConfig:
     field means and what is legal stand in its declaration below.
     """
 
-    strategy: str = _choice("learning algorithm", "replay", "sgd")
+    strategy: str = _choice(
+        "learning algorithm (the last two are rivals: compressed gradients, and Flower's FedAvg)",
+        *("replay", "sgd", "gradient", "fedavg"),
+    )
     num_rounds: int = _key(8, "federated rounds", _COUNT)
 
     dataset: str = _choice(
@@ -107,13 +111,24 @@ class RunConfig:
     refinement: str = _choice(
         "sgd: compressor of the gradient residual (auto: eden at the rate it needs)", *REFINEMENTS
     )
+    compressor: str = _choice(
+        "gradient: compressor of the gradient (none: fp32); fedavg: of the model's change",
+        *COMPRESSIONS,
+    )
     compressor_bits: int = _key(2, "eden, qsgd: bits per coordinate", Range(1, 16))
     compressor_density: float = _key(0.01, "top-k, rand-k: share of the coordinates", _PROPER_SHARE)
     compressor_rank: int = _key(2, "powersgd: rank", _COUNT)
     refinement_tolerance: float = _key(
         0.3, "auto: error that may stay in the gradient, as a share of its norm", _POSITIVE
     )
-    batch_size: int = _key(32, "sgd: samples a client draws per round", _COUNT)
+    majority_vote: bool = _key(False, "gradient, sign: bare signs and a vote")
+    momentum_correction: float = _key(
+        0.0, "gradient, top-k and vote: momentum on the clients (set momentum = 0)", Range(0, 0.999)
+    )
+    local_steps: int = _key(10, "fedavg: steps of a client per round", _COUNT)
+    batch_size: int = _key(
+        32, "sgd, gradient: samples a client draws per round; fedavg: per local step", _COUNT
+    )
     samples_per_round: int = _key(
         100, "replay: most samples a client sends per round (0 = no limit)", _COUNT_OR_NONE
     )
@@ -183,6 +198,16 @@ class RunConfig:
         return own | {k: float(f"{v:.7g}") if type(v) is float else v for k, v in codec.items()}
 
     @property
+    def compression(self) -> Compression:
+        """The rivals' compressor and its rate."""
+        kind = self.compressor
+        if self.strategy == "gradient" and kind == "none":
+            kind = "fp32"
+        return Compression(
+            kind, self.compressor_bits, self.compressor_density, self.compressor_rank
+        )
+
+    @property
     def residual(self) -> Refinement:
         """How the residual of the gradient is compressed."""
         return Refinement(
@@ -203,6 +228,9 @@ class RunConfig:
 
 def _check_instruction(config: RunConfig) -> None:
     """Find now what every client would refuse later, such as keys that contradict each other."""
+    if config.strategy in ("gradient", "fedavg"):
+        config.compression  # noqa: B018 - raises if illegal
+        return
     Instruction(
         server_round=1,
         seed=config.seed,

@@ -24,8 +24,14 @@ from fl_app.run_folder import (
     run_folder_path,
     versions,
 )
-from fl_app.training import optimizer_factory, scheduler_factory
-from strategies import QuantizedDataReplay, QuantizedDataSGD, QuantizedDataStrategy
+from fl_app.training import optimizer_factory, round_learning_rates, scheduler_factory
+from strategies import (
+    AccountedStrategy,
+    CompressedFedAvg,
+    GradientCompression,
+    QuantizedDataReplay,
+    QuantizedDataSGD,
+)
 
 _SMALL_MODEL = 1_000_000  # parameters
 
@@ -62,8 +68,8 @@ def main(grid: Grid, context: Context) -> None:
         )
         seconds = {"total": time.perf_counter() - started, **strategy.seconds}
         write_results(folder, strategy, config, seconds)
-    if not strategy.samples_sent:
-        raise RuntimeError(f"no client sent a usable sample; failures: {dict(strategy.failures)}")
+    if not strategy.steps_taken:
+        raise RuntimeError(f"no client sent anything usable; failures: {dict(strategy.failures)}")
     log(INFO, "run folder: %s", path)
 
 
@@ -78,11 +84,14 @@ def set_threads(threads: int, model: nn.Module) -> None:
         torch.set_num_threads(threads or 1)
 
 
-def make_strategy(config: RunConfig, test: Images) -> QuantizedDataStrategy:
+def make_strategy(config: RunConfig, test: Images) -> AccountedStrategy[Any]:
     """Build the strategy of a run, its model made for samples like those of `test`."""
     shape = test.samples.shape[1:]
+    model = build_model(config.model, shape, test.classes, stem=config.stem, seed=config.seed)
+    if config.strategy in ("gradient", "fedavg"):
+        return _make_rival(config, model)
     common: dict[str, Any] = {
-        "model": build_model(config.model, shape, test.classes, stem=config.stem, seed=config.seed),
+        "model": model,
         "optimizer": optimizer_factory(config),
         "scheduler": scheduler_factory(config),
         "codec": config.codec,
@@ -115,8 +124,37 @@ def make_strategy(config: RunConfig, test: Images) -> QuantizedDataStrategy:
     )
 
 
+def _make_rival(config: RunConfig, model: nn.Module) -> AccountedStrategy[Any]:
+    common: dict[str, Any] = {
+        "model": model,
+        "compression": config.compression,
+        "batch_size": config.batch_size,
+        "buffers_every": config.eval_every,
+        "fraction_train": config.fraction_train,
+        "min_available_nodes": config.min_available_nodes,
+        "seed": config.seed,
+        "device": config.device,
+    }
+    if config.strategy == "gradient":
+        return GradientCompression(
+            **common,
+            optimizer=optimizer_factory(config),
+            scheduler=scheduler_factory(config),
+            majority_vote=config.majority_vote,
+            momentum_correction=config.momentum_correction,
+        )
+    rates = round_learning_rates(config)
+    return CompressedFedAvg(
+        **common,
+        local_steps=config.local_steps,
+        learning_rate=lambda server_round: rates[server_round - 1],
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
 def measure(
-    strategy: QuantizedDataStrategy,
+    strategy: AccountedStrategy[Any],
     server_round: int,
     clients: int,
     test: Images,
@@ -143,7 +181,10 @@ def measure(
 
 
 def write_results(
-    folder: RunFolder, strategy: QuantizedDataStrategy, config: RunConfig, seconds: dict[str, float]
+    folder: RunFolder,
+    strategy: AccountedStrategy[Any],
+    config: RunConfig,
+    seconds: dict[str, float],
 ) -> None:
     """Write result, plot and model of a finished run."""
     last, ledger = folder.rounds[-1], strategy.ledger

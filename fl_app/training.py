@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -11,7 +12,8 @@ from fl_app.config import RunConfig
 
 def total_steps(config: RunConfig) -> int:
     """Return the number of optimizer steps of a whole run."""
-    return config.num_rounds * (config.server_steps if config.strategy == "replay" else 1)
+    per_round = {"replay": config.server_steps, "fedavg": config.local_steps}
+    return config.num_rounds * per_round.get(config.strategy, 1)
 
 
 def optimizer_factory(config: RunConfig) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
@@ -39,3 +41,19 @@ def scheduler_factory(config: RunConfig) -> Callable[[Optimizer], LRScheduler] |
         return OneCycleLR(optimizer, config.learning_rate, steps, cycle_momentum=False)
 
     return None if config.schedule == "constant" else make
+
+
+def round_learning_rates(config: RunConfig) -> list[float]:
+    """Return the learning rate at the first step of each round, of local training."""
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = SGD([weight], config.learning_rate)
+    factory = scheduler_factory(config)
+    scheduler = None if factory is None else factory(optimizer)
+    rates = []
+    for step in range(total_steps(config)):
+        if step % config.local_steps == 0:
+            rates.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+    return rates

@@ -1,4 +1,4 @@
-"""Command line: ``python -m sim run``, ``central``, ``theory`` and ``cost``."""
+"""Command line: ``python -m sim run``, ``central``, ``compare``, ``theory`` and more."""
 
 import argparse
 import os
@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from sim.compare.presets import PRESETS
 from sim.launcher import RunError, launch
 from sim.run_config import ConfigValue, RunConfigError, make_run_config, read_defaults
 
@@ -91,6 +92,48 @@ def cost(options: argparse.Namespace) -> None:
     print(f"results: {options.out}")
 
 
+def importance(options: argparse.Namespace) -> None:
+    """Compare importances at half of the samples."""
+    from sim.importance import IMPORTANCES, compare_importances, to_config
+
+    overrides = make_run_config(options.app, options.config, options.run_config)
+    try:
+        config = to_config(options.mode, overrides)
+    except ValueError as error:
+        raise RunConfigError(str(error)) from error
+    names = options.importances or IMPORTANCES
+    folder = _folder(options.out) if options.out else APP / "sim" / "results"
+    compare_importances(folder, config, options.mode, options.seeds, names, _echo)
+    print(f"results: {folder}")
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Run the missing methods of a preset, then write table and figures."""
+    from sim.compare.report import report
+    from sim.compare.runner import compare as run_preset
+    from sim.compare.runner import read_results
+
+    preset = PRESETS[options.preset]
+    if options.report:
+        results = read_results(options.out / f"{preset.name}.jsonl")
+    else:
+        data_dir = str(_folder(options.data_dir)) if options.data_dir else ""
+        results = run_preset(
+            preset,
+            options.app,
+            options.out,
+            data_dir,
+            seeds=options.seeds,
+            only=options.only,
+            echo=_echo,
+        )
+    if not results.runs:
+        raise RunConfigError(f"no results of {preset.name} in {options.out}; leave out --report")
+    for line in report(preset, results, options.out):
+        _echo(line)
+    print(f"results: {options.out}")
+
+
 def _parser() -> argparse.ArgumentParser:
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
@@ -146,6 +189,36 @@ def _parser() -> argparse.ArgumentParser:
         "--data-dir", metavar="DIR", default="", help="folder of CIFAR-10 (default: digits)"
     )
     cost_parser.set_defaults(command=cost)
+    compare_parser = commands.add_parser(
+        "compare",
+        help="bytes to accuracy: this app, gradient compression, FedAvg and image upload",
+    )
+    compare_parser.add_argument("--preset", choices=PRESETS, required=True)
+    compare_parser.add_argument(
+        "--data-dir", metavar="DIR", default="", help="folder of the data set"
+    )
+    compare_parser.add_argument(
+        "--seeds", metavar="N", type=_positive, help="default: the preset's"
+    )
+    compare_parser.add_argument("--only", metavar="METHOD", nargs="+", default=[])
+    compare_parser.add_argument(
+        "--report", action="store_true", help="table and figures from the results that are there"
+    )
+    compare_parser.add_argument("--app", type=_folder, default=APP, help=argparse.SUPPRESS)
+    compare_parser.add_argument(
+        "--out", metavar="DIR", type=_folder, default=APP / "sim" / "results",
+        help="folder of the results (default: sim/results)",
+    )  # fmt: skip
+    compare_parser.set_defaults(command=compare)
+    importance_parser = commands.add_parser(
+        "importance",
+        parents=[shared],
+        help="importance scores beside random, half of the samples kept (CIFAR-10)",
+    )
+    importance_parser.add_argument("--mode", choices=("streaming", "replay"), required=True)
+    importance_parser.add_argument("--seeds", metavar="N", type=_positive, default=3)
+    importance_parser.add_argument("--importances", metavar="NAME", nargs="+", default=[])
+    importance_parser.set_defaults(command=importance)
     return parser
 
 

@@ -3,9 +3,12 @@
 import json
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fl_app.config import ConfigError, RunConfig
 from fl_app.data import load
@@ -62,6 +65,8 @@ def compare(
 ) -> list[Comparison]:
     """Run both for several seeds, print the table and write ``comparison.json``.
 
+    A seed that ``seeds.jsonl`` in the folder already has, of the same config, is not run again.
+
     Parameters
     ----------
     app : Path
@@ -73,7 +78,8 @@ def compare(
     seeds : int
         Number of seeds, from the config's own upwards.
     folder : Path
-        Gets ``comparison.json`` and a run folder per seed.
+        Gets ``seeds.jsonl`` (a line as each seed ends), ``comparison.json`` and a run folder per
+        seed.
     echo : callable
         Called with each line of progress and result.
 
@@ -89,9 +95,13 @@ def compare(
     comparisons = []
     for seed in range(first, first + seeds):
         values = {**overrides, "seed": seed, "out-dir": str(folder / f"seed-{seed}")}
-        comparisons.append(
-            _compare_seed(app, _parse({**defaults, **values}), values, clients, echo)
-        )
+        asked = {"clients": clients, **defaults, **values}
+        done = _finished(folder, asked)
+        if done is None:
+            done = _compare_seed(app, _parse({**defaults, **values}), values, clients, echo)
+            with (folder / "seeds.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"asked": asked, "comparison": asdict(done)}) + "\n")
+        comparisons.append(done)
     for line in summary(comparisons):
         echo(line)
     result = {
@@ -105,32 +115,37 @@ def compare(
 
 
 def train_centrally(config: RunConfig, echo: Callable[[str], None] = print) -> float:
-    """Train as the replay server does, on the original samples; return the test accuracy.
-
-    The server's own loop, seed, schedule, augmentation and batch size; the bank holds from the
-    first step on what all clients together own.
-    """
-    test = load(config.dataset, "test", config.data_dir, config.image_size)
+    """Train as the replay server does, on the original samples; return the test accuracy."""
     train = load(config.dataset, "train", config.data_dir, config.image_size)
     if config.max_train_samples:
         chosen = partition_indices(
             train.labels, 0, 1, max_samples=config.max_train_samples, seed=config.seed
         )
         train = train.select(chosen)
+    accuracy = float("nan")
+    for steps, accuracy in central_points(config, train.samples, train.labels):
+        echo(f"central, seed {config.seed}: {steps} steps, accuracy {100 * accuracy:.2f} %")
+    return accuracy
+
+
+def central_points(
+    config: RunConfig, samples: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> Iterator[tuple[int, float]]:
+    """Train on the given samples and yield steps and test accuracy at each evaluation.
+
+    The replay server's own loop, seed, schedule, augmentation and batch size; the bank holds
+    from the first step on what all clients together own.
+    """
+    test = load(config.dataset, "test", config.data_dir, config.image_size)
     strategy = make_strategy(config, test)
     assert isinstance(strategy, QuantizedDataReplay)
     set_threads(config.threads, strategy.model)
-    strategy.bank.add_arrays(train.samples, train.labels, low=0.0, high=255.0)
-    accuracy = float("nan")
+    strategy.bank.add_arrays(samples, labels, low=0.0, high=255.0)
     for server_round in range(1, config.num_rounds + 1):
         strategy.learn(server_round, [])
         if server_round % config.eval_every == 0 or server_round == config.num_rounds:
             _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
-            echo(
-                f"central, seed {config.seed}: {strategy.steps_taken} steps, "
-                f"accuracy {100 * accuracy:.2f} %"
-            )
-    return accuracy
+            yield strategy.steps_taken, accuracy
 
 
 def summary(comparisons: list[Comparison]) -> list[str]:
@@ -176,6 +191,14 @@ def _compare_seed(
         federated_seconds=ended - between,
         run_folder=config.out_dir,
     )
+
+
+def _finished(folder: Path, asked: Mapping[str, ConfigValue]) -> Comparison | None:
+    """Return what an earlier call has measured for the very same config."""
+    path = folder / "seeds.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = (row for row in map(json.loads, lines) if row["asked"] == asked)
+    return next((Comparison(**row["comparison"]) for row in rows), None)
 
 
 def _parse(values: Mapping[str, ConfigValue]) -> RunConfig:

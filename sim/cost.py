@@ -21,9 +21,7 @@ from clients.importance import model_outputs, score
 from clients.instruction import Instruction
 from clients.rounds import Task, sgd_round
 from codec import CodecOptions, SampleSpec, batch_gradient, encode_samples, per_sample_criterion
-from codec.quantizer import quantize
-from codec.steps import coefficient_steps
-from codec.transform import forward
+from codec.samples import quantize_samples
 from fl_app.models import build_model
 
 LOCAL_STEP = "local gradient step"
@@ -172,9 +170,7 @@ def stages(case: Case, data_dir: str) -> dict[str, Callable[[], object]]:
         score("grad-norm", model_outputs(model, samples, low=0, high=255), targets)
 
     def quantization() -> None:
-        steps = coefficient_steps(spec.transform, case.step * 255, 0.0, 1.0)
-        coefficients = forward(samples.astype(np.float32) - np.float32(127.5), spec.transform)
-        quantize(coefficients / steps, options.quantizer, dead_zone=0.0, key=(0, 0, 0))
+        quantize_samples(samples, spec, (0, 0, 0))
 
     def round_of(name: str) -> Callable[[], object]:
         instruction = Instruction(1, 0, "sgd", options, case.batch_size, **ROUNDS[name])

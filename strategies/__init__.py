@@ -1,15 +1,23 @@
-"""Flower strategies that learn from clients' quantized samples."""
+"""Flower strategies that learn from clients' quantized samples, and their rivals."""
 
+from strategies.accounted_strategy import AccountedStrategy, RoundResult
+from strategies.client_reply import BadReply
+from strategies.compressed_fed_avg import CompressedFedAvg
+from strategies.gradient_compression import GradientCompression
 from strategies.ledger import Ledger, LedgerEntry
-from strategies.quantized_data import QuantizedDataStrategy, RoundResult
+from strategies.quantized_data import QuantizedDataStrategy
 from strategies.quantized_data_replay import QuantizedDataReplay, train_on_bank
 from strategies.quantized_data_sgd import QuantizedDataSGD
-from strategies.reply import BadReply, Reply, parse_reply
+from strategies.reply import Reply, parse_reply
 from strategies.sample_bank import SampleBank
 from strategies.server_model import ServerModel
+from strategies.server_strategy import ServerStrategy
 
 __all__ = [
+    "AccountedStrategy",
     "BadReply",
+    "CompressedFedAvg",
+    "GradientCompression",
     "Ledger",
     "LedgerEntry",
     "QuantizedDataReplay",
@@ -19,6 +27,7 @@ __all__ = [
     "RoundResult",
     "SampleBank",
     "ServerModel",
+    "ServerStrategy",
     "parse_reply",
     "train_on_bank",
 ]

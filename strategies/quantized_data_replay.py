@@ -11,11 +11,13 @@ from flwr.common import log
 from torch import Tensor
 
 from codec import CodecOptions, DecodeLimits, generator
+from strategies.accounted_strategy import RoundResult
 from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
-from strategies.quantized_data import SERVER_STREAM, QuantizedDataStrategy, RoundResult
+from strategies.quantized_data import QuantizedDataStrategy
 from strategies.reply import Expectation, Reply
 from strategies.sample_bank import SampleBank
 from strategies.server_model import Criterion, ModelLike, OptimizerLike, SchedulerLike, ServerModel
+from strategies.server_strategy import SERVER_STREAM
 
 # (samples float32 (B, *shape) in [0, 1], a generator on their device) -> samples of that shape
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
@@ -69,7 +71,7 @@ class QuantizedDataReplay(QuantizedDataStrategy):
     memory_limit : int
         Bytes of decoded samples that the bank holds, see :class:`SampleBank`.
     fraction_train, min_available_nodes, seed, on_round
-        See :class:`QuantizedDataStrategy`.
+        See :class:`ServerStrategy`.
     sample_shape : tuple[int, ...], optional
         Shape of one sample; by default that of the first valid payload.
     limits : DecodeLimits, optional

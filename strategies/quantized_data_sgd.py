@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from codec import CodecOptions, DecodeLimits, Refinement, batch_gradient, dropout_seed
+from strategies.accounted_strategy import RoundResult
+from strategies.client_reply import BadReply
 from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
-from strategies.quantized_data import QuantizedDataStrategy, RoundResult
-from strategies.reply import BadReply, Expectation, Reply
+from strategies.quantized_data import QuantizedDataStrategy
+from strategies.reply import Expectation, Reply
 from strategies.server_model import Criterion, ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
 
@@ -51,7 +53,7 @@ class QuantizedDataSGD(QuantizedDataStrategy):
     refinement : Refinement or str
         How the residual is compressed; a string is the kind, at its default rate.
     fraction_train, min_available_nodes, seed, on_round
-        See :class:`QuantizedDataStrategy`.
+        See :class:`ServerStrategy`.
     sample_shape : tuple[int, ...], optional
         Shape of one sample; by default that of the first valid payload.
     limits : DecodeLimits, optional

@@ -1,11 +1,10 @@
-"""Reading one client's reply: everything that may be wrong with it is found here."""
+"""Reading a reply of quantized samples: everything that may be wrong with it is found here."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from flwr.app import ConfigRecord, Message
+from flwr.app import Message
 from numpy.typing import NDArray
 
 from codec import (
@@ -17,28 +16,18 @@ from codec import (
     decode_samples,
 )
 from codec.compressors import GradientCompressor
+from strategies.client_reply import (
+    BadReply,
+    ClientReply,
+    decompressed,
+    payload_record,
+    read_bytes,
+    read_integer,
+    read_memory_bytes,
+    read_seconds,
+)
 
-PAYLOAD_KEY = "payload"
 _STAGES = ("importance", "encode", "refinement")
-
-
-class BadReply(ValueError):
-    """A reply that cannot be used.
-
-    Parameters
-    ----------
-    cause : str
-        Short name under which it is counted: ``"error"`` (an ``Error`` reply), ``"record"``
-        (missing or mistyped records or keys), ``"payload"`` (bytes that do not decode to finite
-        samples), ``"count"``, ``"shape"``, ``"target"``, ``"refinement"``, ``"not-finite"`` (the
-        gradient), ``"no-reply"``.
-    detail : str
-        What was found and what was expected.
-    """
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(f"{cause}: {detail}")
-        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -79,13 +68,11 @@ class CodedSamples:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A reply that passed every check.
+class Reply(ClientReply):
+    """A reply of quantized samples that passed every check.
 
     Attributes
     ----------
-    node_id, client : int
-        Flower's node id, and the client's own number (its partition).
     num_examples : int
         Size of the minibatch or pool that the client considered.
     remaining : int
@@ -96,25 +83,13 @@ class Reply:
         Decompressed residual of the gradient, scaled by ``1 / num_examples``.
     calibration : CodedSamples, optional
         Samples at a finer step (replay).
-    sections : Mapping[str, int]
-        Bytes by section of the payload, of the refinement and of the calibration samples.
-    seconds : Mapping[str, float]
-        Client's own time by stage.
-    memory_bytes : int
-        Error memory that the client keeps for the refinement.
     """
 
-    node_id: int
-    client: int
-    num_examples: int
     remaining: int
     payload: SamplePayload | None
     decoded: DecodedSamples | None
     refinement: list[NDArray[np.float32]] | None
     calibration: CodedSamples | None
-    sections: Mapping[str, int]
-    seconds: Mapping[str, float]
-    memory_bytes: int
 
     @property
     def num_sent(self) -> int:
@@ -150,9 +125,9 @@ def parse_reply(message: Message, expected: Expectation) -> Reply:
     BadReply
         On anything that the server cannot use, with its cause.
     """
-    record = _payload_record(message)
-    num_examples = _integer(record, "num-examples")
-    data = _bytes(record, "samples")
+    record = payload_record(message)
+    num_examples = read_integer(record, "num-examples")
+    data = read_bytes(record, "samples")
     payload = _read_payload(data, expected) if data else None
     sections = {} if payload is None else payload.section_bytes()
     if payload is not None and payload.count == 0:
@@ -160,67 +135,31 @@ def parse_reply(message: Message, expected: Expectation) -> Reply:
     decoded = None if payload is None else _decode(payload)
     calibration = None
     if "calibration" in record:
-        packed = _bytes(record, "calibration")
+        packed = read_bytes(record, "calibration")
         calibration = _read_calibration(packed, expected)
         sections = {**sections, "calibration": len(packed)}
     count = _count(payload, calibration)
-    _check_counts(num_examples, _integer(record, "num-sent"), count, expected.max_examples)
+    _check_counts(num_examples, read_integer(record, "num-sent"), count, expected.max_examples)
     refinement = None
     if expected.compressor is not None and "refinement" in record:
-        packed = _bytes(record, "refinement")
-        refinement = _read_refinement(packed, expected.compressor, expected.gradient_shapes)
+        packed = read_bytes(record, "refinement")
+        refinement = decompressed(
+            packed, "refinement", expected.compressor, expected.gradient_shapes
+        )
         sections = {**sections, "refinement": len(packed)}
     return Reply(
         node_id=message.metadata.src_node_id,
-        client=_integer(record, "client"),
+        client=read_integer(record, "client"),
         num_examples=num_examples,
-        remaining=_integer(record, "remaining"),
+        remaining=read_integer(record, "remaining"),
         payload=payload,
         decoded=decoded,
         refinement=refinement,
         calibration=calibration,
         sections=sections,
-        seconds={stage: _seconds(record, stage) for stage in _STAGES},
-        memory_bytes=_memory_bytes(record),
+        seconds={stage: read_seconds(record, stage) for stage in _STAGES},
+        memory_bytes=read_memory_bytes(record),
     )
-
-
-def _payload_record(message: Message) -> ConfigRecord:
-    if message.has_error():
-        error = message.error
-        raise BadReply("error", f"code {error.code}, {error.reason}")
-    record = message.content.get(PAYLOAD_KEY) if message.has_content() else None
-    if not isinstance(record, ConfigRecord):
-        found = "nothing" if record is None else type(record).__name__
-        raise BadReply("record", f"'{PAYLOAD_KEY}' must be a ConfigRecord, found {found}")
-    return record
-
-
-def _integer(record: ConfigRecord, key: str) -> int:
-    value = record.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise BadReply("record", f"'{key}' must be an integer >= 0, found {value!r:.80}")
-    return value
-
-
-def _bytes(record: ConfigRecord, key: str) -> bytes:
-    value = record.get(key)
-    if not isinstance(value, bytes):
-        raise BadReply("record", f"'{key}' must be bytes, found {type(value).__name__}")
-    return value
-
-
-def _seconds(record: ConfigRecord, stage: str) -> float:
-    """Telemetry: a missing or odd value is zero, it does not cost the client its samples."""
-    value = record.get(f"seconds-{stage}")
-    usable = isinstance(value, float) and math.isfinite(value) and value > 0
-    return float(value) if usable else 0.0  # type: ignore[arg-type]
-
-
-def _memory_bytes(record: ConfigRecord) -> int:
-    """Telemetry too: zero when it is missing or odd."""
-    value = record.get("memory-bytes")
-    return value if type(value) is int and value > 0 else 0
 
 
 def _count(payload: SamplePayload | None, calibration: CodedSamples | None) -> int:
@@ -273,12 +212,3 @@ def _check_counts(num_examples: int, num_sent: int, count: int, max_examples: in
         raise BadReply("count", f"num-examples is {num_examples}, less than the {count} sent")
     if max_examples and num_examples > max_examples:
         raise BadReply("count", f"num-examples is {num_examples}, more than {max_examples}")
-
-
-def _read_refinement(
-    data: bytes, compressor: GradientCompressor, shapes: Sequence[tuple[int, ...]]
-) -> list[NDArray[np.float32]]:
-    try:
-        return compressor.decompress(data, shapes)
-    except CodecError as error:
-        raise BadReply("refinement", f"{error!s:.200}") from error

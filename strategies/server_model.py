@@ -8,11 +8,11 @@ import torch
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from codec import per_sample_criterion
+from codec.batch_norm import fresh_statistics, statistics
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 ModelLike: TypeAlias = nn.Module | Callable[[], nn.Module]
@@ -177,20 +177,12 @@ class ServerModel:
         Coarse samples lack the finest detail, so statistics collected in training do not fit
         the originals that the model will meet; those of a few finely coded samples do.
         """
-        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
-        if not norms:
+        if not statistics(self.model):
             return
-        self.model.eval()  # nothing else, such as dropout, acts as in training
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain average over the batches
-            norm.train()
-        for samples, _, _ in batches:
-            with self.autocast():
-                self.model(self._memory_format(samples.to(self.device)))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        with fresh_statistics(self.model):
+            for samples, _, _ in batches:
+                with self.autocast():
+                    self.model(self._memory_format(samples.to(self.device)))
 
     @torch.no_grad()
     def probe(self, shape: tuple[int, ...]) -> tuple[int, ...]:

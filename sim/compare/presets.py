@@ -1,0 +1,207 @@
+"""What is compared: presets of methods, each a run config of the app."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sim.run_config import ConfigValue
+
+Overrides = Mapping[str, ConfigValue]
+
+LOCAL_BATCH = 32  # samples of a local step of FedAvg, per client
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of a comparison.
+
+    Attributes
+    ----------
+    name : str
+        What tables and figures call it.
+    config : mapping
+        Run-config overrides beside the preset's own.
+    upload : (str, int) or None
+        Image codec and quality: the samples are uploaded once with it and the model is trained
+        centrally by the replay server's own loop. None: the app runs on simulated clients.
+    grid : mapping of str to tuple
+        Values that are tried for run-config keys, one key at a time, before the seeds are run.
+    """
+
+    name: str
+    config: Overrides = field(default_factory=dict)
+    upload: tuple[str, int] | None = None
+    grid: Mapping[str, tuple[ConfigValue, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A comparison.
+
+    Attributes
+    ----------
+    name, title : str
+    config : mapping
+        Run-config overrides that all methods share.
+    methods : tuple of Method
+    steps : int
+        Optimizer steps of every method.
+    batch_size : int
+        Samples of a step, over all clients.
+    evaluations : int
+        Evaluation points, evenly spaced over the steps.
+    clients : int
+    seeds : int
+    dataset_needed : bool
+        Whether ``--data-dir`` must name the data set's folder.
+    """
+
+    name: str
+    title: str
+    config: Overrides
+    methods: tuple[Method, ...]
+    steps: int
+    batch_size: int
+    evaluations: int
+    clients: int = 10
+    seeds: int = 3
+    dataset_needed: bool = True
+
+    def run_config(self, method: Method, seed: int) -> dict[str, ConfigValue]:
+        """Return the run config of a method: its steps in the rounds that its strategy takes."""
+        chosen = {**self.config, **method.config, "seed": seed}
+        strategy = chosen.get("strategy", "replay")
+        own = max(1, round(self.batch_size / self.clients))
+        if strategy == "replay":
+            shape: dict[str, ConfigValue] = {
+                "num-rounds": self.evaluations,
+                "server-steps": self.steps // self.evaluations,
+                "server-batch-size": self.batch_size,
+            }
+        elif strategy == "fedavg":
+            rounds = max(1, self.steps // int(chosen["local-steps"]))
+            shape = {
+                "num-rounds": rounds,
+                "batch-size": LOCAL_BATCH,
+                "eval-every": max(1, rounds // self.evaluations),
+            }
+        else:
+            shape = {
+                "num-rounds": self.steps,
+                "batch-size": own,
+                "eval-every": self.steps // self.evaluations,
+            }
+        return {**shape, **chosen}
+
+
+def _gradient(name: str, compressor: str, **config: ConfigValue) -> Method:
+    own = {key.replace("_", "-"): value for key, value in config.items()}
+    return Method(name, {"strategy": "gradient", "compressor": compressor, **own})
+
+
+def _fedavg(name: str, compressor: str, local_steps: int, **config: ConfigValue) -> Method:
+    own = {key.replace("_", "-"): value for key, value in config.items()}
+    shape: Overrides = {"strategy": "fedavg", "compressor": compressor, "local-steps": local_steps}
+    return Method(name, {**shape, **own})
+
+
+GRADIENTS = (
+    _gradient("fp32 gradients", "fp32"),
+    _gradient("fp16 gradients", "fp16"),
+    _gradient("QSGD, 2 bits", "qsgd", compressor_bits=2),
+    _gradient("TernGrad", "terngrad"),
+    _gradient("sign + EF", "sign"),
+    _gradient("top-1 % + EF", "top-k", compressor_density=0.01),
+    _gradient("rand-1 % + EF", "rand-k", compressor_density=0.01),
+    _gradient("PowerSGD, rank 2", "powersgd", compressor_rank=2),
+    _gradient("EDEN, 1 bit", "eden", compressor_bits=1),
+)
+FEDAVG = (
+    _fedavg("FedAvg", "none", 10),
+    _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7),
+    _fedavg("FedAvg, top-1 % deltas", "top-k", 10, compressor_density=0.01),
+)
+UPLOADS = tuple(
+    Method(f"upload {label}", upload=(codec, quality))
+    for label, codec, quality in (
+        ("JPEG q75", "jpeg", 75),
+        ("JPEG q20", "jpeg", 20),
+        ("WebP q10", "webp", 10),
+        ("AVIF q30", "avif", 30),
+        ("PNG", "png", -1),
+        ("WebP lossless", "webp-lossless", -1),
+    )
+)
+
+ALL = (
+    Method("ours, replay", {"samples-per-round": 0}),
+    Method("ours, streaming", {"strategy": "sgd"}),
+    *GRADIENTS,
+    *FEDAVG,
+    *UPLOADS,
+)
+_CIFAR: Overrides = {"dataset": "cifar10", "max-train-samples": 20000, "step": 0.305}
+_FASHION: Overrides = {
+    "dataset": "fashion-mnist",
+    "model": "small-resnet",
+    "max-train-samples": 10000,
+}
+_SKEWED: Overrides = {"partition": "dirichlet", "dirichlet-alpha": 0.3}
+_ALL_PRESETS = (
+    Preset(
+        "smoke",
+        "MNIST digits, small ResNet, a few steps",
+        {"dataset": "mnist5k", "model": "small-resnet", "max-train-samples": 2000},
+        (
+            Method("ours, replay", {"samples-per-round": 0}),
+            Method("ours, streaming", {"strategy": "sgd"}),
+            _gradient("QSGD, 2 bits", "qsgd", compressor_bits=2),
+            _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7),
+            Method("upload JPEG q20", upload=("jpeg", 20)),
+        ),
+        steps=60,
+        batch_size=64,
+        evaluations=3,
+        clients=4,
+        seeds=1,
+        dataset_needed=False,
+    ),
+    Preset(
+        "cifar10-resnet18",
+        "CIFAR-10, ResNet-18, 10 clients",
+        {**_CIFAR, "model": "resnet18", "learning-rate": 0.1},
+        ALL,
+        steps=1560,
+        batch_size=128,
+        evaluations=10,
+        seeds=1,
+    ),
+    Preset(
+        "cifar10-resnet20",
+        "CIFAR-10, small ResNet, 10 clients",
+        {**_CIFAR, "model": "small-resnet"},
+        ALL,
+        steps=1560,
+        batch_size=128,
+        evaluations=10,
+        seeds=1,
+    ),
+    Preset(
+        "fashion-mnist",
+        "Fashion-MNIST, small ResNet, 10 clients",
+        _FASHION,
+        ALL,
+        steps=600,
+        batch_size=64,
+        evaluations=10,
+    ),
+    Preset(
+        "fashion-mnist-dirichlet",
+        "Fashion-MNIST, small ResNet, 10 clients, Dirichlet(0.3)",
+        {**_FASHION, **_SKEWED},
+        ALL,
+        steps=600,
+        batch_size=64,
+        evaluations=10,
+    ),
+)
+PRESETS = {preset.name: preset for preset in _ALL_PRESETS}

@@ -1,0 +1,229 @@
+"""Does a score beat chance? Half of the samples kept by each importance, at equal steps.
+
+Two modes, never mixed: *streaming* pays for a sample each time it is used (`QuantizedDataSGD`),
+*replay* pays once (`QuantizedDataReplay`). Clients and server run in one process here, on the
+very functions that the app runs; bytes are those of the serialized sample payloads.
+"""
+
+import json
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients import ArraySource, Instruction
+from clients.rounds import Contribution, Task, replay_round, sgd_round
+from codec import SamplePayload, decode_samples
+from fl_app.config import RunConfig
+from fl_app.data import Images, load
+from fl_app.partition import partition_indices
+from fl_app.server_app import make_strategy, set_threads
+from strategies import QuantizedDataReplay, QuantizedDataStrategy
+from strategies.reply import Reply
+
+Echo = Callable[[str], None]
+IMPORTANCES = ("random", "loss", "grad-norm", "margin", "entropy")
+CLIENTS = 4
+KEEP_RATE = 0.5
+COMMON = {"keep-rate": KEEP_RATE, "step": 0.43, "learning-rate": 0.05}
+MODES: dict[str, dict[str, int | str]] = {
+    "streaming": {"strategy": "sgd", "num-rounds": 600, "eval-every": 100, "batch-size": 64},
+    "replay": {
+        "strategy": "replay",
+        "num-rounds": 10,
+        "server-steps": 100,
+        "server-batch-size": 128,
+        "samples-per-round": 250,
+        "max-train-samples": 20000,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """State of a run at an evaluation.
+
+    Attributes
+    ----------
+    mode, importance : str
+    seed, step : int
+        Step counts the optimizer's.
+    accuracy : float
+        On the test set, a fraction.
+    uplink_bytes, samples_sent : int
+        So far, of all clients; payloads alone.
+    """
+
+    mode: str
+    importance: str
+    seed: int
+    step: int
+    accuracy: float
+    uplink_bytes: int
+    samples_sent: int
+
+
+def compare_importances(
+    folder: Path,
+    config: RunConfig,
+    mode: str,
+    seeds: int,
+    importances: Sequence[str] = IMPORTANCES,
+    echo: Echo = print,
+) -> list[Point]:
+    """Run every importance and seed that ``importance-<mode>.jsonl`` lacks; echo the table.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the results; created with its parents.
+    config : RunConfig
+        Of the first seed; its importance is replaced.
+    mode : str
+        Key of `MODES`.
+    seeds : int
+    importances : sequence of str
+    echo : callable
+        Called with each line.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"importance-{mode}.jsonl"
+    for seed in range(config.seed, config.seed + seeds):
+        for importance in importances:
+            done = {(point.importance, point.seed) for point in read_points(path)}
+            if (importance, seed) in done:
+                continue
+            chosen = replace(config, importance=importance, seed=seed)
+            points = list(run_points(chosen, mode, echo))
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(asdict(point)) + "\n" for point in points)
+    points = read_points(path)
+    for line in table(points):
+        echo(line)
+    return points
+
+
+def read_points(path: Path) -> list[Point]:
+    """Return the points of a JSONL file; none if there is no such file."""
+    if not path.exists():
+        return []
+    return [Point(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def run_points(config: RunConfig, mode: str, echo: Echo = print) -> Iterator[Point]:
+    """Train once and yield the evaluations."""
+    test = load(config.dataset, "test", config.data_dir, config.image_size)
+    train = load(config.dataset, "train", config.data_dir, config.image_size)
+    sources = [_source(train, config, client) for client in range(CLIENTS)]
+    strategy = make_strategy(config, test)
+    assert isinstance(strategy, QuantizedDataStrategy)
+    set_threads(config.threads, strategy.model)
+    sent = [np.zeros(len(source), np.bool_) for source in sources]
+    uplink = samples = 0
+    for server_round in range(1, config.num_rounds + 1):
+        replies = []
+        for client, source in enumerate(sources):
+            contribution = _contribute(config, strategy, server_round, client, source, sent[client])
+            sent[client][contribution.sent] = True
+            uplink += len(contribution.data)
+            samples += len(contribution.sent)
+            replies.append(_reply(client, contribution))
+        strategy.learn(server_round, replies)
+        if server_round % config.eval_every and server_round < config.num_rounds:
+            continue
+        _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
+        step = strategy.steps_taken
+        point = Point(mode, config.importance, config.seed, step, accuracy, uplink, samples)
+        echo(
+            f"{mode}, {config.importance}, seed {config.seed}: {step} steps, "
+            f"accuracy {100 * accuracy:.2f} %, up {uplink:,} B"
+        )
+        yield point
+
+
+def _source(train: Images, config: RunConfig, client: int) -> ArraySource:
+    indices = partition_indices(
+        train.labels, client, CLIENTS, max_samples=config.max_train_samples, seed=config.seed
+    )
+    part = train.select(indices)
+    return ArraySource(part.samples, part.labels, classes=train.classes, low=0, high=255)
+
+
+def _contribute(
+    config: RunConfig,
+    strategy: QuantizedDataStrategy,
+    server_round: int,
+    client: int,
+    source: ArraySource,
+    sent: NDArray[np.bool_],
+) -> Contribution:
+    replay = isinstance(strategy, QuantizedDataReplay)
+    instruction = Instruction(
+        server_round=server_round,
+        seed=config.seed,
+        mode=config.strategy,
+        codec=config.codec,
+        batch_size=config.samples_per_round if replay else config.batch_size,
+        importance=config.importance,
+        selection=config.selection_rule,
+        keep_rate=config.keep_rate,
+        uniform_share=config.uniform_share,
+        pool_factor=config.pool_factor,
+    )
+    task = Task(instruction, client, source, strategy.model)
+    return replay_round(task, sent) if replay else sgd_round(task)
+
+
+def _reply(client: int, contribution: Contribution) -> Reply:
+    payload = SamplePayload.from_bytes(contribution.data) if contribution.data else None
+    return Reply(
+        node_id=client,
+        client=client,
+        num_examples=contribution.considered,
+        remaining=0,
+        payload=payload,
+        decoded=None if payload is None else decode_samples(payload),
+        refinement=None,
+        calibration=None,
+        sections={},
+        seconds={},
+        memory_bytes=0,
+    )
+
+
+def table(points: Sequence[Point]) -> list[str]:
+    """Return the result lines: each importance's final accuracy beside random's."""
+    last: dict[str, dict[int, Point]] = {}
+    for point in points:
+        last.setdefault(point.importance, {})[point.seed] = point  # the last of a seed stays
+    lines = [f"{'importance':12}{'accuracy %':>16}{'over random':>16}{'kB up':>10}{'seeds':>7}"]
+    chance = last.get("random", {})
+    for importance, runs in last.items():
+        accuracies = [100 * run.accuracy for run in runs.values()]
+        gains = [
+            100 * (run.accuracy - chance[seed].accuracy)
+            for seed, run in runs.items()
+            if seed in chance
+        ]
+        size = statistics.mean(run.uplink_bytes for run in runs.values()) / 1000
+        lines.append(
+            f"{importance:12}{_spread(accuracies):>16}{_spread(gains):>16}{size:10.1f}{len(runs):7d}"
+        )
+    return lines
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.2f} +/- {deviation:.2f}"
+
+
+def to_config(mode: str, overrides: dict[str, Any]) -> RunConfig:
+    """Return the run config of a mode; CIFAR-10 and ResNet-18 unless the overrides differ."""
+    base: dict[str, Any] = {"dataset": "cifar10", "model": "resnet18", **COMMON, **MODES[mode]}
+    return RunConfig.from_run_config({**base, "importance": "random", **overrides})

@@ -1,0 +1,83 @@
+"""Tables of a comparison from raw results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.compare.presets import PRESETS, Method, Preset
+from sim.compare.report import bytes_to_reach, common_accuracy, needed_bytes, report, uplink
+from sim.compare.runner import read_results
+
+PRESET = Preset(
+    "tiny", "Two methods", {}, (Method("ours"), Method("rival", upload=("jpeg", 20))), 20, 8, 2
+)
+
+
+def write(path: Path, accuracies: dict[str, list[list[float]]], size: dict[str, int]) -> None:
+    rows: list[dict[str, Any]] = []
+    for method, seeds in accuracies.items():
+        for seed, points in enumerate(seeds):
+            named = {"method": method, "seed": seed}
+            seconds = {"device_seconds": 1.0, "server_seconds": 2.0, "wall_seconds": 4.0}
+            rows.append({"kind": "run", **named, **seconds, "samples_sent": 10})
+            rows += [
+                {
+                    "kind": "point",
+                    **named,
+                    "step": 10 * (k + 1),
+                    "accuracy": accuracy,
+                    "uplink_bytes": size[method] * (k + 1),
+                    "downlink_bytes": 5,
+                }
+                for k, accuracy in enumerate(points)
+            ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    accuracies = {"ours": [[0.5, 0.9], [0.7, 0.9]], "rival": [[0.6, 0.8], [0.5, 0.8]]}
+    write(tmp_path / "tiny.jsonl", accuracies, {"ours": 100, "rival": 5000})
+    return tmp_path
+
+
+def test_common_accuracy_is_what_the_weakest_reaches(folder: Path) -> None:
+    assert common_accuracy(PRESET, read_results(folder / "tiny.jsonl")) == pytest.approx(0.8)
+
+
+def test_bytes_are_those_of_the_first_evaluation_that_reached_it(folder: Path) -> None:
+    results = read_results(folder / "tiny.jsonl")
+    assert needed_bytes(results, "ours", 0.6, uplink) == pytest.approx(150)  # 200 and 100
+    assert needed_bytes(results, "rival", 0.8, uplink) == 10000
+    assert needed_bytes(results, "rival", 0.85, uplink) is None
+    assert any("50x" in line for line in bytes_to_reach(PRESET, results))
+
+
+def test_an_interrupted_line_is_left_out(folder: Path) -> None:
+    path = folder / "tiny.jsonl"
+    whole = read_results(path)
+    with path.open("a") as file:
+        file.write('{"kind": "point", "meth')
+    assert read_results(path) == whole
+    assert whole.done("ours", 1) and not whole.done("ours", 2)
+
+
+def test_report_writes_table_and_figures(folder: Path) -> None:
+    lines = report(PRESET, read_results(folder / "tiny.jsonl"), folder)
+    assert any(line.startswith("rival") and "80.00 +/- 0.00" in line for line in lines)
+    names = {"tiny.txt", "tiny_uplink.png", "tiny_total.png", "tiny_codecs.png"}
+    assert names <= {file.name for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_every_method_takes_the_preset_s_steps(preset: Preset) -> None:
+    assert len({method.name for method in preset.methods}) == len(preset.methods)
+    for method in preset.methods:
+        config = preset.run_config(method, 3)
+        strategy = config.get("strategy", "replay")
+        per_round = {"replay": "server-steps", "fedavg": "local-steps"}.get(str(strategy), "")
+        steps = int(config["num-rounds"]) * int(config.get(per_round, 1))
+        assert steps == preset.steps
+        assert config["seed"] == 3

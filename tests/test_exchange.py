@@ -1,0 +1,85 @@
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import nn
+
+from clients.exchange import config_record, from_record, load_model, require_range, timed
+from codec import CodecError
+
+
+@dataclass(frozen=True)
+class Order:
+    server_round: int
+    learning_rate: float
+    name: str = "none"
+    vote: bool = False
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, Order(3, 0.5)),
+        ({"learning-rate": 1}, Order(3, 1.0)),
+        ({"name": "sign", "vote": True, "other": b"x"}, Order(3, 0.5, "sign", True)),
+    ],
+)
+def test_entries_become_fields(changes: dict[str, Any], expected: Order) -> None:
+    order = from_record(Order, {"server-round": 3, "learning-rate": 0.5, **changes})
+    assert order == expected
+    assert type(order.learning_rate) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"server-round": True}, "server-round = True must be of type int"),
+        ({"server-round": 3.0}, "server-round = 3.0 must be of type int"),
+        ({"learning-rate": "fast"}, "must be of type float"),
+        ({"vote": 1}, "vote = 1 must be of type bool"),
+    ],
+)
+def test_wrong_types_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CodecError, match=message):
+        from_record(Order, {"server-round": 3, "learning-rate": 0.5, **changes})
+
+
+def test_missing_entries_are_named() -> None:
+    with pytest.raises(CodecError, match="lacks learning-rate, server-round"):
+        from_record(Order, {"name": "sign"})
+
+
+def test_range_is_named() -> None:
+    require_range("steps", 1, 1)
+    with pytest.raises(CodecError, match=r"steps = 0 outside \[1, inf\]"):
+        require_range("steps", 0, 1)
+    with pytest.raises(CodecError, match="nan"):
+        require_range("rate", float("nan"), 0)
+
+
+def test_a_message_without_config_is_refused() -> None:
+    with pytest.raises(CodecError, match="must be a ConfigRecord, got NoneType"):
+        config_record(Message(RecordDict(), 7, "train"))
+    record = ConfigRecord({"seed": 1})
+    assert config_record(Message(RecordDict({"config": record}), 7, "train")) is record
+
+
+def test_models_are_loaded_as_they_were_sent() -> None:
+    sent = nn.Linear(3, 2)
+    model = load_model(lambda: nn.Linear(3, 2), ArrayRecord(sent.state_dict()))
+    for own, other in zip(model.parameters(), sent.parameters(), strict=True):
+        assert torch.equal(own, other)
+    with pytest.raises(CodecError, match="must be the model's ArrayRecord, got NoneType"):
+        load_model(lambda: nn.Linear(3, 2), None)
+
+
+def test_time_adds_up_even_when_a_block_raises() -> None:
+    seconds: dict[str, float] = {}
+    with timed("a", seconds):
+        pass
+    first = seconds["a"]
+    with pytest.raises(ValueError, match="x"), timed("a", seconds):
+        raise ValueError("x")
+    assert seconds["a"] > first > 0
