@@ -11,15 +11,18 @@ Nothing here takes a logarithm or an exponential that the decoder must repeat: c
 integers and quotients of integers, the same on every platform.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Self
+from functools import cached_property, lru_cache
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.entropy import AdaptiveBits, BitCoder, Bits, Ints, code_raw, code_unary
 from codec.errors import PayloadError
+
+Context: TypeAlias = tuple[Ints, NDArray[np.float64]]
 
 _RUNS = 14  # magnitudes up to here are unary, beyond escape
 _ACTIVITY = np.array([0.32, 0.5, 0.79, 1.26, 2.0, 3.17])  # bin edges, in thirds of a power of 2
@@ -29,6 +32,8 @@ _LEVELS = _HIGHEST - _LOWEST + 1
 _MAX_LEVEL = 44  # a mean magnitude of 2**22 is more than an escape code carries
 _ABSENT = np.iinfo(np.int64).min
 _FIXED = 256  # fixed point of mean magnitudes
+_KEPT = 4096  # coefficients up to which contexts are kept from payload to payload
+_PIECE = 16  # lines of a wave whose contexts are taken together
 _GROUP = 8  # channels that predict one another
 _CAP = 4  # a neighbour counts for at most so many times its level
 
@@ -50,6 +55,26 @@ class Layout:
     waves: tuple[Ints, ...]
     neighbours: NDArray[np.int32]
     weights: Ints
+
+    def contexts(self) -> "Iterable[list[Context]]":
+        """For each wave, in pieces: its neighbours (m,), and their weights (piece, m)."""
+        return self._kept_contexts if self.size <= _KEPT else map(self._context, self.waves)
+
+    @cached_property
+    def _kept_contexts(self) -> "list[list[Context]]":
+        return list(map(self._context, self.waves))
+
+    def _context(self, wave: Ints) -> "list[Context]":
+        return [self._weights(wave[i : i + _PIECE]) for i in range(0, len(wave), _PIECE)]
+
+    def _weights(self, piece: Ints) -> "Context":
+        near = self.neighbours[piece]
+        known, column = np.unique(near, return_inverse=True)
+        weights = np.zeros((len(near), len(known)))
+        row = np.repeat(np.arange(len(near)), near.shape[1])
+        np.add.at(weights, (row, column.ravel()), np.tile(self.weights, len(near)))
+        weights[:, known == self.size] = 0  # stands for none
+        return known.astype(np.int64), weights
 
     @property
     def size(self) -> int:
@@ -121,13 +146,15 @@ def code_coefficients(
     """
     levels = code_levels(coder, plan, rows, table)
     decoded = np.zeros((plan.size, rows), np.int64)
-    known = np.zeros((plan.size + 1, rows), np.int64)  # capped magnitudes; the last line is none
+    known = np.zeros((plan.size + 1, rows))  # capped magnitudes; the last line is none
     mean = np.append(_mean_magnitude(levels), 0)
-    for wave in plan.waves:
-        wave = wave[levels[wave] > _ABSENT]
+    for whole, pieces in zip(plan.waves, plan.contexts(), strict=True):
+        present = levels[whole] > _ABSENT
+        wave = whole[present]
         if not len(wave):
             continue
-        activity = _activity(plan, wave, known, mean)
+        activity = np.concatenate([_activity(w, known[near], mean[near]) for near, w in pieces])
+        activity = activity[present]
         part = None if table is None else table[wave].ravel()
         values = _code_wave(coder, model, levels[wave], activity, part)
         decoded[wave] = values.reshape(len(wave), rows)
@@ -190,16 +217,14 @@ def _mean_magnitude(levels: Ints) -> Ints:
     return np.where(levels == _ABSENT, 0, np.maximum(scaled, 1))
 
 
-def _activity(plan: Layout, wave: Ints, known: Ints, mean: Ints) -> Ints:
-    """Bin of observed over expected magnitude of the neighbours, int64 (wave, rows)."""
-    observed = np.full((len(wave), known.shape[1]), 0.4 * 6 * 24)
-    expected = np.full(len(wave), 0.4 * 6 * 24)
-    for column in range(plan.neighbours.shape[1]):
-        at = plan.neighbours[wave, column]
-        if (at < plan.size).any():
-            observed += known[at] * plan.weights[column]
-            expected += mean[at] * plan.weights[column]
-    bins: Ints = np.searchsorted(_ACTIVITY, observed / expected[:, None])
+def _activity(weights: NDArray[np.float64], known: NDArray[np.float64], mean: Ints) -> Ints:
+    """Bin of observed over expected magnitude of the neighbours, int64 (wave, rows).
+
+    The sums are of integers below 2**53, hence the same in any order of summation.
+    """
+    prior = 0.4 * 6 * 24
+    expected = prior + weights @ mean
+    bins: Ints = np.searchsorted(_ACTIVITY, (prior + weights @ known) / expected[:, None])
     return bins
 
 

@@ -1,5 +1,6 @@
 """Models of the app. All take images in [0, 1], as ``ToTensor`` gives them."""
 
+import itertools
 import math
 from typing import cast
 
@@ -82,6 +83,33 @@ class SmallResNet(nn.Sequential):
         )
 
 
+class ResNet20(nn.Sequential):
+    """ResNet of 20 layers for images of 32x32 (He et al., 2016, section 4.2): 0.27 M parameters.
+
+    Parameters
+    ----------
+    channels : int
+        Of the images.
+    classes : int
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        widths = [16] * 4 + [32] * 3 + [64] * 3
+        blocks = [
+            ResidualBlock(before, width, width // before)
+            for before, width in itertools.pairwise(widths)
+        ]
+        super().__init__(
+            nn.Conv2d(channels, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            *blocks,
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(64, classes),
+        )
+
+
 def build_model(
     name: str, sample_shape: tuple[int, ...], classes: int, *, stem: str = "imagenet", seed: int = 0
 ) -> nn.Sequential:
@@ -90,7 +118,7 @@ def build_model(
     Parameters
     ----------
     name : str
-        "resnet18", "resnet34" or "resnet50" (torchvision's), "small-resnet", "logistic", or
+        "resnet18", "resnet34" or "resnet50" (torchvision's), "resnet20", "small-resnet", "logistic", or
         "auto": "small-resnet" for images of up to 28x28, else "resnet18".
     sample_shape : tuple of int
         (C, H, W) of one image.
@@ -120,6 +148,8 @@ def build_model(
             )
         elif name == "small-resnet":
             network = SmallResNet(channels, classes)
+        elif name == "resnet20":
+            network = ResNet20(channels, classes)
         else:
             network = _torchvision_resnet(name, stem, channels, classes)
     return nn.Sequential(_normalize(channels), network)

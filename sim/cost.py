@@ -20,7 +20,15 @@ from clients import ArraySource
 from clients.importance import model_outputs, score
 from clients.instruction import Instruction
 from clients.rounds import Task, sgd_round
-from codec import CodecOptions, SampleSpec, batch_gradient, encode_samples, per_sample_criterion
+from codec import (
+    CodecOptions,
+    SampleSpec,
+    batch_gradient,
+    encode_samples,
+    generator,
+    per_sample_criterion,
+)
+from codec.compressors import make_compressor
 from codec.samples import quantize_samples
 from fl_app.models import build_model
 
@@ -28,12 +36,14 @@ LOCAL_STEP = "local gradient step"
 IMPORTANCE = "importance"
 QUANTIZATION = "quantization"
 ENTROPY_CODING = "entropy coding"
+# PowerSGD is the compressor of the rounds with refinement, being the cheapest to compute.
 ROUNDS: dict[str, dict[str, Any]] = {  # what a whole round does, beside the parts
     "round": {},
     "round with importance": {"importance": "grad-norm", "keep_rate": 0.5},
-    "round with refinement": {"refinement": "eden"},
-    "round with both": {"importance": "grad-norm", "keep_rate": 0.5, "refinement": "eden"},
+    "round with refinement": {"refinement": "powersgd"},
+    "round with both": {"importance": "grad-norm", "keep_rate": 0.5, "refinement": "powersgd"},
 }
+COMPRESSORS = ("powersgd", "top-k", "rand-k", "fp16", "terngrad", "qsgd", "sign", "eden")
 # Most multiples of a local step that a device should pay.
 TARGETS = {"round with importance": 0.5, "round with both": 2.2}
 
@@ -176,12 +186,22 @@ def stages(case: Case, data_dir: str) -> dict[str, Callable[[], object]]:
         instruction = Instruction(1, 0, "sgd", options, case.batch_size, **ROUNDS[name])
         return lambda: sgd_round(Task(instruction, 0, source, model))
 
+    gradient = [
+        np.random.default_rng(0).normal(0, 1e-3, tuple(parameter.shape)).astype(np.float32)
+        for parameter in trained
+    ]
+
+    def compression_of(name: str) -> Callable[[], object]:
+        compressor = make_compressor(name)
+        return lambda: compressor.compress(gradient, None, generator(0))
+
     return {
         LOCAL_STEP: local_step,
         IMPORTANCE: importance,
         QUANTIZATION: quantization,
         ENTROPY_CODING: lambda: encode_samples(samples, targets, spec).to_bytes(),
         **{name: round_of(name) for name in ROUNDS},
+        **{f"compression, {name}": compression_of(name) for name in COMPRESSORS},
     }
 
 

@@ -38,7 +38,7 @@ def test_an_integer_is_a_number() -> None:
         ("keep-rate", 0.0, "in (0, 1]"),
         ("keep-rate", 1.5, "in (0, 1]"),
         ("learning-rate", float("nan"), "> 0"),
-        ("strategy", "fedavg", "one of replay, sgd"),
+        ("strategy", "fedprox", "one of replay, sgd"),
         ("data-dir", 7, "a string"),
         ("step", "coarse", "a number"),
         ("seed", -1, "in [0, "),

@@ -19,6 +19,7 @@ def parameters(model: nn.Module) -> int:
     [
         ("small-resnet", (1, 28, 28)),
         ("small-resnet", (3, 32, 32)),
+        ("resnet20", (3, 32, 32)),
         ("logistic", (1, 28, 28)),
         ("resnet18", (3, 32, 32)),
         ("resnet18", (1, 28, 28)),
@@ -35,6 +36,7 @@ def test_model_maps_unit_images_to_logits(name: str, shape: tuple[int, ...], ste
 
 def test_small_resnet_is_small() -> None:
     assert 70_000 < parameters(build_model("small-resnet", (1, 28, 28), 10)) < 300_000
+    assert parameters(build_model("resnet20", (3, 32, 32), 10)) == 272_474
 
 
 def test_auto_follows_the_size_of_the_images() -> None:

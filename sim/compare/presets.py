@@ -177,8 +177,8 @@ _ALL_PRESETS = (
     ),
     Preset(
         "cifar10-resnet20",
-        "CIFAR-10, small ResNet, 10 clients",
-        {**_CIFAR, "model": "small-resnet"},
+        "CIFAR-10, ResNet-20, 10 clients",
+        {**_CIFAR, "model": "resnet20"},
         ALL,
         steps=1560,
         batch_size=128,
