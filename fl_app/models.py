@@ -118,8 +118,8 @@ def build_model(
     Parameters
     ----------
     name : str
-        "resnet18", "resnet34" or "resnet50" (torchvision's), "resnet20", "small-resnet", "logistic", or
-        "auto": "small-resnet" for images of up to 28x28, else "resnet18".
+        "resnet18", "resnet34" or "resnet50" (torchvision's), "resnet20", "small-resnet",
+        "logistic", or "auto": "small-resnet" for images of up to 28x28, else "resnet18".
     sample_shape : tuple of int
         (C, H, W) of one image.
     classes : int

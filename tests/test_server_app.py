@@ -15,7 +15,14 @@ from fl_app.server_app import set_threads
 
 RESULT_KEYS = {
     *("accuracy", "loss", "rounds", "clients", "samples_sent", "uplink_bytes", "downlink_bytes"),
-    *("bytes_per_sample", "sections", "entropy_bytes", "fp32_gradient_bytes", "seconds"),
+    *(
+        "bytes_per_sample",
+        "sections",
+        "entropy_bytes",
+        "fp32_gradient_bytes",
+        "client_memory_bytes",
+        "seconds",
+    ),
     *("config", "seed", "versions", "failures"),
 }
 QUICK: dict[str, int | float | str] = {
@@ -93,7 +100,7 @@ def test_run_without_a_usable_sample_fails_with_the_cause(tmp_path: Path) -> Non
     def without_data(msg: Message, context: Context) -> Message:
         raise FileNotFoundError("no data here")
 
-    with pytest.raises(RuntimeError, match=r"no client sent a usable sample; .*'error': 6"):
+    with pytest.raises(RuntimeError, match=r"no client sent anything usable; .*'error': 6"):
         run_app(tmp_path, without_data)
 
 
