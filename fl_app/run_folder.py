@@ -174,10 +174,11 @@ def _references(rounds: Sequence[RoundRecord]) -> dict[str, int]:
     if not rounds or not rounds[-1].uplink_bytes:
         return {}
     last = rounds[-1]
-    return {
-        "same samples as raw pixels": last.raw_pixel_bytes,
+    sizes = {
+        "same samples as raw pixels": last.raw_pixel_bytes,  # none in runs that send no samples
         "fp32 gradients, same steps": last.fp32_gradient_bytes,
     }
+    return {label: size for label, size in sizes.items() if size}
 
 
 def _size(count: float) -> str:

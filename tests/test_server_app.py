@@ -1,6 +1,7 @@
 """Tests of fl_app.server_app: whole runs of the app on a grid in this process."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ from flwr.app import Context, Message, RecordDict
 from inprocess_grid import Client, InProcessGrid
 
 from fl_app.client_app import app as client_app
-from fl_app.config import ConfigError
+from fl_app.config import ConfigError, RunConfig
 from fl_app.server_app import app as server_app
 from fl_app.server_app import set_threads
+from fl_app.training import round_learning_rates
 
 RESULT_KEYS = {
     *("accuracy", "loss", "rounds", "clients", "samples_sent", "uplink_bytes", "downlink_bytes"),
@@ -111,3 +113,38 @@ def test_small_models_get_one_thread_unless_told() -> None:
     set_threads(2, torch.nn.Linear(2, 2))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sections"),
+    [
+        ({"strategy": "gradient", "compressor": "top-k"}, {"gradient", "message"}),
+        ({"strategy": "gradient", "model": "small-resnet"}, {"gradient", "buffers", "message"}),
+        ({"strategy": "fedavg", "local_steps": 3}, {"arrays", "message"}),
+        (
+            {"strategy": "fedavg", "local_steps": 3, "compressor": "qsgd", "compressor_bits": 7},
+            {"delta", "message"},
+        ),
+    ],
+    ids=["top-k gradients", "fp32 gradients", "FedAvg", "FedAvg, int8"],
+)
+def test_rivals_run_on_the_same_books(
+    changes: dict[str, int | str], sections: set[str], tmp_path: Path
+) -> None:
+    run_app(tmp_path, **changes)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result) == RESULT_KEYS
+    assert set(result["sections"]) == sections
+    assert result["failures"] == {}
+    assert result["samples_sent"] == 0
+    rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
+    assert rounds[-1]["steps"] == (6 if changes["strategy"] == "fedavg" else 2)
+    assert rounds[-1]["accuracy"] > 0.05
+
+
+def test_local_learning_rates_follow_the_schedule_of_all_steps() -> None:
+    config = RunConfig(strategy="fedavg", num_rounds=4, local_steps=5, learning_rate=0.3)
+    rates = round_learning_rates(config)
+    assert len(rates) == 4
+    assert max(rates) <= 0.3 + 1e-9 and rates[1] > rates[0] and rates[3] < rates[1]
+    assert round_learning_rates(replace(config, schedule="constant")) == [0.3] * 4
