@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
-from codec import CodecError
+from codec import CodecError, CodecOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +31,8 @@ def from_record(cls: type[T], record: Mapping[str, Any]) -> T:
     Parameters
     ----------
     cls : type
-        A dataclass whose fields are int, float, str or bool.
+        A dataclass whose fields are int, float, str, bool, one of these or None, or
+        `CodecOptions` (bytes on the wire).
     record : mapping
         Entries of no meaning to `cls` are left alone.
 
@@ -53,10 +54,13 @@ def from_record(cls: type[T], record: Mapping[str, Any]) -> T:
 
 
 def _of_type(key: str, value: Any, kind: Any) -> Any:
+    if kind is CodecOptions:
+        return CodecOptions.from_bytes(_of_type(key, value, bytes))
     if kind is float and type(value) is int:
         return float(value)
-    if type(value) is not kind:
-        raise CodecError(f"{key} = {value!r} must be of type {kind.__name__}")
+    legal = get_args(kind) or (kind,)  # int | None: an int, or no entry
+    if type(value) not in legal:
+        raise CodecError(f"{key} = {value!r} must be of type {legal[0].__name__}")
     return value
 
 

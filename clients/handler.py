@@ -56,9 +56,8 @@ def train(
     -------
     Message
         ``content["payload"]`` with ``samples`` (payload bytes, empty when nothing is sent),
-        ``refinement`` and ``calibration`` (bytes, if asked for), ``num-examples``,
-        ``num-sent``, ``remaining``, ``client``, ``memory-bytes`` (of the refinement's error
-        memory) and ``seconds-*``.
+        ``refinement`` (bytes, if asked for), ``num-examples``, ``num-sent``, ``remaining``,
+        ``client``, ``memory-bytes`` (of the refinement's error memory) and ``seconds-*``.
 
     Raises
     ------
@@ -91,8 +90,6 @@ def train(
     }
     if contribution.refinement is not None:
         answer["refinement"] = contribution.refinement
-    if contribution.calibration:
-        answer["calibration"] = contribution.calibration
     return Message(RecordDict({"payload": ConfigRecord(answer)}), reply_to=msg)
 
 

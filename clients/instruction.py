@@ -1,10 +1,10 @@
 """What the server asks of a client in one round, validated."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from clients.exchange import from_record, require_range
 from clients.importance import IMPORTANCES, SCORED
 from clients.selection import SELECTIONS
 from codec import CodecError, CodecOptions, Refinement
@@ -44,10 +44,6 @@ class Instruction:
         Its rate: see `codec.Refinement`.
     pool_factor : float
         ``replay`` with scores: samples scored per sample sent, >= 1.
-    calibration_samples : int
-        ``replay``: how many of its first samples a client sends at `calibration_step`, >= 0.
-    calibration_step : float
-        Step of those samples, as a fraction of the value range, > 0.
     acknowledged : int or None
         ``replay``: round of the client's last reply that the server could use, -1 for none.
         None: the server does not say, and every reply is taken to have arrived.
@@ -69,8 +65,6 @@ class Instruction:
     compressor_rank: int = 2
     refinement_tolerance: float = 0.3
     pool_factor: float = 4.0
-    calibration_samples: int = 0
-    calibration_step: float = 0.15
     acknowledged: int | None = None
 
     @classmethod
@@ -82,36 +76,19 @@ class Instruction:
         CodecError
             On a missing key, a wrong type or an illegal value; names what is legal.
         """
-        values: dict[str, Any] = {}
-        for name, kind in cls.__annotations__.items():
-            key = name.replace("_", "-")
-            if key not in record:
-                continue
-            value, on_wire = record[key], bytes if kind is CodecOptions else kind
-            if kind is float and type(value) is int:
-                value = float(value)
-            if not isinstance(value, on_wire) or isinstance(value, bool):
-                raise CodecError(f"{key} = {value!r} must be of type {_type_name(on_wire)}")
-            values[name] = CodecOptions.from_bytes(value) if kind is CodecOptions else value
-        missing = {"server_round", "seed", "mode", "codec", "batch_size"} - values.keys()
-        if missing:
-            names = ", ".join(sorted(name.replace("_", "-") for name in missing))
-            raise CodecError(f"instruction lacks {names}")
-        return cls(**values)
+        return from_record(cls, record)
 
     def __post_init__(self) -> None:
         _require_one_of("mode", self.mode, MODES)
         _require_one_of("importance", self.importance, IMPORTANCES)
         _require_one_of("selection", self.selection, SELECTIONS)
-        _require_range("server-round", self.server_round, 0)
-        _require_range("seed", self.seed, 0)
-        _require_range("batch-size", self.batch_size, 1 if self.mode == "sgd" else 0)
+        require_range("server-round", self.server_round, 0)
+        require_range("seed", self.seed, 0)
+        require_range("batch-size", self.batch_size, 1 if self.mode == "sgd" else 0)
         _require_share("keep-rate", self.keep_rate)
-        _require_range("uniform-share", self.uniform_share, 0, 1)
-        _require_range("uplink-budget", self.uplink_budget, 0)
-        _require_range("pool-factor", self.pool_factor, 1)
-        _require_range("calibration-samples", self.calibration_samples, 0)
-        replace(self.codec, step=self.calibration_step)  # raises if illegal
+        require_range("uniform-share", self.uniform_share, 0, 1)
+        require_range("uplink-budget", self.uplink_budget, 0)
+        require_range("pool-factor", self.pool_factor, 1)
         if self.mode == "replay" and self.residual:
             raise CodecError(f"refinement = {self.refinement!r} needs mode sgd; in replay: none")
         if self.mode == "sgd" and self.importance == "all" and self.keep_rate < 1:
@@ -142,10 +119,6 @@ class Instruction:
         )
 
 
-def _type_name(kind: Any) -> str:
-    return getattr(kind, "__name__", "int")
-
-
 def _require_one_of(key: str, value: str, legal: tuple[str, ...]) -> None:
     if value not in legal:
         raise CodecError(f"{key} = {value!r} is not one of {', '.join(legal)}")
@@ -154,8 +127,3 @@ def _require_one_of(key: str, value: str, legal: tuple[str, ...]) -> None:
 def _require_share(key: str, value: float) -> None:
     if not 0 < value <= 1:
         raise CodecError(f"{key} = {value} outside (0, 1]")
-
-
-def _require_range(key: str, value: float, low: float, high: float = math.inf) -> None:
-    if not low <= value <= high:
-        raise CodecError(f"{key} = {value} outside [{low:g}, {high:g}]")

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 _COMPRESSOR_STREAM = 1  # last key of the generator beside the main one
-_CALIBRATION_PAYLOAD = 0  # payload number of the calibration samples; rounds count from 1
 
 
 def _untimed(_: str) -> AbstractContextManager[None]:
@@ -67,12 +66,6 @@ class Task:
         """Return the round's encoder."""
         key = (self.instruction.seed, self.client, self.instruction.server_round)
         return Encoder(spec, key, by_label)
-
-    def calibration_encoder(self) -> Encoder:
-        """Return the encoder of the calibration samples, at their finer step."""
-        codec = replace(self.instruction.codec, step=self.instruction.calibration_step)
-        key = (self.instruction.seed, self.client, _CALIBRATION_PAYLOAD)
-        return Encoder(source_spec(self.source, codec), key, by_label=True)
 
     def selector(
         self,
@@ -132,8 +125,6 @@ class Contribution:
         Compressed gradient residual.
     memory : list of float32 arrays or None
         Error memory of the compressor, for the next round.
-    calibration : bytes
-        A second sample payload, at a finer step; empty when there is none.
     """
 
     data: bytes
@@ -141,7 +132,6 @@ class Contribution:
     sent: NDArray[np.int64]
     refinement: bytes | None = None
     memory: list[NDArray[np.float32]] | None = None
-    calibration: bytes = b""
 
 
 _NOTHING = Contribution(b"", 0, np.zeros(0, np.int64))
@@ -220,46 +210,11 @@ def replay_round(task: Task, sent: NDArray[np.bool_]) -> Contribution:
     """
     instruction, rng = task.instruction, task.generator()
     left = replay_quota(len(sent), instruction.keep_rate) - int(sent.sum())
-    order = rng.permutation(np.flatnonzero(~sent))
-    if instruction.calibration_samples and not sent.any():
-        first = order[: min(left, instruction.calibration_samples)]
-        calibration = _calibrate(task, first)
-        first, order = first[: len(calibration.sent)], order[len(calibration.sent) :]
-        budget = instruction.uplink_budget and instruction.uplink_budget - len(calibration.data)
-        rest = _send(task, order, left - len(first), budget, rng)
-        return replace(
-            rest,
-            calibration=calibration.data,
-            considered=rest.considered + len(first),
-            sent=np.concatenate([first, rest.sent]),
-        )
-    return _send(task, order, left, instruction.uplink_budget, rng)
-
-
-def _calibrate(task: Task, indices: NDArray[np.int64]) -> Contribution:
-    """Send `indices` at the calibration step, or as many as half the budget takes."""
-    encoder = task.calibration_encoder()
-    samples, targets = fetch(task.source, indices, encoder.spec)
-    budget = task.instruction.uplink_budget // 2
-    with task.stage("encode"):
-        encoded = encode_within_budget(
-            _first,
-            lambda selection: encoder.encode(samples, targets, selection),
-            len(indices),
-            budget,
-        )
-    return Contribution(encoded.data, len(indices), indices[encoded.selection.positions])
-
-
-def _send(
-    task: Task, order: NDArray[np.int64], left: int, budget: int, rng: np.random.Generator
-) -> Contribution:
-    """Send the most useful of the samples in `order`, at most `left` and within `budget` bytes."""
-    instruction = task.instruction
     wanted = min(left, instruction.batch_size or left)
     if wanted <= 0:
         return _NOTHING
-    spec = task.spec()
+    spec, budget = task.spec(), instruction.uplink_budget
+    order = rng.permutation(np.flatnonzero(~sent))
     candidates = Candidates(task.source, spec, order)
     encoder = task.encoder(spec, by_label=True)
 

@@ -88,7 +88,7 @@ class RunConfig:
 
     model: str = _choice(
         "network (auto: small-resnet up to 28 pixels, else resnet18)",
-        *("auto", "resnet18", "resnet34", "resnet50", "small-resnet", "logistic"),
+        *("auto", "resnet18", "resnet34", "resnet50", "resnet20", "small-resnet", "logistic"),
     )
     stem: str = _choice(
         "first layer of resnet18/34/50 (3x3: for small images, slower)", "imagenet", "3x3"
@@ -104,10 +104,6 @@ class RunConfig:
     keep_rate: float = _key(1.0, "share of the samples that is kept", _PROPER_SHARE)
     uniform_share: float = _key(0.2, "share of the keep probability spread evenly", _SHARE)
     pool_factor: float = _key(4.0, "replay: samples scored by a model per sample sent", Range(1))
-    calibration_samples: int = _key(
-        0, "replay: samples of each client sent finely, for batch norm statistics", _COUNT_OR_NONE
-    )
-    calibration_step: float = _key(0.15, "replay: quantization step of those samples", _POSITIVE)
     refinement: str = _choice(
         "sgd: compressor of the gradient residual (auto: eden at the rate it needs)", *REFINEMENTS
     )
@@ -248,8 +244,6 @@ def _check_instruction(config: RunConfig) -> None:
         compressor_rank=config.compressor_rank,
         refinement_tolerance=config.refinement_tolerance,
         pool_factor=config.pool_factor,
-        calibration_samples=config.calibration_samples,
-        calibration_step=config.calibration_step,
     )
 
 

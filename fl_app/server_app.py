@@ -115,8 +115,6 @@ def make_strategy(config: RunConfig, test: Images) -> AccountedStrategy[Any]:
     return QuantizedDataReplay(
         **common,
         pool_factor=config.pool_factor,
-        calibration_samples=config.calibration_samples,
-        calibration_step=config.calibration_step,
         samples_per_round=config.samples_per_round,
         server_steps=config.server_steps,
         server_batch_size=config.server_batch_size,

@@ -188,7 +188,6 @@ def _reply(client: int, contribution: Contribution) -> Reply:
         payload=payload,
         decoded=None if payload is None else decode_samples(payload),
         refinement=None,
-        calibration=None,
         sections={},
         seconds={},
         memory_bytes=0,

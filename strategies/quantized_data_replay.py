@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from logging import INFO, WARNING
 from typing import TypeAlias
 
@@ -23,8 +22,7 @@ from strategies.server_strategy import SERVER_STREAM
 Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 
 _NEVER = -1
-_MINIBATCHES, _AUGMENTATION, _CALIBRATION = 1, 2, 3
-_CALIBRATION_BATCH = 500
+_MINIBATCHES, _AUGMENTATION = 1, 2
 _LOG_SECONDS = 10.0
 
 
@@ -63,11 +61,6 @@ class QuantizedDataReplay(QuantizedDataStrategy):
     pool_factor : float
         With an importance that needs the model: samples that a client scores per sample
         sent, >= 1.
-    calibration_samples : int
-        How many of its first samples each client sends at `calibration_step`. They are trained on
-        like the others, and batch normalization takes its running statistics from them.
-    calibration_step : float
-        Quantization step of those, as a fraction of the value range; finer than the codec's.
     memory_limit : int
         Bytes of decoded samples that the bank holds, see :class:`SampleBank`.
     fraction_train, min_available_nodes, seed, on_round
@@ -81,8 +74,6 @@ class QuantizedDataReplay(QuantizedDataStrategy):
     ----------
     bank : SampleBank
         What was received.
-    calibration : SampleBank
-        The finely coded part of it.
 
     Raises
     ------
@@ -108,8 +99,6 @@ class QuantizedDataReplay(QuantizedDataStrategy):
         keep_rate: float = 1.0,
         uniform_share: float = 0.2,
         pool_factor: float = 4.0,
-        calibration_samples: int = 0,
-        calibration_step: float = 0.15,
         memory_limit: int = 4 << 30,
         fraction_train: float = 1.0,
         min_available_nodes: int = 1,
@@ -125,13 +114,9 @@ class QuantizedDataReplay(QuantizedDataStrategy):
         check_range("server_steps", server_steps, 0)
         check_range("server_batch_size", server_batch_size, 1)
         check_range("pool_factor", pool_factor, 1.0)
-        check_range("calibration_samples", calibration_samples, 0)
-        codec = codec or CodecOptions()
-        replace(codec, step=calibration_step)  # raises if illegal
         check_filter(importance, selection, keep_rate, uniform_share, uplink_budget)
         limits = limits or DecodeLimits()
         self.bank = SampleBank(memory_limit, limits)
-        self.calibration = SampleBank(memory_limit, limits)
         self.server_steps = server_steps
         self.server_batch_size = server_batch_size
         self._augment = augment
@@ -149,15 +134,13 @@ class QuantizedDataReplay(QuantizedDataStrategy):
             ),
             {
                 "mode": "replay",
-                "codec": codec.to_bytes(),
+                "codec": (codec or CodecOptions()).to_bytes(),
                 "batch-size": samples_per_round,
                 "importance": importance,
                 "selection": selection,
                 "keep-rate": keep_rate,
                 "uniform-share": uniform_share,
                 "pool-factor": pool_factor,
-                "calibration-samples": calibration_samples,
-                "calibration-step": calibration_step,
                 "uplink-budget": uplink_budget,
                 "refinement": "none",
             },
@@ -182,16 +165,13 @@ class QuantizedDataReplay(QuantizedDataStrategy):
         for reply in replies:
             if reply.payload is not None:
                 self.bank.add_payload(reply.payload, reply.decoded)
-            if reply.calibration is not None:
-                for bank in (self.bank, self.calibration):
-                    bank.add_payload(reply.calibration.payload, reply.calibration.decoded)
             self._acknowledged[reply.node_id] = server_round
             if reply.remaining == 0:
                 self._finished.add(reply.node_id)
         if not len(self.bank):
             log(WARNING, "no sample has arrived yet: no training in round %d", server_round)
             return float("nan")
-        loss = train_on_bank(
+        return train_on_bank(
             self.server_model,
             self.bank,
             steps=self.server_steps,
@@ -200,12 +180,6 @@ class QuantizedDataReplay(QuantizedDataStrategy):
             server_round=server_round,
             augment=self._augment,
         )
-        if len(self.calibration):
-            size = min(_CALIBRATION_BATCH, len(self.calibration))
-            order = generator(self.seed, server_round, SERVER_STREAM, _CALIBRATION)
-            steps = len(self.calibration) // size
-            self.server_model.calibrate(self.calibration.minibatches(size, steps, order))
-        return loss
 
 
 def train_on_bank(

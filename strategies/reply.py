@@ -60,14 +60,6 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class CodedSamples:
-    """A payload of at least one sample, as it came and decoded."""
-
-    payload: SamplePayload
-    decoded: DecodedSamples
-
-
-@dataclass(frozen=True)
 class Reply(ClientReply):
     """A reply of quantized samples that passed every check.
 
@@ -81,28 +73,22 @@ class Reply(ClientReply):
         The samples; ``None`` when the client sent none.
     refinement : list of float32 arrays, optional
         Decompressed residual of the gradient, scaled by ``1 / num_examples``.
-    calibration : CodedSamples, optional
-        Samples at a finer step (replay).
     """
 
     remaining: int
     payload: SamplePayload | None
     decoded: DecodedSamples | None
     refinement: list[NDArray[np.float32]] | None
-    calibration: CodedSamples | None
 
     @property
     def num_sent(self) -> int:
         """Number of samples in the reply."""
-        return _count(self.payload, self.calibration)
+        return 0 if self.payload is None else self.payload.count
 
     @property
     def entropy_bits(self) -> dict[str, float]:
         """Empirical entropy by section, see `codec.DecodedSamples`."""
-        bits = {} if self.decoded is None else dict(self.decoded.entropy_bits)
-        if self.calibration is not None:
-            bits["calibration"] = sum(self.calibration.decoded.entropy_bits.values())
-        return bits
+        return {} if self.decoded is None else dict(self.decoded.entropy_bits)
 
 
 def parse_reply(message: Message, expected: Expectation) -> Reply:
@@ -133,12 +119,7 @@ def parse_reply(message: Message, expected: Expectation) -> Reply:
     if payload is not None and payload.count == 0:
         payload = None
     decoded = None if payload is None else _decode(payload)
-    calibration = None
-    if "calibration" in record:
-        packed = read_bytes(record, "calibration")
-        calibration = _read_calibration(packed, expected)
-        sections = {**sections, "calibration": len(packed)}
-    count = _count(payload, calibration)
+    count = 0 if payload is None else payload.count
     _check_counts(num_examples, read_integer(record, "num-sent"), count, expected.max_examples)
     refinement = None
     if expected.compressor is not None and "refinement" in record:
@@ -155,23 +136,10 @@ def parse_reply(message: Message, expected: Expectation) -> Reply:
         payload=payload,
         decoded=decoded,
         refinement=refinement,
-        calibration=calibration,
         sections=sections,
         seconds={stage: read_seconds(record, stage) for stage in _STAGES},
         memory_bytes=read_memory_bytes(record),
     )
-
-
-def _count(payload: SamplePayload | None, calibration: CodedSamples | None) -> int:
-    coded = 0 if payload is None else payload.count
-    return coded if calibration is None else coded + calibration.payload.count
-
-
-def _read_calibration(data: bytes, expected: Expectation) -> CodedSamples:
-    payload = _read_payload(data, expected)
-    if not payload.count:
-        raise BadReply("count", "the calibration payload holds no sample")
-    return CodedSamples(payload, _decode(payload))
 
 
 def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from codec import per_sample_criterion
-from codec.batch_norm import fresh_statistics, statistics
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 ModelLike: TypeAlias = nn.Module | Callable[[], nn.Module]
@@ -169,20 +168,6 @@ class ServerModel:
                 correct += int((outputs.argmax(dim=1) == target).sum())
         accuracy = float("nan") if labels.is_floating_point() else correct / len(data)
         return loss / len(data), accuracy
-
-    @torch.no_grad()
-    def calibrate(self, batches: Iterable[Batch]) -> None:
-        """Take the running statistics of batch normalization anew, from the given samples.
-
-        Coarse samples lack the finest detail, so statistics collected in training do not fit
-        the originals that the model will meet; those of a few finely coded samples do.
-        """
-        if not statistics(self.model):
-            return
-        with fresh_statistics(self.model):
-            for samples, _, _ in batches:
-                with self.autocast():
-                    self.model(self._memory_format(samples.to(self.device)))
 
     @torch.no_grad()
     def probe(self, shape: tuple[int, ...]) -> tuple[int, ...]:

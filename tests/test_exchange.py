@@ -7,7 +7,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import nn
 
 from clients.exchange import config_record, from_record, load_model, require_range, timed
-from codec import CodecError
+from codec import CodecError, CodecOptions
+
+COARSE = CodecOptions(step=0.5)
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,8 @@ class Order:
     learning_rate: float
     name: str = "none"
     vote: bool = False
+    codec: CodecOptions = CodecOptions()  # noqa: RUF009 - frozen
+    last: int | None = None
 
 
 @pytest.mark.parametrize(
@@ -24,6 +28,7 @@ class Order:
         ({}, Order(3, 0.5)),
         ({"learning-rate": 1}, Order(3, 1.0)),
         ({"name": "sign", "vote": True, "other": b"x"}, Order(3, 0.5, "sign", True)),
+        ({"codec": COARSE.to_bytes(), "last": -1}, Order(3, 0.5, codec=COARSE, last=-1)),
     ],
 )
 def test_entries_become_fields(changes: dict[str, Any], expected: Order) -> None:
@@ -39,6 +44,9 @@ def test_entries_become_fields(changes: dict[str, Any], expected: Order) -> None
         ({"server-round": 3.0}, "server-round = 3.0 must be of type int"),
         ({"learning-rate": "fast"}, "must be of type float"),
         ({"vote": 1}, "vote = 1 must be of type bool"),
+        ({"codec": "coarse"}, "codec = 'coarse' must be of type bytes"),
+        ({"codec": b"?"}, "truncated"),
+        ({"last": 1.0}, "last = 1.0 must be of type int"),
     ],
 )
 def test_wrong_types_are_named(changes: dict[str, Any], message: str) -> None:

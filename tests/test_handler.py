@@ -7,84 +7,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, Message, RecordDict
+from instructed_client import (
+    COARSE,
+    answer,
+    context,
+    decoded,
+    digits,
+    message,
+    network,
+    sent_indices,
+)
 from torch import nn
 
 from clients import ArraySource, Instruction, draw_minibatch, train
-from clients.importance import IMPORTANCES, SCORED, model_outputs, score
-from clients.sent import SentSamples
-from codec import (
-    CodecError,
-    CodecOptions,
-    DecodedSamples,
-    SamplePayload,
-    batch_gradient,
-    decode_samples,
-    generator,
-)
+from clients.importance import SCORED, model_outputs, score
+from codec import CodecError, SamplePayload, batch_gradient, decode_samples, generator
 from codec.compressors import make_compressor
-
-LOSSLESS = CodecOptions(quantizer="identity")
-COARSE = CodecOptions(step=0.1)
-
-
-def digits(count: int = 50) -> ArraySource:
-    """Smooth 8x8 images; the first two pixels hold the sample's own index."""
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 200, (count, 1, 1, 1)) + rng.integers(0, 50, (count, 1, 8, 8))
-    pixels[:, 0, 0, 0], pixels[:, 0, 0, 1] = np.divmod(np.arange(count), 256)
-    return ArraySource(pixels.astype(np.uint8), rng.integers(0, 4, count), 4, 0.0, 255.0)
-
-
-def network() -> nn.Module:
-    torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)
-    )
-
-
-def context(partition: int = 2) -> Context:
-    return Context(1, 5, {"partition-id": partition, "num-partitions": 4}, RecordDict(), {})
-
-
-def message(arrays: bool = False, **overrides: Any) -> Message:
-    values: dict[str, Any] = {
-        "server-round": 1,
-        "seed": 7,
-        "mode": "sgd",
-        "codec": LOSSLESS.to_bytes(),
-        "batch-size": 12,
-        "importance": "all",
-        "selection": "probability",
-        "keep-rate": 1.0,
-        "uniform-share": 0.2,
-        "uplink-budget": 0,
-        "refinement": "none",
-        "compressor-bits": 4,
-        "compressor-density": 0.1,
-    }
-    values |= {key.replace("_", "-"): value for key, value in overrides.items()}
-    content = RecordDict({"config": ConfigRecord(values)})
-    if arrays:
-        content["arrays"] = ArrayRecord(network().state_dict())
-    return Message(content, 5, "train")
-
-
-def answer(msg: Message, ctx: Context, source: Any, **options: Any) -> dict[str, Any]:
-    reply = train(msg, ctx, source, **options)
-    assert reply.metadata.dst_node_id == msg.metadata.src_node_id
-    record = reply.content["payload"]
-    assert isinstance(record, ConfigRecord)
-    return dict(record)
-
-
-def decoded(reply: dict[str, Any]) -> DecodedSamples:
-    return decode_samples(SamplePayload.from_bytes(reply["samples"]))
-
-
-def sent_indices(reply: dict[str, Any]) -> list[int]:
-    pixels = decoded(reply).samples.astype(int)
-    return [int(i) for i in pixels[:, 0, 0, 0] * 256 + pixels[:, 0, 0, 1]]
 
 
 def test_sgd_sends_the_minibatch_of_the_keyed_generator() -> None:
@@ -186,114 +125,6 @@ def test_error_memory_is_carried_over_in_the_state() -> None:
     assert replies[0]["refinement"] != replies[1]["refinement"]
 
 
-def replay(**overrides: Any) -> Message:
-    return message(**{"mode": "replay", "selection": "budget"} | overrides)
-
-
-def run_replay(source: ArraySource, rounds: int, **overrides: Any) -> list[dict[str, Any]]:
-    ctx = context()
-    options = {"model": network} if overrides.get("arrays") else {}
-    return [
-        answer(replay(server_round=r, **overrides), ctx, source, **options) for r in range(rounds)
-    ]
-
-
-@pytest.mark.parametrize("importance", IMPORTANCES)
-def test_replay_sends_every_sample_exactly_once(importance: str) -> None:
-    source = digits()
-    replies = run_replay(source, 6, importance=importance, arrays=importance in SCORED)
-    sent = [index for reply in replies[:5] for index in sent_indices(reply)]
-    assert sorted(sent) == list(range(50))
-    assert [reply["remaining"] for reply in replies] == [38, 26, 14, 2, 0, 0]
-    assert replies[5]["samples"] == b"" and replies[5]["num-sent"] == 0
-
-
-def test_replay_sends_in_random_order_sorted_by_label_within_a_payload() -> None:
-    source = digits()
-    reply = answer(replay(), context(), source)
-    indices = sent_indices(reply)
-    assert set(indices) != set(range(12))
-    assert (np.diff(source.targets[indices]) >= 0).all()
-    assert (decoded(reply).targets == source.targets[indices]).all()
-
-
-def test_replay_state_holds_one_bit_a_sample() -> None:
-    ctx, source = context(), digits()
-    indices = sent_indices(answer(replay(), ctx, source))
-    record = ctx.state["quantized-data"]
-    assert isinstance(record, ConfigRecord)
-    assert len(record["sent"]) == len(record["pending"]) == 7  # type: ignore[arg-type]
-    state = SentSamples.from_entries(record, 50)
-    assert np.flatnonzero(state.pending).tolist() == sorted(indices)
-    assert not state.delivered.any() and state.pending_round == 1
-
-
-def test_replay_marks_only_what_fits_the_budget() -> None:
-    source = digits(800)
-    replies = run_replay(source, 3, batch_size=0, uplink_budget=900, codec=COARSE.to_bytes())
-    counts = []
-    for reply in replies:
-        assert 855 <= len(reply["samples"]) <= 900
-        counts.append(reply["num-sent"])
-        assert reply["remaining"] == 800 - sum(counts)
-        assert decoded(reply).targets.shape == (reply["num-sent"],)
-
-
-def test_replay_scores_a_pool_and_takes_its_best() -> None:
-    source = digits()
-    msg = replay(arrays=True, importance="loss", batch_size=5, pool_factor=3.0)
-    reply = answer(msg, context(), source, model=network)
-    outputs = model_outputs(network(), source.samples, low=0, high=255)
-    losses = score("loss", outputs, source.targets)
-    pool = generator(7, 1, 2).permutation(np.arange(50))[:15]
-    assert reply["num-examples"] == 15
-    assert set(sent_indices(reply)) == set(pool[np.argsort(-losses[pool])[:5]])
-
-
-@pytest.mark.parametrize("selection", ["probability", "threshold", "budget"])
-@pytest.mark.parametrize("importance", SCORED)
-def test_replay_with_scores_fills_its_budget(importance: str, selection: str) -> None:
-    source = digits(800)
-    replies = run_replay(
-        source,
-        2,
-        arrays=True,
-        importance=importance,
-        selection=selection,
-        batch_size=0,
-        uplink_budget=900,
-        codec=COARSE.to_bytes(),
-    )
-    for reply in replies:
-        assert 855 <= len(reply["samples"]) <= 900
-        assert reply["num-sent"] < reply["num-examples"] < 800
-
-
-@pytest.mark.parametrize("importance", ["all", "loss"])
-def test_replay_meets_its_budget_in_each_client_and_round(importance: str) -> None:
-    """Within 5% for as long as there are samples left to fill it with."""
-    source, full = digits(800), 0
-    for budget in (700, 2500):
-        for partition in range(3):
-            ctx, remaining, server_round = context(partition), 800, 0
-            while remaining and server_round < 6:
-                msg = replay(
-                    arrays=True,
-                    server_round=server_round,
-                    importance=importance,
-                    batch_size=0,
-                    uplink_budget=budget,
-                    codec=COARSE.to_bytes(),
-                )
-                reply = answer(msg, ctx, source, model=network)
-                remaining, server_round = reply["remaining"], server_round + 1
-                assert len(reply["samples"]) <= budget
-                if remaining:
-                    assert len(reply["samples"]) >= 0.95 * budget
-                    full += 1
-    assert full >= 30
-
-
 def test_uncertainty_of_float_targets_is_refused() -> None:
     pixels = digits().samples
     source = ArraySource(pixels, np.zeros((50, 4), np.float32), 0, 0.0, 255.0)
@@ -301,60 +132,11 @@ def test_uncertainty_of_float_targets_is_refused() -> None:
         train(message(arrays=True, importance="margin"), context(), source, model=network)
 
 
-@pytest.mark.parametrize("budget", [0, 900])
-def test_replay_sends_calibration_samples_once_within_the_budget(budget: int) -> None:
-    options = {
-        "codec": COARSE.to_bytes(),
-        "calibration-samples": 6,
-        "calibration-step": 0.02,
-        "uplink-budget": budget,
-    }
-    replies = run_replay(digits(), 3, **options)
-    first = replies[0]
-    fine = decode_samples(SamplePayload.from_bytes(first["calibration"]))
-    coarse = decoded(first)
-    assert 1 <= len(fine.targets) <= 6
-    assert first["num-sent"] == len(fine.targets) + len(coarse.targets)
-    if budget:
-        assert len(first["calibration"]) + len(first["samples"]) <= budget
-    else:
-        assert len(fine.targets) == 6
-    assert not any("calibration" in reply for reply in replies[1:])
-
-
-def test_replay_keep_rate_is_the_share_ever_sent() -> None:
-    replies = run_replay(digits(), 4, importance="random", keep_rate=0.4)
-    assert [reply["num-sent"] for reply in replies] == [12, 8, 0, 0]
-    assert [reply["remaining"] for reply in replies] == [8, 0, 0, 0]
-
-
-def test_replay_batch_size_zero_sends_everything_at_once() -> None:
-    reply = answer(replay(batch_size=0), context(), digits())
-    assert sorted(sent_indices(reply)) == list(range(50)) and reply["remaining"] == 0
-
-
 @pytest.mark.parametrize("mode", ["sgd", "replay"])
 def test_a_client_without_data_sends_nothing(mode: str) -> None:
     reply = answer(message(mode=mode), context(), digits(0))
     assert reply["samples"] == b""
     assert (reply["num-examples"], reply["num-sent"], reply["remaining"]) == (0, 0, 0)
-
-
-def test_a_source_that_changed_its_length_is_refused() -> None:
-    ctx = context()
-    answer(replay(), ctx, digits(50))
-    with pytest.raises(CodecError, match="7 bytes of sent flags, but 80 samples take 10"):
-        train(replay(), ctx, digits(80))
-
-
-def test_a_failed_round_leaves_the_state_alone() -> None:
-    ctx, source = context(), digits()
-    targets = source.targets.copy()
-    targets[:] = 9
-    broken = ArraySource(source.samples, targets, 4, 0.0, 255.0)
-    with pytest.raises(CodecError, match=r"value 9 outside \[0, 3\]"):
-        train(replay(), ctx, broken)
-    assert not ctx.state
 
 
 @pytest.mark.parametrize(
@@ -390,30 +172,6 @@ def test_missing_parts_of_an_instruction_are_named() -> None:
         train(Message(RecordDict(), 5, "train"), context(), digits())
     with pytest.raises(CodecError, match=r"content\['arrays'\]"):
         train(message(importance="loss"), context(), digits(), model=network)
-
-
-@pytest.mark.parametrize("length", [0, 1, 8, 9, 1000])
-def test_sent_flags_survive_packing(length: int) -> None:
-    rng = np.random.default_rng(0)
-    state = SentSamples(rng.random(length) < 0.3, rng.random(length) < 0.1, 4)
-    entries = state.to_entries()
-    again = SentSamples.from_entries(entries, length)
-    assert (again.delivered == state.delivered).all() and (again.pending == state.pending).all()
-    assert again.pending_round == 4
-
-
-def test_lost_replies_are_sent_again() -> None:
-    """Round 1 arrives, round 2 is lost, round 3 arrives: what round 2 held comes later."""
-    ctx, source, sent = context(), digits(), []
-    for server_round, acknowledged in ((1, -1), (2, 1), (3, 1), (5, 3), (6, 5), (7, 6)):
-        msg = replay(server_round=server_round, acknowledged=acknowledged)
-        reply = answer(msg, ctx, source)
-        sent.append(sent_indices(reply))
-        arrived = sum(map(len, sent)) - (12 if server_round > 2 else 0)
-        assert reply["remaining"] == 50 - arrived
-    delivered = [index for reply in sent[:1] + sent[2:] for index in reply]
-    assert sorted(delivered) == list(range(50))
-    assert len(sent[5]) == 2
 
 
 def test_clients_run_where_torch_cannot_be_imported() -> None:

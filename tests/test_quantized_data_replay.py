@@ -178,28 +178,6 @@ def test_all_replies_failed_is_a_round_without_steps(
     assert any("no sample has arrived yet" in record.getMessage() for record in caplog.records)
 
 
-def test_calibration_samples_come_once_and_set_the_running_statistics() -> None:
-    norm = nn.BatchNorm1d(16)
-    coarse = CodecOptions(transform="identity", step=1.0)
-    strategy = _strategy(
-        model=lambda: nn.Sequential(nn.Flatten(), norm, nn.Linear(16, CLASSES)),
-        codec=coarse,
-        calibration_samples=7,
-        calibration_step=1 / 255,
-    )
-    sources = _sources()
-    strategy.start(InProcessGrid([_client(source) for source in sources]), num_rounds=5)
-    assert len(strategy.bank) == strategy.samples_sent == sum(SIZES)
-    assert len(strategy.calibration) == 7 * CLIENTS
-    fine, _, _ = next(strategy.calibration.minibatches(21, 1, np.random.default_rng(0)))
-    originals = np.concatenate([source.samples for source in sources]).reshape(-1, 16)
-    flat = np.rint(fine.numpy() * 255).reshape(-1, 16)
-    assert all((originals == row).all(axis=1).any() for row in flat)  # nothing was lost
-    assert norm.running_mean is not None
-    torch.testing.assert_close(norm.running_mean, fine.flatten(1).mean(dim=0))
-    assert strategy.ledger.sections()["calibration"] > 0
-
-
 def test_the_central_baseline_runs_the_same_loop() -> None:
     """One client that sends all at once, losslessly, is central training on its data."""
     source = _sources((60,))[0]

@@ -1,0 +1,182 @@
+"""In replay, a client sends every sample once, within its budget, and again what got lost."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ConfigRecord, Message
+from instructed_client import (
+    COARSE,
+    answer,
+    context,
+    decoded,
+    digits,
+    message,
+    network,
+    sent_indices,
+)
+
+from clients import ArraySource, train
+from clients.importance import IMPORTANCES, SCORED, model_outputs, score
+from clients.sent import SentSamples
+from codec import CodecError, generator
+
+
+def replay(**overrides: Any) -> Message:
+    return message(**{"mode": "replay", "selection": "budget"} | overrides)
+
+
+def run_replay(source: ArraySource, rounds: int, **overrides: Any) -> list[dict[str, Any]]:
+    ctx = context()
+    options = {"model": network} if overrides.get("arrays") else {}
+    return [
+        answer(replay(server_round=r, **overrides), ctx, source, **options) for r in range(rounds)
+    ]
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_replay_sends_every_sample_exactly_once(importance: str) -> None:
+    source = digits()
+    replies = run_replay(source, 6, importance=importance, arrays=importance in SCORED)
+    sent = [index for reply in replies[:5] for index in sent_indices(reply)]
+    assert sorted(sent) == list(range(50))
+    assert [reply["remaining"] for reply in replies] == [38, 26, 14, 2, 0, 0]
+    assert replies[5]["samples"] == b"" and replies[5]["num-sent"] == 0
+
+
+def test_replay_sends_in_random_order_sorted_by_label_within_a_payload() -> None:
+    source = digits()
+    reply = answer(replay(), context(), source)
+    indices = sent_indices(reply)
+    assert set(indices) != set(range(12))
+    assert (np.diff(source.targets[indices]) >= 0).all()
+    assert (decoded(reply).targets == source.targets[indices]).all()
+
+
+def test_replay_state_holds_one_bit_a_sample() -> None:
+    ctx, source = context(), digits()
+    indices = sent_indices(answer(replay(), ctx, source))
+    record = ctx.state["quantized-data"]
+    assert isinstance(record, ConfigRecord)
+    assert len(record["sent"]) == len(record["pending"]) == 7  # type: ignore[arg-type]
+    state = SentSamples.from_entries(record, 50)
+    assert np.flatnonzero(state.pending).tolist() == sorted(indices)
+    assert not state.delivered.any() and state.pending_round == 1
+
+
+def test_replay_marks_only_what_fits_the_budget() -> None:
+    source = digits(800)
+    replies = run_replay(source, 3, batch_size=0, uplink_budget=900, codec=COARSE.to_bytes())
+    counts = []
+    for reply in replies:
+        assert 855 <= len(reply["samples"]) <= 900
+        counts.append(reply["num-sent"])
+        assert reply["remaining"] == 800 - sum(counts)
+        assert decoded(reply).targets.shape == (reply["num-sent"],)
+
+
+def test_replay_scores_a_pool_and_takes_its_best() -> None:
+    source = digits()
+    msg = replay(arrays=True, importance="loss", batch_size=5, pool_factor=3.0)
+    reply = answer(msg, context(), source, model=network)
+    outputs = model_outputs(network(), source.samples, low=0, high=255)
+    losses = score("loss", outputs, source.targets)
+    pool = generator(7, 1, 2).permutation(np.arange(50))[:15]
+    assert reply["num-examples"] == 15
+    assert set(sent_indices(reply)) == set(pool[np.argsort(-losses[pool])[:5]])
+
+
+@pytest.mark.parametrize("selection", ["probability", "threshold", "budget"])
+@pytest.mark.parametrize("importance", SCORED)
+def test_replay_with_scores_fills_its_budget(importance: str, selection: str) -> None:
+    source = digits(800)
+    replies = run_replay(
+        source,
+        2,
+        arrays=True,
+        importance=importance,
+        selection=selection,
+        batch_size=0,
+        uplink_budget=900,
+        codec=COARSE.to_bytes(),
+    )
+    for reply in replies:
+        assert 855 <= len(reply["samples"]) <= 900
+        assert reply["num-sent"] < reply["num-examples"] < 800
+
+
+@pytest.mark.parametrize("importance", ["all", "loss"])
+def test_replay_meets_its_budget_in_each_client_and_round(importance: str) -> None:
+    """Within 5% for as long as there are samples left to fill it with."""
+    source, full = digits(800), 0
+    for budget in (700, 2500):
+        for partition in range(3):
+            ctx, remaining, server_round = context(partition), 800, 0
+            while remaining and server_round < 6:
+                msg = replay(
+                    arrays=True,
+                    server_round=server_round,
+                    importance=importance,
+                    batch_size=0,
+                    uplink_budget=budget,
+                    codec=COARSE.to_bytes(),
+                )
+                reply = answer(msg, ctx, source, model=network)
+                remaining, server_round = reply["remaining"], server_round + 1
+                assert len(reply["samples"]) <= budget
+                if remaining:
+                    assert len(reply["samples"]) >= 0.95 * budget
+                    full += 1
+    assert full >= 30
+
+
+def test_replay_keep_rate_is_the_share_ever_sent() -> None:
+    replies = run_replay(digits(), 4, importance="random", keep_rate=0.4)
+    assert [reply["num-sent"] for reply in replies] == [12, 8, 0, 0]
+    assert [reply["remaining"] for reply in replies] == [8, 0, 0, 0]
+
+
+def test_replay_batch_size_zero_sends_everything_at_once() -> None:
+    reply = answer(replay(batch_size=0), context(), digits())
+    assert sorted(sent_indices(reply)) == list(range(50)) and reply["remaining"] == 0
+
+
+def test_a_source_that_changed_its_length_is_refused() -> None:
+    ctx = context()
+    answer(replay(), ctx, digits(50))
+    with pytest.raises(CodecError, match="7 bytes of sent flags, but 80 samples take 10"):
+        train(replay(), ctx, digits(80))
+
+
+def test_a_failed_round_leaves_the_state_alone() -> None:
+    ctx, source = context(), digits()
+    targets = source.targets.copy()
+    targets[:] = 9
+    broken = ArraySource(source.samples, targets, 4, 0.0, 255.0)
+    with pytest.raises(CodecError, match=r"value 9 outside \[0, 3\]"):
+        train(replay(), ctx, broken)
+    assert not ctx.state
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 9, 1000])
+def test_sent_flags_survive_packing(length: int) -> None:
+    rng = np.random.default_rng(0)
+    state = SentSamples(rng.random(length) < 0.3, rng.random(length) < 0.1, 4)
+    entries = state.to_entries()
+    again = SentSamples.from_entries(entries, length)
+    assert (again.delivered == state.delivered).all() and (again.pending == state.pending).all()
+    assert again.pending_round == 4
+
+
+def test_lost_replies_are_sent_again() -> None:
+    """Round 1 arrives, round 2 is lost, round 3 arrives: what round 2 held comes later."""
+    ctx, source, sent = context(), digits(), []
+    for server_round, acknowledged in ((1, -1), (2, 1), (3, 1), (5, 3), (6, 5), (7, 6)):
+        msg = replay(server_round=server_round, acknowledged=acknowledged)
+        reply = answer(msg, ctx, source)
+        sent.append(sent_indices(reply))
+        arrived = sum(map(len, sent)) - (12 if server_round > 2 else 0)
+        assert reply["remaining"] == 50 - arrived
+    delivered = [index for reply in sent[:1] + sent[2:] for index in reply]
+    assert sorted(delivered) == list(range(50))
+    assert len(sent[5]) == 2

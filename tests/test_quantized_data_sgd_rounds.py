@@ -1,0 +1,219 @@
+"""Rounds repeat by their seed, survive bad replies and report what they did."""
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from central_sgd import (
+    BATCH,
+    CLIENTS,
+    COARSE,
+    IDENTITY,
+    SHAPE,
+    central_states,
+    largest_difference,
+    make_grid,
+    make_model,
+    make_sources,
+    make_strategy,
+    run_and_record,
+)
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from inprocess_grid import InProcessGrid
+from torch import nn
+
+from clients import ArraySource, train
+from codec import DecodeLimits
+from strategies import RoundResult
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Use one thread: for models this small, waiting for a busy core costs far more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_runs_are_reproducible() -> None:
+    runs = []
+    for first_node_id in (10, 7000):
+        strategy = make_strategy(codec=COARSE, importance="loss", keep_rate=0.5)
+        grid = make_grid(make_sources())
+        # Node ids are random in Flower, and replies come in any order.
+        shuffled = InProcessGrid(list(grid.clients.values()), first_node_id)
+        runs.append((run_and_record(strategy, 4, shuffled), strategy.ledger.sections()))
+    assert largest_difference(runs[0][0][-1], runs[1][0][-1]) == 0
+    assert runs[0][1] == runs[1][1]
+
+
+def _spoiled(spoil: Callable[[ConfigRecord], None]) -> Callable[[Message, Context], Message]:
+    """A client whose honest reply is spoiled on the way."""
+
+    def client(message: Message, context: Context) -> Message:
+        reply = train(message, context, make_sources()[0], make_model)
+        record = reply.content["payload"]
+        assert isinstance(record, ConfigRecord)
+        spoil(record)
+        return Message(RecordDict({"payload": record}), reply_to=message)
+
+    return client
+
+
+def _truncate(record: ConfigRecord) -> None:
+    data = record["samples"]
+    assert isinstance(data, bytes)
+    record["samples"] = data[: len(data) // 2]
+
+
+def _raises(message: Message, context: Context) -> Message:
+    raise MemoryError("device is full")
+
+
+def _silent(message: Message, context: Context) -> Message:
+    return None  # type: ignore[return-value]
+
+
+def test_bad_replies_are_counted_and_the_round_goes_on(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    honest = make_sources()
+    clients = [
+        *make_grid(honest).clients.values(),
+        _spoiled(_truncate),
+        _spoiled(lambda record: record.__setitem__("num-examples", BATCH + 1)),
+        _spoiled(lambda record: record.__delitem__("num-sent")),
+        _raises,
+        _silent,
+    ]
+    strategy = make_strategy(codec=IDENTITY)
+    with caplog.at_level(logging.WARNING, logger="flwr"):
+        states = run_and_record(strategy, 2, InProcessGrid(clients))
+    assert strategy.failures == {
+        "payload": 2, "count": 2, "record": 2, "error": 2, "no-reply": 2
+    }  # fmt: skip
+    assert largest_difference(states[-1], central_states(honest, 2)[-1]) < 1e-5
+    warnings = [record.getMessage() for record in caplog.records]
+    assert any("node 1006" in text and "device is full" in text for text in warnings)
+    assert any("node 1007" in text and "no-reply" in text for text in warnings)
+    assert strategy.ledger.sections()["rejected"] > 0
+
+
+def test_a_round_of_bad_replies_takes_no_step() -> None:
+    results: list[RoundResult] = []
+    strategy = make_strategy(codec=IDENTITY, on_round=results.append, min_available_nodes=1)
+    before = copy.deepcopy(strategy.model.state_dict())
+    strategy.start(InProcessGrid([_raises]), num_rounds=2)
+    assert strategy.steps_taken == 0
+    assert largest_difference(before, dict(strategy.model.state_dict())) == 0
+    assert [result.failures for result in results] == [{"error": 1}] * 2
+    assert all(np.isnan(result.train_loss) for result in results)
+
+
+def test_samples_that_the_model_cannot_take() -> None:
+    rng = np.random.default_rng(0)
+    wide = ArraySource(
+        rng.integers(0, 256, (20, 1, 8, 9), dtype=np.uint8), np.zeros(20, int), 4, 0.0, 255.0
+    )
+    many = ArraySource(
+        rng.integers(0, 256, (20, *SHAPE), dtype=np.uint8), np.zeros(20, int), 5, 0.0, 255.0
+    )
+    clients = [
+        lambda message, context: train(message, context, wide),
+        lambda message, context: train(message, context, many),
+        *make_grid(make_sources()).clients.values(),
+    ]
+    strategy = make_strategy(codec=IDENTITY)
+    strategy.start(InProcessGrid(clients), num_rounds=1)
+    assert strategy.failures == {"shape": 1, "target": 1}
+    assert strategy.samples_sent == CLIENTS * BATCH
+
+
+def test_a_gradient_that_is_not_finite_is_skipped() -> None:
+    def diverged(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, targets, reduction="none") * float("nan")
+
+    strategy = make_strategy(codec=IDENTITY, criterion=diverged)
+    before = copy.deepcopy(strategy.model.state_dict())
+    strategy.start(make_grid(make_sources()), num_rounds=1)
+    assert strategy.failures == {"not-finite": len(make_sources())}
+    assert largest_difference(before, dict(strategy.model.state_dict())) == 0
+
+
+def test_round_results() -> None:
+    results: list[RoundResult] = []
+    strategy = make_strategy(codec=COARSE, on_round=results.append)
+    run_and_record(strategy, 3)
+    assert [result.round for result in results] == [1, 2, 3]
+    assert sum(result.uplink_bytes for result in results) == strategy.ledger.uplink_bytes
+    assert sum(result.downlink_bytes for result in results) == strategy.ledger.downlink_bytes
+    assert sum(result.samples_sent for result in results) == strategy.samples_sent
+    assert all(result.steps_taken == 1 and 0 < result.train_loss < 5 for result in results)
+    stages = {"round_trip", "decode", "train"}
+    stages |= {"client_importance", "client_encode", "client_refinement"}
+    assert set(strategy.seconds) == stages
+    assert strategy.seconds["client_encode"] < strategy.seconds["round_trip"]
+
+
+def test_initial_arrays_are_loaded() -> None:
+    strategy, other = make_strategy(codec=IDENTITY), make_strategy(codec=IDENTITY)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.add_(1.0)
+    seen = []
+    strategy.start(
+        make_grid(make_sources()),
+        other.server_model.state_arrays(),
+        num_rounds=1,
+        evaluate_fn=lambda _, arrays: seen.append(arrays),
+    )
+    assert largest_difference(seen[0].to_torch_state_dict(), other.model.state_dict()) == 0
+
+
+def test_a_fraction_of_the_nodes_is_drawn_by_the_seed() -> None:
+    asked = []
+    for _ in range(2):
+        grid = make_grid(make_sources((20,) * 8))
+        make_strategy(codec=IDENTITY, fraction_train=0.5).start(grid, num_rounds=4)
+        rounds = [[m.metadata.dst_node_id for m in sent] for sent in grid.instructions if sent]
+        assert [len(nodes) for nodes in rounds] == [4] * 4
+        asked.append(rounds)
+    assert asked[0] == asked[1]
+    assert len({tuple(nodes) for nodes in asked[0]}) > 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("batch_size", 0, r"batch_size must be in \[1, inf\], not 0"),
+        (
+            "importance",
+            "best",
+            "importance must be one of all, random, loss, grad-norm, margin, entropy, not 'best'",
+        ),
+        ("selection", "luck", "selection must be one of probability"),
+        ("keep_rate", 0.0, r"keep_rate must be in \(0.0, 1.0\], not 0.0"),
+        ("keep_rate", 0.5, "keep_rate must be 1 with importance all, not 0.5"),
+        ("uniform_share", 1.5, "uniform_share"),
+        ("uplink_budget", -1, "uplink_budget"),
+        ("refinement", "zip", "fp32"),
+        ("fraction_train", 0.0, "fraction_train"),
+        ("min_available_nodes", 0, "min_available_nodes"),
+        ("seed", -1, "seed"),
+    ],
+)
+def test_illegal_options(option: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_strategy(**{option: value})
+
+
+def test_limits_reach_the_decoder() -> None:
+    strategy = make_strategy(codec=IDENTITY, limits=DecodeLimits(samples=BATCH - 1))
+    strategy.start(make_grid(make_sources()), num_rounds=1)
+    assert strategy.failures == {"payload": CLIENTS}
