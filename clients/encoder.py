@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.selection import FIRST_TRIED, Selection, Selector, at_most, largest_count
-from codec import CodecError, SampleSpec, encode_samples
+from codec import (
+    INCLUSION_UNIT,
+    CodecError,
+    DecodedSamples,
+    SampleSpec,
+    encode_samples,
+    reconstruct_samples,
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,17 @@ class Encoder:
             samples[positions], targets[positions], self.spec, key=self.key, inclusion=inclusion
         )
         return payload.to_bytes()
+
+    def reconstruct(
+        self, samples: NDArray[Any], targets: NDArray[Any], selection: Selection
+    ) -> DecodedSamples:
+        """Return what the bytes of `encode` decode to; for an encoder that does not sort."""
+        positions, inclusion = selection.positions, selection.inclusion
+        weights = np.ones(len(positions), np.float32)
+        if inclusion is not None:
+            weights = np.float32(INCLUSION_UNIT) / inclusion.astype(np.float32)
+        values = reconstruct_samples(samples[positions], self.spec, self.key)
+        return DecodedSamples(values, targets[positions], weights, {})
 
 
 def encode_within_budget(

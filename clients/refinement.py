@@ -9,14 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.importance import ModelOutputs, recorded_outputs
-from codec import (
-    SamplePayload,
-    SampleSpec,
-    batch_gradient,
-    batch_losses,
-    decode_samples,
-    losses_gradient,
-)
+from codec import DecodedSamples, SampleSpec, batch_gradient, batch_losses, losses_gradient
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,12 +82,12 @@ def gradient_residual(
     model: "nn.Module",
     criterion: Criterion,
     original: ForwardPass,
-    payload: bytes,
+    kept: DecodedSamples,
     *,
     spec: SampleSpec,
     seed: int,
 ) -> tuple[Gradient, Gradient]:
-    """Return the minibatch's gradient minus the one the server will take at `payload`.
+    """Return the minibatch's gradient minus the one the server will take at `kept`.
 
     The difference is against the *whole original* minibatch, so it repairs the error of the
     importance filter as well as the quantizer's. Both gradients are mean losses over the
@@ -106,8 +99,8 @@ def gradient_residual(
         As given to `forward_pass`; the model's buffers come out as they went in there.
     original : ForwardPass
         Its graph is used up.
-    payload : bytes
-        The very bytes that go to the server; b"" when nothing was kept.
+    kept : DecodedSamples
+        What the server will see: the kept samples as they decode, possibly none.
 
     Returns
     -------
@@ -121,8 +114,7 @@ def gradient_residual(
     whole = losses_gradient(model, original.losses, np.ones(size, np.float32), size)
     _restore(model, original.buffers)
     residual = whole
-    if payload:
-        kept = decode_samples(SamplePayload.from_bytes(payload))
+    if len(kept.samples):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             coarse = batch_gradient(

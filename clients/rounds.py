@@ -16,7 +16,7 @@ from clients.instruction import Instruction
 from clients.refinement import Criterion, ForwardPass, forward_pass, gradient_residual
 from clients.selection import FIRST_TRIED, Selection, Selector, make_selector, whole
 from clients.source import SampleSource, fetch, source_spec
-from codec import SampleSpec, dropout_seed, generator, per_sample_criterion
+from codec import DecodedSamples, SampleSpec, dropout_seed, generator, per_sample_criterion
 
 if TYPE_CHECKING:
     from torch import nn
@@ -170,11 +170,16 @@ def sgd_round(task: Task, memory: list[NDArray[np.float32]] | None = None) -> Co
     if original is None:
         return contribution
     with task.stage("refinement"):
-        return _refine(task, contribution, original, spec)
+        kept = encoder.reconstruct(samples, targets, encoded.selection)
+        return _refine(task, contribution, original, kept, spec)
 
 
 def _refine(
-    task: Task, contribution: Contribution, original: ForwardPass, spec: SampleSpec
+    task: Task,
+    contribution: Contribution,
+    original: ForwardPass,
+    kept: DecodedSamples,
+    spec: SampleSpec,
 ) -> Contribution:
     """Add the compressed residual, if there is one worth sending."""
     assert task.model is not None
@@ -182,7 +187,7 @@ def _refine(
         task.model,
         per_sample_criterion(task.criterion),
         original,
-        contribution.data,
+        kept,
         spec=spec,
         seed=task.dropout_seed(),
     )

@@ -12,7 +12,13 @@ from codec.gradient import (
 from codec.payload import DecodeLimits, SamplePayload
 from codec.random import generator
 from codec.refinement import REFINEMENTS, Refinement
-from codec.samples import INCLUSION_UNIT, DecodedSamples, decode_samples, encode_samples
+from codec.samples import (
+    INCLUSION_UNIT,
+    DecodedSamples,
+    decode_samples,
+    encode_samples,
+    reconstruct_samples,
+)
 from codec.spec import CodecOptions, SampleSpec
 
 __all__ = [
@@ -36,4 +42,5 @@ __all__ = [
     "generator",
     "losses_gradient",
     "per_sample_criterion",
+    "reconstruct_samples",
 ]

@@ -158,6 +158,22 @@ def quantize_samples(samples: NDArray[Any], spec: SampleSpec, key: Key) -> list[
     return _quantize(_scale(samples, spec), spec, key)
 
 
+def reconstruct_samples(samples: NDArray[Any], spec: SampleSpec, key: Key) -> Array:
+    """Return what a payload of samples (N, *spec.shape) decodes to, without making one.
+
+    An encoder that needs to know what the server will see is spared the entropy decoder.
+    """
+    if spec.codec.quantizer == "identity" or not len(samples):
+        return samples.astype(np.float32)
+    scaled = _scale(samples, spec)
+    tables = _quantize(scaled, spec, key)
+    offsets = (0.0, 0.0)
+    if _has_offsets(spec):
+        packed = _pack_offsets(centroid_offsets(_flat(scaled), _flat(tables)))
+        offsets = _unpack_offsets(wire.Reader(packed))
+    return _dequantize(tables, spec, offsets, key)
+
+
 def _quantize(scaled: list[Array], spec: SampleSpec, key: Key) -> list[Ints]:
     kind, dead_zone = spec.codec.quantizer, _dead_zone(spec)
     tables = [
@@ -201,11 +217,18 @@ def _decode_values(payload: SamplePayload) -> tuple[Array, float]:
         for level in reversed(transform.levels):
             plan = layout(level.channels, level.block_shape)
             tables.insert(0, code_coefficients(coder, model, plan, count * level.blocks, None))
+    values = _dequantize(tables, spec, offsets, payload.key)
+    return values, sum(line_entropy(table) for table in tables)
+
+
+def _dequantize(
+    tables: list[Ints], spec: SampleSpec, offsets: tuple[float, float], key: Key
+) -> Array:
     scaled = [
-        dequantize(table, spec.codec.quantizer, offsets=offsets, key=(*payload.key, number))
+        dequantize(table, spec.codec.quantizer, offsets=offsets, key=(*key, number))
         for number, table in enumerate(tables)
     ]
-    return _unscale(scaled, spec), sum(line_entropy(table) for table in tables)
+    return _unscale(scaled, spec)
 
 
 def _steps(spec: SampleSpec) -> list[Array]:
@@ -275,7 +298,9 @@ def _unpack_lowest(section: wire.Reader) -> tuple[int, int]:
 
 
 def _has_offsets(spec: SampleSpec) -> bool:
-    return spec.codec.quantizer == "nearest" and spec.codec.reconstruction == "centroid"
+    cosine = spec.transform.kind != "identity"
+    centroid = spec.codec.reconstruction == "centroid"
+    return cosine and centroid and spec.codec.quantizer == "nearest"
 
 
 def _pack_offsets(offsets: tuple[float, float]) -> bytes:

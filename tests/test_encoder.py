@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -108,3 +110,15 @@ def test_a_budget_below_one_sample_is_named() -> None:
         encode_within_budget(
             select, lambda chosen: encoder.encode(samples, targets, chosen), 600, 30
         )
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "dithered", "stochastic", "identity"])
+def test_the_encoder_knows_what_the_server_will_see(quantizer: str) -> None:
+    samples, targets = data(40)
+    codec = CodecOptions(quantizer=quantizer, reconstruction="centroid", step=0.3)
+    encoder = Encoder(replace(COARSE, codec=codec), (3, 1, 2))
+    selection = Selection(np.array([1, 5, 30]), np.array([256, 17, 90], np.uint16))
+    decoded = decode_samples(SamplePayload.from_bytes(encoder.encode(samples, targets, selection)))
+    known = encoder.reconstruct(samples, targets, selection)
+    for name in ("samples", "targets", "weights"):
+        np.testing.assert_array_equal(getattr(known, name), getattr(decoded, name))

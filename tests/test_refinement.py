@@ -15,6 +15,7 @@ from clients.selection import Selection, probability_selector
 from codec import (
     CodecError,
     CodecOptions,
+    DecodedSamples,
     Refinement,
     SamplePayload,
     SampleSpec,
@@ -27,6 +28,7 @@ from codec.compressors import EDEN, GradientCompressor
 
 SPEC = SampleSpec((1, 8, 8), "uint8", 0, 255, classes=3, codec=CodecOptions(step=0.5))
 SEED = 11
+NOTHING = DecodedSamples(np.zeros((0, 1), "f4"), np.zeros(0), np.zeros(0, "f4"), {})
 
 
 def compressor_of(kind: str) -> GradientCompressor:
@@ -99,7 +101,8 @@ def true_gradient(model: nn.Module) -> list[NDArray[np.float32]]:
 def residual(model: nn.Module, payload: bytes) -> list[NDArray[np.float32]]:
     criterion = per_sample_criterion(nn.CrossEntropyLoss())
     original = forward_pass(model, criterion, *minibatch(), spec=SPEC, seed=SEED, record=False)
-    return gradient_residual(model, criterion, original, payload, spec=SPEC, seed=SEED)[0]
+    kept = decode_samples(SamplePayload.from_bytes(payload)) if payload else NOTHING
+    return gradient_residual(model, criterion, original, kept, spec=SPEC, seed=SEED)[0]
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
@@ -148,7 +151,7 @@ def test_float_targets_use_squared_error() -> None:
     model = nn.Linear(5, 2)
     criterion = per_sample_criterion(None)
     original = forward_pass(model, criterion, samples, targets, spec=spec, seed=0, record=False)
-    whole, same = gradient_residual(model, criterion, original, b"", spec=spec, seed=0)
+    whole, same = gradient_residual(model, criterion, original, NOTHING, spec=spec, seed=0)
     assert all(np.array_equal(a, b) for a, b in zip(whole, same, strict=True))
     output = model((torch.from_numpy(samples) + 4) / 8)
     loss = functional.mse_loss(output, torch.from_numpy(targets))

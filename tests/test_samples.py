@@ -17,6 +17,7 @@ from codec import (
     SampleSpec,
     decode_samples,
     encode_samples,
+    reconstruct_samples,
 )
 
 Array = NDArray[Any]
@@ -41,7 +42,11 @@ def labels(count: int) -> Array:
 
 
 def round_trip(samples: Array, spec: SampleSpec, **arguments: Any) -> DecodedSamples:
-    return over_the_wire(encode_samples(samples, labels(len(samples)), spec, **arguments))
+    decoded = over_the_wire(encode_samples(samples, labels(len(samples)), spec, **arguments))
+    if len(samples):
+        known = reconstruct_samples(samples, spec, arguments.get("key", (0, 0, 0)))
+        np.testing.assert_array_equal(known, decoded.samples)
+    return decoded
 
 
 # What comes back
