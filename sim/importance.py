@@ -31,7 +31,7 @@ CLIENTS = 4
 KEEP_RATE = 0.5
 COMMON = {"keep-rate": KEEP_RATE, "step": 0.43, "learning-rate": 0.05}
 MODES: dict[str, dict[str, int | str]] = {
-    "streaming": {"strategy": "sgd", "num-rounds": 600, "eval-every": 100, "batch-size": 64},
+    "streaming": {"strategy": "sgd", "num-rounds": 400, "eval-every": 100, "batch-size": 64},
     "replay": {
         "strategy": "replay",
         "num-rounds": 10,

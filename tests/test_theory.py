@@ -21,6 +21,7 @@ from sim.theory.variance import bias_rows, draw_statistics
 def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     folder = tmp_path_factory.mktemp("theory")
     assert main(["theory", "--quick", "--out", str(folder)]) == 0
+    assert (folder / "theory.txt").read_text().startswith("log-log slopes")
     return folder, json.loads((folder / "theory.json").read_text())
 
 

@@ -1,7 +1,7 @@
 """What is compared: presets of methods, each a run config of the app."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sim.run_config import ConfigValue
 
@@ -111,7 +111,7 @@ GRADIENTS = (
     _gradient("TernGrad", "terngrad"),
     _gradient("sign + EF", "sign"),
     _gradient("top-1 % + EF", "top-k", compressor_density=0.01),
-    _gradient("rand-1 % + EF", "rand-k", compressor_density=0.01),
+    _gradient("rand-1 %", "rand-k", compressor_density=0.01),
     _gradient("PowerSGD, rank 2", "powersgd", compressor_rank=2),
     _gradient("EDEN, 1 bit", "eden", compressor_bits=1),
 )
@@ -124,21 +124,22 @@ UPLOADS = tuple(
     Method(f"upload {label}", upload=(codec, quality))
     for label, codec, quality in (
         ("JPEG q75", "jpeg", 75),
-        ("JPEG q20", "jpeg", 20),
+        ("JPEG q10", "jpeg", 10),
+        ("flat JPEG q20", "jpeg-flat", 20),
         ("WebP q10", "webp", 10),
-        ("AVIF q30", "avif", 30),
+        ("AVIF q20", "avif", 20),
+        ("AVIF q35", "avif", 35),
         ("PNG", "png", -1),
         ("WebP lossless", "webp-lossless", -1),
     )
 )
-
-ALL = (
+_GRID: Mapping[str, tuple[ConfigValue, ...]] = {"learning-rate": (0.05, 0.1, 0.2, 0.4)}
+OURS = (
     Method("ours, replay", {"samples-per-round": 0}),
     Method("ours, streaming", {"strategy": "sgd"}),
-    *GRADIENTS,
-    *FEDAVG,
-    *UPLOADS,
 )
+# Ours and the uploads, which share its training loop, take the learning rate of the preset.
+ALL = (*OURS, *(replace(method, grid=_GRID) for method in (*GRADIENTS, *FEDAVG)), *UPLOADS)
 _CIFAR: Overrides = {"dataset": "cifar10", "max-train-samples": 20000, "step": 0.305}
 _FASHION: Overrides = {
     "dataset": "fashion-mnist",
@@ -152,8 +153,7 @@ _ALL_PRESETS = (
         "MNIST digits, small ResNet, a few steps",
         {"dataset": "mnist5k", "model": "small-resnet", "max-train-samples": 2000},
         (
-            Method("ours, replay", {"samples-per-round": 0}),
-            Method("ours, streaming", {"strategy": "sgd"}),
+            *OURS,
             _gradient("QSGD, 2 bits", "qsgd", compressor_bits=2),
             _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7),
             Method("upload JPEG q20", upload=("jpeg", 20)),

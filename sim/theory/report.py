@@ -57,7 +57,7 @@ QUICK = Scale(2, 64, 32, (2, 4, 8), (10**4, 10**5, 10**6))
 
 
 def check_theory(folder: Path, scale: Scale, echo: Echo = print) -> dict[str, Any]:
-    """Run every check; write ``theory.json`` and the figures, echo the tables.
+    """Run every check; write ``theory.json``, the tables (``theory.txt``) and the figures.
 
     Parameters
     ----------
@@ -96,8 +96,10 @@ def check_theory(folder: Path, scale: Scale, echo: Echo = print) -> dict[str, An
         "minibatch_sampling_variance": sampling,
         "bias": bias,
     }
-    for line in ["", *summary(result)]:
+    lines = summary(result)
+    for line in ["", *lines]:
         echo(line)
+    (folder / "theory.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = json.dumps(result, indent=2, allow_nan=False)
     (folder / "theory.json").write_text(text + "\n", encoding="utf-8")
     return result
