@@ -1,6 +1,7 @@
 """Tests of fl_app.server_app: whole runs of the app on a grid in this process."""
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from fl_app.server_app import app as server_app
 from fl_app.server_app import set_threads
 from fl_app.training import round_learning_rates
 
+ROOT = Path(__file__).parents[1]
 RESULT_KEYS = {
     *("accuracy", "loss", "rounds", "clients", "samples_sent", "uplink_bytes", "downlink_bytes"),
     *(
@@ -148,3 +150,16 @@ def test_local_learning_rates_follow_the_schedule_of_all_steps() -> None:
     assert len(rates) == 4
     assert max(rates) <= 0.3 + 1e-9 and rates[1] > rates[0] and rates[3] < rates[1]
     assert round_learning_rates(replace(config, schedule="constant")) == [0.3] * 4
+
+
+@pytest.mark.parametrize("name", ["paper", "practical"])
+def test_presets_run(name: str, tmp_path: Path) -> None:
+    preset = tomllib.loads((ROOT / "fl_app" / "presets" / f"{name}.toml").read_text())
+    values = {key.replace("-", "_"): value for key, value in preset.items()}
+    run_app(tmp_path, **{**values, "model": "logistic", "num_rounds": 2})
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["failures"] == {}
+    assert ("weights" in result["sections"]) == (name == "paper")
+    assert {key: result["config"][key] for key in preset if key != "num-rounds"} == {
+        key: value for key, value in preset.items() if key != "num-rounds"
+    }
