@@ -140,8 +140,14 @@ def _launch(folder: Path, name: str, mode: str) -> Launch:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=stream,
             stderr=subprocess.STDOUT,
+            preexec_fn=_heed_interrupts,
         )
     return Launch(process, output)
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to jobs in the background, which hand it down: to ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _leftovers(scratch: Path) -> list[str]:
