@@ -1,7 +1,7 @@
 """Flower's FedAvg, whole models and compressed changes."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,7 @@ from strategies import CompressedFedAvg, RoundResult
 SHAPE, CLASSES, CLIENTS, BATCH, SEED, RATE = (1, 8, 8), 4, 3, 10, 5, 0.1
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _sources(sizes: tuple[int, ...] = (40, 30, 20)) -> list[ArraySource]:

@@ -1,7 +1,7 @@
 """One round of compressed gradients is one step of minibatch SGD."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,7 @@ from strategies import GradientCompression, RoundResult
 SHAPE, CLASSES, CLIENTS, BATCH, SEED = (1, 8, 8), 4, 3, 12, 5
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _sources(sizes: tuple[int, ...] = (50, 40, 30)) -> list[ArraySource]:

@@ -1,7 +1,6 @@
 """The server trains on all it has received, and nothing it was sent gets lost."""
 
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,7 @@ IDENTITY = CodecOptions(quantizer="identity")
 SIZES = (40, 30, 20)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Use one thread: for models this small, waiting for a busy core costs far more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _sources(sizes: tuple[int, ...] = SIZES) -> list[ArraySource]:

@@ -1,6 +1,5 @@
 """One round of quantized data is one step of minibatch SGD."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -24,14 +23,7 @@ from torch import nn
 from codec import CodecOptions, Refinement
 from strategies import QuantizedDataSGD
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Use one thread: for models this small, waiting for a busy core costs far more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_identity_codec_is_central_sgd_step_for_step() -> None:

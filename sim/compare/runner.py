@@ -174,7 +174,7 @@ class _Runner:
         out = self.path.parent / "runs" / f"{self.preset.name}-{time.time_ns()}"
         started = time.perf_counter()
         launch(self.app, config | {"out-dir": str(out)}, self.preset.clients, _quiet)
-        return _read_run(out, config, time.perf_counter() - started)
+        return _read_run(out, time.perf_counter() - started)
 
     def _append(self, rows: list[Row]) -> None:
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -183,7 +183,7 @@ class _Runner:
 
 
 _TUNING_SEED = 1000  # of no run that is reported
-_CONFIG_KEPT = ("out-dir", "data-dir")  # paths of a machine
+_PATHS = ("out-dir", "data-dir")  # of a machine, not of a result
 
 
 def machine() -> str:
@@ -195,13 +195,13 @@ def _quiet(_: str) -> None:
     """Drop a line of a run's log."""
 
 
-def _read_run(folder: Path, config: dict[str, ConfigValue], wall: float) -> tuple[Row, list[Row]]:
+def _read_run(folder: Path, wall: float) -> tuple[Row, list[Row]]:
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     seconds = result["seconds"]
     device = sum(value for name, value in seconds.items() if name.startswith("client_"))
     server = sum(seconds.get(name, 0.0) for name in ("decode", "train"))
     run = {
-        "config": {k: v for k, v in result["config"].items() if k not in _CONFIG_KEPT},
+        "config": {k: v for k, v in result["config"].items() if k not in _PATHS},
         "clients": result["clients"],
         "samples_sent": result["samples_sent"],
         "sections": result["sections"],
