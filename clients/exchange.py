@@ -71,14 +71,17 @@ def require_range(key: str, value: float, low: float, high: float = math.inf) ->
 
 
 def load_model(factory: "Callable[[], nn.Module]", arrays: object) -> "nn.Module":
-    """Return a new model in the state that the server sent; `CodecError` if it sent none."""
+    """Return the factory's model in the state that the server sent, in training mode.
+
+    The factory may return one and the same model each time. `CodecError` if no state came.
+    """
     if not isinstance(arrays, ArrayRecord):
         raise CodecError(
             f"content['arrays'] must be the model's ArrayRecord, got {type(arrays).__name__}"
         )
     model = factory()
     model.load_state_dict(arrays.to_torch_state_dict())
-    return model
+    return model.train()
 
 
 @contextmanager

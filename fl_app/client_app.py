@@ -36,9 +36,7 @@ def train(msg: Message, context: Context) -> Message:
     )
 
     def model() -> "nn.Module":
-        from fl_app.models import build_model
-
-        return build_model(config.model, source.samples.shape[1:], source.classes, stem=config.stem)
+        return _model(config.model, source.samples.shape[1:], source.classes, config.stem)
 
     if config.strategy == "gradient":
         return clients.train_gradient(msg, context, source, model, augment=augmentation(config))
@@ -56,6 +54,14 @@ def augmentation(config: RunConfig) -> "Augmentation | None":
 
 # The actors of a simulation live through all rounds and serve many partitions.
 _load = cache(load)
+
+
+@cache
+def _model(name: str, sample_shape: tuple[int, ...], classes: int, stem: str) -> "nn.Module":
+    """Return one and the same model: each message replaces its state, as drawing takes longer."""
+    from fl_app.models import build_model
+
+    return build_model(name, sample_shape, classes, stem=stem)
 
 
 @cache
