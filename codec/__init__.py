@@ -13,13 +13,13 @@ from codec.payload import DecodeLimits, SamplePayload
 from codec.random import generator
 from codec.refinement import REFINEMENTS, Refinement
 from codec.samples import (
-    INCLUSION_UNIT,
     DecodedSamples,
     decode_samples,
     encode_samples,
     reconstruct_samples,
 )
 from codec.spec import CodecOptions, SampleSpec
+from codec.targets import INCLUSION_UNIT
 
 __all__ = [
     "COMPRESSIONS",

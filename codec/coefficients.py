@@ -3,8 +3,9 @@
 Coefficients of all the samples of a payload are coded together, lowest frequency first. Two
 facts predict the magnitude of one: the *level* of its frequency, the mean magnitude over the
 payload, which is sent ahead (forward adaptation), and the *activity* of its sample, how large
-the neighbours that are already known came out against their own levels. Level and activity
-choose the adaptive distribution. Frequencies of equal order form a wave, whose contexts depend
+the neighbours that are already known, and the prediction from the blocks around, came out
+against what they are on average. Level and activity choose the adaptive distribution; the
+prediction chooses that of the sign. Frequencies of equal order form a wave, whose contexts depend
 on earlier waves alone, so that a wave is coded by array operations.
 
 Nothing here takes a logarithm or an exponential that the decoder must repeat: contexts are
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from codec.entropy import AdaptiveBits, BitCoder, Bits, Ints, code_raw, code_unary
 from codec.errors import PayloadError
+from codec.prediction import ONE, Prediction
 
 Context: TypeAlias = tuple[Ints, NDArray[np.float64]]
 
@@ -31,11 +33,15 @@ _LOWEST, _HIGHEST = -30, 12  # levels in half octaves: mean magnitude 2**(level 
 _LEVELS = _HIGHEST - _LOWEST + 1
 _MAX_LEVEL = 44  # a mean magnitude of 2**22 is more than an escape code carries
 _ABSENT = np.iinfo(np.int64).min
-_FIXED = 256  # fixed point of mean magnitudes
+_FIXED = ONE  # fixed point of mean magnitudes
 _KEPT = 4096  # coefficients up to which contexts are kept from payload to payload
 _PIECE = 16  # lines of a wave whose contexts are taken together
 _GROUP = 8  # channels that predict one another
 _CAP = 4  # a neighbour counts for at most so many times its level
+_PREDICTED = 40  # weight of a prediction's magnitude among those of the neighbours
+_MOST_PREDICTED = 1 << 40
+_SURENESS = np.array([3, 8, 15, 26, 38, 56, 77, 115, 154, 230])  # bin edges of predictions / ONE
+_DISAGREEING = np.array([0.5, 0.48, 0.45, 0.42, 0.38, 0.34, 0.3, 0.25, 0.2, 0.15, 0.1])
 
 
 @dataclass(frozen=True)
@@ -84,11 +90,12 @@ class Layout:
 
 # (channel distance, frequency offset along each axis) -> weight, in order of what they tell
 _NEIGHBOURS_2D = {
-    (0, -1, 0): 6, (0, 0, -1): 6, (0, -1, -1): 5, (0, -2, 0): 3, (0, 0, -2): 3,
-    (0, -2, 1): 3, (0, 1, -2): 3, (0, -2, -1): 2, (0, -1, -2): 2,
-    (1, 0, 0): 7, (2, 0, 0): 7, (1, -1, 0): 3, (1, 0, -1): 3, (2, -1, 0): 2, (2, 0, -1): 2,
+    (0, -1, 0): 12, (0, 0, -1): 12, (0, -1, -1): 7, (0, -2, 0): 4, (0, 0, -2): 4,
+    (0, -2, 1): 3, (0, 1, -2): 3, (0, -2, -1): 3, (0, -1, -2): 3, (0, -2, -2): 1,
+    (0, -3, 0): 1, (0, 0, -3): 1, (0, -3, 1): 1, (0, 1, -3): 1,
+    (1, 0, 0): 14, (2, 0, 0): 14, (1, -1, 0): 6, (1, 0, -1): 6, (2, -1, 0): 4, (2, 0, -1): 4,
 }  # fmt: skip
-_NEIGHBOURS_1D = {(0, -1): 6, (0, -2): 4, (0, -3): 2, (1, 0): 7, (2, 0): 5, (1, -1): 3}
+_NEIGHBOURS_1D = {(0, -1): 12, (0, -2): 8, (0, -3): 4, (1, 0): 14, (2, 0): 10, (1, -1): 6}
 
 
 @lru_cache(maxsize=4)
@@ -122,7 +129,12 @@ def layout(channels: int, shape: tuple[int, ...]) -> Layout:
 
 
 def code_coefficients(
-    coder: BitCoder, model: "MagnitudeModel", plan: Layout, rows: int, table: Ints | None
+    coder: BitCoder,
+    model: "CoefficientModel",
+    plan: Layout,
+    rows: int,
+    table: Ints | None,
+    prediction: Prediction | None = None,
 ) -> Ints:
     """Code quantized coefficients, int64 (plan.size, rows), one line per frequency.
 
@@ -130,7 +142,7 @@ def code_coefficients(
     ----------
     coder : BitCoder
         Encoder or decoder.
-    model : MagnitudeModel
+    model : CoefficientModel
         What was learned so far of this stream; it learns on.
     plan : Layout
         Order and neighbours.
@@ -138,6 +150,8 @@ def code_coefficients(
         Blocks coded together (samples times blocks per sample).
     table : int64 (plan.size, rows) or None
         None when decoding. Magnitudes below 2**22.
+    prediction : Prediction, optional
+        Of these coefficients, where blocks have neighbours.
 
     Returns
     -------
@@ -153,10 +167,15 @@ def code_coefficients(
         wave = whole[present]
         if not len(wave):
             continue
-        activity = np.concatenate([_activity(w, known[near], mean[near]) for near, w in pieces])
-        activity = activity[present]
+        predicted = np.zeros((len(whole), 1), np.int64)
+        if prediction is not None:
+            predicted = prediction.of(whole, decoded)
+        contexts = zip(pieces, np.split(predicted, range(_PIECE, len(whole), _PIECE)), strict=True)
+        activity = np.concatenate(
+            [_activity(w, known[near], mean[near], around) for (near, w), around in contexts]
+        )
         part = None if table is None else table[wave].ravel()
-        values = _code_wave(coder, model, levels[wave], activity, part)
+        values = _code_wave(coder, model, levels[wave], activity[present], predicted[present], part)
         decoded[wave] = values.reshape(len(wave), rows)
         known[wave] = np.minimum(np.abs(decoded[wave]) * _FIXED, _CAP * mean[wave, None])
     return decoded
@@ -182,7 +201,7 @@ def code_levels(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) ->
     size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
     decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else level - lowest + 1
     for wave in plan.waves:
-        near = decoded[plan.neighbours[wave]] * (plan.weights > 2)
+        near = decoded[plan.neighbours[wave]] * (plan.weights > 4)
         support = np.count_nonzero(near, axis=1)
         guess = near.sum(axis=1) // np.maximum(support, 1)
         part = None if true is None else true[wave]
@@ -217,22 +236,29 @@ def _mean_magnitude(levels: Ints) -> Ints:
     return np.where(levels == _ABSENT, 0, np.maximum(scaled, 1))
 
 
-def _activity(weights: NDArray[np.float64], known: NDArray[np.float64], mean: Ints) -> Ints:
-    """Bin of observed over expected magnitude of the neighbours, int64 (wave, rows).
+def _activity(
+    weights: NDArray[np.float64], known: NDArray[np.float64], mean: Ints, predicted: Ints
+) -> Ints:
+    """Bin of observed over expected magnitude of what is known, int64 (wave, rows).
 
     The sums are of integers below 2**53, hence the same in any order of summation.
     """
-    prior = 0.4 * 6 * 24
-    expected = prior + weights @ mean
-    bins: Ints = np.searchsorted(_ACTIVITY, (prior + weights @ known) / expected[:, None])
+    prior = 0.4 * 12 * 24
+    around = _PREDICTED * np.minimum(np.abs(predicted), _MOST_PREDICTED // predicted.shape[1])
+    expected = (
+        prior
+        + (weights @ mean)[:, None]
+        + around.sum(axis=1, keepdims=True) // (predicted.shape[1])
+    )
+    bins: Ints = np.searchsorted(_ACTIVITY, (prior + weights @ known + around) / expected)
     return bins
 
 
-class MagnitudeModel:
-    """The adaptive tables of magnitudes, by level and activity."""
+class CoefficientModel:
+    """The adaptive tables: of magnitudes by level and activity, of signs by prediction."""
 
-    def __init__(self, tables: list[AdaptiveBits]) -> None:
-        self.tables = tables
+    def __init__(self, tables: list[AdaptiveBits], signs: AdaptiveBits) -> None:
+        self.tables, self.signs = tables, signs
 
     @classmethod
     def start(cls) -> Self:
@@ -242,11 +268,17 @@ class MagnitudeModel:
         mean = 2.0 ** np.round(octaves + tilt)  # whole powers of two: exact everywhere
         p_one = np.clip(mean / (1 + mean), 2.0**-12, 0.98)
         later = np.clip(p_one, 0.15, 0.9)
-        return cls([AdaptiveBits(p_one)] + [AdaptiveBits(later) for _ in range(_RUNS - 1)])
+        magnitudes = [AdaptiveBits(p_one)] + [AdaptiveBits(later) for _ in range(_RUNS - 1)]
+        return cls(magnitudes, AdaptiveBits(_DISAGREEING, strength=32.0))
 
 
 def _code_wave(
-    coder: BitCoder, model: MagnitudeModel, levels: Ints, activity: Ints, part: Ints | None
+    coder: BitCoder,
+    model: CoefficientModel,
+    levels: Ints,
+    activity: Ints,
+    predicted: Ints,
+    part: Ints | None,
 ) -> Ints:
     """Code the values of one wave, flattened (frequencies * rows,)."""
     shift = np.maximum(0, levels // 2 - 1)  # large magnitudes: model the top, send the rest raw
@@ -261,9 +293,11 @@ def _code_wave(
     if shift.any():
         top = (top << shifts) | code_raw(coder, shifts, magnitude)
     rows = np.flatnonzero(top)
-    negative = None if part is None else (part[rows] < 0).astype(np.int32)
-    sign = coder.code(np.full(len(rows), 0.5), negative)
-    top[rows] *= 1 - 2 * sign.astype(np.int64)
+    expected = np.broadcast_to(predicted, shape).ravel()[rows]
+    surprise = None if part is None else ((part[rows] < 0) != (expected < 0)).astype(np.int32)
+    sureness = np.searchsorted(_SURENESS, np.abs(expected), side="right")
+    surprise = model.signs.code(coder, sureness, surprise)
+    top[rows] *= np.where((surprise == 1) != (expected < 0), -1, 1)
     return top
 
 

@@ -14,21 +14,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec import wire
-from codec.coefficients import MagnitudeModel, code_coefficients, layout, line_entropy
+from codec.coefficients import CoefficientModel, code_coefficients, layout, line_entropy
 from codec.columns import code_columns
-from codec.entropy import BitDecoder, BitEncoder, Ints
+from codec.entropy import BitCoder, BitDecoder, BitEncoder, Ints
 from codec.errors import CodecError, PayloadError
 from codec.payload import SamplePayload
+from codec.prediction import Prediction, block_means, predictable
 from codec.quantizer import UNBIASED, Key, centroid_offsets, dequantize, quantize
 from codec.spec import SampleSpec
 from codec.steps import coefficient_steps
+from codec.targets import (
+    check_targets,
+    decode_targets,
+    decode_weights,
+    encode_targets,
+    encode_weights,
+)
 from codec.transform import forward, inverse
 
 Array = NDArray[np.float32]
 
 MAX_MAGNITUDE = 1 << 22
 _OFFSET_UNIT = 512  # reconstruction offsets travel in 1/512 of a step
-INCLUSION_UNIT = 256  # inclusion probabilities are k/256: both ends know them exactly
 
 
 @dataclass(frozen=True)
@@ -89,12 +96,12 @@ def encode_samples(
     """
     samples, targets = np.asarray(samples), np.asarray(targets)
     _check_samples(samples, spec)
-    _check_targets(targets, len(samples), spec)
+    check_targets(targets, len(samples), spec)
     if not len(samples):
         return SamplePayload(spec, 0, {}, key)
-    sections = {"targets": _encode_targets(targets, spec)}
+    sections = {"targets": encode_targets(targets, spec)}
     if inclusion is not None:
-        sections["weights"] = _encode_weights(np.asarray(inclusion), len(samples))
+        sections["weights"] = encode_weights(np.asarray(inclusion), len(samples))
     sections |= _encode_values(samples, spec, key)
     return SamplePayload(spec, len(samples), sections, key)
 
@@ -111,8 +118,8 @@ def decode_samples(payload: SamplePayload) -> DecodedSamples:
     if not count:
         targets = np.zeros(0, np.int64) if spec.classes else np.zeros((0, spec.target_size), "f4")
         return DecodedSamples(np.zeros((0, *spec.shape), "f4"), targets, np.zeros(0, "f4"), {})
-    targets, target_bits = _decode_targets(payload)
-    weights, weight_bits = _decode_weights(payload)
+    targets, target_bits = decode_targets(payload)
+    weights, weight_bits = decode_weights(payload)
     values, value_bits = _decode_values(payload)
     if not np.isfinite(values).all():
         raise PayloadError("samples decode to numbers that are not finite")
@@ -127,7 +134,7 @@ def _encode_values(samples: NDArray[Any], spec: SampleSpec, key: Key) -> dict[st
     coder = BitEncoder()
     if spec.codec.quantizer == "identity":
         planes = _byte_planes(samples, spec)
-        _encode_table(coder, 8, planes)
+        code_columns(coder, 8, len(planes), planes.shape[1], planes)
         return {"coefficients": coder.finish()}
     scaled = _scale(samples, spec)
     tables = _quantize(scaled, spec, key)
@@ -135,16 +142,36 @@ def _encode_values(samples: NDArray[Any], spec: SampleSpec, key: Key) -> dict[st
     if spec.transform.kind == "identity":
         lowest = int(tables[0].min())
         width = int(tables[0].max() - lowest).bit_length()
-        _encode_table(coder, width, tables[0].T - lowest)
+        columns = tables[0].T - lowest
+        code_columns(coder, width, len(samples), columns.shape[1], columns)
         return {"offsets": _pack_lowest(lowest, width), "coefficients": coder.finish()}
-    model = MagnitudeModel.start()
-    for level, table in reversed(list(zip(spec.transform.levels, tables, strict=True))):
-        plan = layout(level.channels, level.block_shape)
-        code_coefficients(coder, model, plan, table.shape[1], table)
+    _code_levels(coder, spec, len(samples), tables)
     sections = {"coefficients": coder.finish()}
     if _has_offsets(spec):
         sections["offsets"] = _pack_offsets(centroid_offsets(_flat(scaled), _flat(tables)))
     return sections
+
+
+def _code_levels(
+    coder: BitCoder, spec: SampleSpec, count: int, tables: list[Ints] | None
+) -> list[Ints]:
+    """Code the tables of all levels, coarsest first; None when decoding."""
+    levels, model = spec.transform.levels, CoefficientModel.start()
+    factors = [steps[:, 0] / steps[0, 0] for steps in _steps(spec)]
+    coded: list[Ints] = []
+    means: Ints | None = None  # of the level's blocks
+    for number in reversed(range(len(levels))):
+        level = levels[number]
+        plan = layout(level.channels, level.block_shape)
+        table = None if tables is None else tables[number]
+        around = None
+        if means is not None and predictable(level):
+            around = Prediction(level, means, factors[number])
+        values = code_coefficients(coder, model, plan, count * level.blocks, table, around)
+        coded.insert(0, values)
+        if number:
+            means = block_means(level, values, means)
+    return coded
 
 
 def quantize_samples(samples: NDArray[Any], spec: SampleSpec, key: Key) -> list[Ints]:
@@ -189,11 +216,6 @@ def _flat(tables: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate([table.ravel() for table in tables])
 
 
-def _encode_table(coder: BitEncoder, width: int, table: Ints) -> None:
-    rows, columns = table.shape
-    code_columns(coder, width, rows, columns, table)
-
-
 def _decode_values(payload: SamplePayload) -> tuple[Array, float]:
     spec, count = payload.spec, payload.count
     coder = BitDecoder(payload.sections.get("coefficients", b""))
@@ -213,10 +235,7 @@ def _decode_values(payload: SamplePayload) -> tuple[Array, float]:
     else:
         if _has_offsets(spec):
             offsets = _unpack_offsets(section)
-        tables, model = [], MagnitudeModel.start()
-        for level in reversed(transform.levels):
-            plan = layout(level.channels, level.block_shape)
-            tables.insert(0, code_coefficients(coder, model, plan, count * level.blocks, None))
+        tables = _code_levels(coder, spec, count, None)
     values = _dequantize(tables, spec, offsets, payload.key)
     return values, sum(line_entropy(table) for table in tables)
 
@@ -313,68 +332,6 @@ def _unpack_offsets(section: wire.Reader) -> tuple[float, float]:
     return ones / _OFFSET_UNIT, more / _OFFSET_UNIT
 
 
-# Targets and weights
-
-
-def _encode_targets(targets: NDArray[Any], spec: SampleSpec) -> bytes:
-    coder = BitEncoder()
-    table, width = _target_table(targets, spec)
-    if not spec.classes:
-        _encode_table(coder, width, table)
-        return coder.finish()
-    # Labels in ascending order are coded by their differences, which are nearly all zero.
-    ascending = bool((np.diff(table[:, 0]) >= 0).all())
-    table = np.diff(table, axis=0, prepend=0) if ascending else table
-    _encode_table(coder, width, table)
-    return bytes([ascending]) + coder.finish()
-
-
-def _target_table(targets: NDArray[Any], spec: SampleSpec) -> tuple[Ints, int]:
-    if spec.classes:
-        return targets.astype(np.int64).reshape(-1, 1), (spec.classes - 1).bit_length()
-    little = np.ascontiguousarray(targets, "<f4")
-    return little.view(np.uint8).reshape(len(targets), -1).astype(np.int64), 8
-
-
-def _decode_targets(payload: SamplePayload) -> tuple[NDArray[Any], float]:
-    spec = payload.spec
-    section = payload.sections.get("targets", b"")
-    if spec.classes:
-        width, ascending = (spec.classes - 1).bit_length(), section[:1] == b"\x01"
-        table = code_columns(BitDecoder(section[1:]), width, payload.count, 1, None)
-        labels = np.cumsum(table, axis=0) if ascending else table
-        if labels.max() >= spec.classes:
-            raise PayloadError(f"label {labels.max()}; legal range: [0, {spec.classes - 1}]")
-        return labels[:, 0], line_entropy(table.T)
-    coder = BitDecoder(section)
-    planes = code_columns(coder, 8, payload.count, 4 * spec.target_size, None)
-    floats = planes.astype(np.uint8).view("<f4").astype(np.float32)
-    if not np.isfinite(floats).all():
-        raise PayloadError("targets decode to numbers that are not finite")
-    return floats, line_entropy(planes.T)
-
-
-def _encode_weights(inclusion: NDArray[Any], count: int) -> bytes:
-    legal = (inclusion >= 1) & (inclusion <= INCLUSION_UNIT)
-    if inclusion.shape != (count,) or inclusion.dtype.kind not in "iu" or not legal.all():
-        raise CodecError(
-            f"inclusion is {inclusion.dtype} {inclusion.shape}, {np.unique(inclusion)[:5]}...; "
-            f"it must be integers ({count},) in [1, {INCLUSION_UNIT}]"
-        )
-    coder = BitEncoder()
-    left_out = INCLUSION_UNIT - inclusion.astype(np.int64)
-    code_columns(coder, 8, count, 1, left_out.reshape(-1, 1))
-    return coder.finish()
-
-
-def _decode_weights(payload: SamplePayload) -> tuple[Array, float]:
-    # No section at all decodes to zeros: nothing left out, every weight one.
-    coder = BitDecoder(payload.sections.get("weights", b""))
-    left_out = code_columns(coder, 8, payload.count, 1, None)
-    inclusion = (INCLUSION_UNIT - left_out[:, 0]).astype(np.float32)
-    return np.float32(INCLUSION_UNIT) / inclusion, line_entropy(left_out.T)
-
-
 # Checks
 
 
@@ -391,22 +348,6 @@ def _check_samples(samples: NDArray[Any], spec: SampleSpec) -> None:
         raise CodecError(
             f"samples lie in [{low}, {high}]; legal range: [{spec.low}, {spec.high}], no NaN"
         )
-
-
-def _check_targets(targets: NDArray[Any], count: int, spec: SampleSpec) -> None:
-    shape = (count,) if spec.classes else (count, spec.target_size)
-    kind = "iu" if spec.classes else "f"
-    if targets.shape != shape or targets.dtype.kind not in kind:
-        raise CodecError(f"targets are {targets.dtype} {targets.shape}; expected {shape}")
-    if not count:
-        return
-    if spec.classes and not (targets.min() >= 0 and targets.max() < spec.classes):
-        raise CodecError(
-            f"labels lie in [{targets.min()}, {targets.max()}]; "
-            f"legal range: [0, {spec.classes - 1}]"
-        )
-    if not spec.classes and not (np.abs(targets) <= np.finfo(np.float32).max).all():
-        raise CodecError("targets hold NaN, infinity or more; legal: finite float32")
 
 
 def _check_magnitude(largest: int) -> None:

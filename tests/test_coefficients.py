@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from codec import PayloadError
 from codec.coefficients import (
+    CoefficientModel,
     Layout,
-    MagnitudeModel,
     code_coefficients,
     code_levels,
     layout,
@@ -27,13 +27,13 @@ PLANS = [
 def encode(table: Ints, plan: Layout) -> bytes:
     coder = BitEncoder()
     assert np.array_equal(
-        code_coefficients(coder, MagnitudeModel.start(), plan, table.shape[1], table), table
+        code_coefficients(coder, CoefficientModel.start(), plan, table.shape[1], table), table
     )
     return coder.finish()
 
 
 def decode(data: bytes, plan: Layout, rows: int) -> Ints:
-    return code_coefficients(BitDecoder(data), MagnitudeModel.start(), plan, rows, None)
+    return code_coefficients(BitDecoder(data), CoefficientModel.start(), plan, rows, None)
 
 
 def scales(plan: Layout) -> NDArray[np.float64]:

@@ -24,14 +24,14 @@ from codec.wire import Reader, varint
 # SHA-256 of `golden(name).to_bytes()`. Another digest is another format: raise
 # `codec.payload.VERSION` and print the new digests with `python tests/test_payload.py`.
 GOLDEN = {
-    "image": "9f2798bb966c71bdb492b9f4e99600a448bbdf0c743cb5f4d1382f0c01279f0a",
-    "blocks": "fcfc126ced2213ff83cebf65c25e616fc4f39aa99fc25d3afc0e63ec63394358",
-    "dithered": "ebeedfe87fec8c9694b01c840c04a35170008471e3d4c844a63cb6c00970c2d6",
-    "series": "f2d31a70a4971187fa5a5dd1b40cad4a50ad84f3db15bbd5a7980049c09a18fc",
-    "table": "a653a5f8cd056b778250e3e235af0a5aa8d71f8a3b3b8a4bf702a5fc9b75572d",
-    "lossless": "f3b430187ea4f18ef9d397b0803fe3e83535b029281793aec01f94673c3e8f7a",
-    "centroid": "cdc78bf1af98555485620918ce3ec44396722dec1fba2fa19720c45fb034047d",
-    "empty": "8f1367e15b5de9cfcfbe3b8e244ef52bba7d0ca8349f0885388b7febdc200800",
+    "image": "5c0f885b9ddd9f7e31bce20c8d80a78e1593c3cc5092ab0578d75a48a4696a48",
+    "blocks": "eb4f3036b221ef17fe6b41c7780db72620a8e48305b9392a913e096a954eea84",
+    "dithered": "31a215a4be876b66dae5aa9d6f527705ca874a068373071e2730aed5464c8287",
+    "series": "4bb50202709f3b229c9f455bacfe40a91519ea04ce1d6f5004f7b44b10d118ee",
+    "table": "e2c44377a12eafd3574d60ce7f25967b45689d9f1010a040aaf51cc29c9b79ab",
+    "lossless": "012a4f13078402749691975e51d00bd46bbd49e02bf53b1be90bbc27bee9408d",
+    "centroid": "08b6e6812f168abc4bf24a18728385e38eb2cfe984a5ad9d895040479e28157d",
+    "empty": "1e516a4330925059088a77c743d271c92a78b0d281b8bf7789fb805f99390639",
 }  # fmt: skip
 
 SPECS = {
