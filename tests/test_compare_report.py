@@ -9,6 +9,9 @@ import pytest
 from sim.compare.presets import PRESETS, Method, Preset
 from sim.compare.report import bytes_to_reach, common_accuracy, needed_bytes, report, uplink
 from sim.compare.runner import read_results
+from sim.compare.sizes import message_size
+
+APP = Path(__file__).parents[1]
 
 PRESET = Preset(
     "tiny", "Two methods", {}, (Method("ours"), Method("rival", upload=("jpeg", 20))), 20, 8, 2
@@ -81,3 +84,43 @@ def test_every_method_takes_the_preset_s_steps(preset: Preset) -> None:
         steps = int(config["num-rounds"]) * int(config.get(per_round, 1))
         assert steps == preset.steps
         assert config["seed"] == 3
+
+
+def test_a_message_stands_beside_its_theoretical_size() -> None:
+    preset = PRESETS["smoke"]
+    sizes = {
+        method.name: message_size(preset.run_config(method, 0), APP) for method in preset.methods
+    }
+    assert [name for name, size in sizes.items() if size] == [
+        "QSGD, 2 bits",
+        "FedAvg, int8 deltas",
+    ]
+    for size in sizes.values():
+        if size:
+            assert size["coordinates"] == 77754
+            assert size["serialized_bytes"] <= 1.05 * size["textbook_bytes"]
+            assert size["serialized_bytes"] == pytest.approx(size["entropy_bytes"], rel=0.05)
+
+
+def test_report_shows_messages_and_searches(folder: Path) -> None:
+    rows = [
+        {"kind": "size", "method": "rival", "coordinates": 9, "serialized_bytes": 104,
+         "textbook_bytes": 100.0, "entropy_bytes": 101.0},
+        {"kind": "trial", "method": "rival", "config": {"lr": 0.1}, "steps": 5, "accuracy": 0.3},
+        {"kind": "trial", "method": "rival", "config": {"lr": 0.2}, "steps": 5, "accuracy": 0.4},
+    ]  # fmt: skip
+    path = folder / "tiny.jsonl"
+    path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
+    lines = report(PRESET, read_results(path), folder)
+    assert any("104" in line and "1.040" in line and "1.030" in line for line in lines)
+    assert "tuned in 5 steps (< wins)" in lines
+    assert any("lr=0.1: 30.00 %, lr=0.2: 40.00 % <" in line for line in lines)
+
+
+def test_tuning_is_shorter_than_a_run() -> None:
+    preset = PRESETS["fashion-mnist"]
+    for method in preset.methods:
+        if method.grid:
+            config = preset.run_config(method, 0, tuning=True)
+            local = int(config["local-steps"]) if config["strategy"] == "fedavg" else 1
+            assert int(config["num-rounds"]) * local == preset.tuning_steps < preset.steps

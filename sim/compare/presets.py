@@ -49,6 +49,8 @@ class Preset:
         Samples of a step, over all clients.
     evaluations : int
         Evaluation points, evenly spaced over the steps.
+    tuning_steps : int
+        Optimizer steps of each run of the search over a method's grid.
     clients : int
     seeds : int
     dataset_needed : bool
@@ -62,33 +64,37 @@ class Preset:
     steps: int
     batch_size: int
     evaluations: int
+    tuning_steps: int = 100
     clients: int = 10
     seeds: int = 3
     dataset_needed: bool = True
 
-    def run_config(self, method: Method, seed: int) -> dict[str, ConfigValue]:
+    def run_config(
+        self, method: Method, seed: int, *, tuning: bool = False
+    ) -> dict[str, ConfigValue]:
         """Return the run config of a method: its steps in the rounds that its strategy takes."""
+        steps, evaluations = (self.tuning_steps, 1) if tuning else (self.steps, self.evaluations)
         chosen = {**self.config, **method.config, "seed": seed}
         strategy = chosen.get("strategy", "replay")
         own = max(1, round(self.batch_size / self.clients))
         if strategy == "replay":
             shape: dict[str, ConfigValue] = {
-                "num-rounds": self.evaluations,
-                "server-steps": self.steps // self.evaluations,
+                "num-rounds": evaluations,
+                "server-steps": steps // evaluations,
                 "server-batch-size": self.batch_size,
             }
         elif strategy == "fedavg":
-            rounds = max(1, self.steps // int(chosen["local-steps"]))
+            rounds = max(1, steps // int(chosen["local-steps"]))
             shape = {
                 "num-rounds": rounds,
                 "batch-size": LOCAL_BATCH,
-                "eval-every": max(1, rounds // self.evaluations),
+                "eval-every": max(1, rounds // evaluations),
             }
         else:
             shape = {
-                "num-rounds": self.steps,
+                "num-rounds": steps,
                 "batch-size": own,
-                "eval-every": self.steps // self.evaluations,
+                "eval-every": steps // evaluations,
             }
         return {**shape, **chosen}
 
@@ -133,14 +139,14 @@ UPLOADS = tuple(
         ("WebP lossless", "webp-lossless", -1),
     )
 )
-_GRID: Mapping[str, tuple[ConfigValue, ...]] = {"learning-rate": (0.05, 0.1, 0.2, 0.4)}
+_GRID: Mapping[str, tuple[ConfigValue, ...]] = {"learning-rate": (0.05, 0.1, 0.2)}
 OURS = (
     Method("ours, replay", {"samples-per-round": 0}),
     Method("ours, streaming", {"strategy": "sgd"}),
 )
 # Ours and the uploads, which share its training loop, take the learning rate of the preset.
 ALL = (*OURS, *(replace(method, grid=_GRID) for method in (*GRADIENTS, *FEDAVG)), *UPLOADS)
-_CIFAR: Overrides = {"dataset": "cifar10", "max-train-samples": 20000, "step": 0.305}
+_CIFAR: Overrides = {"dataset": "cifar10", "max-train-samples": 10000, "step": 0.3}
 _FASHION: Overrides = {
     "dataset": "fashion-mnist",
     "model": "small-resnet",
@@ -170,9 +176,9 @@ _ALL_PRESETS = (
         "CIFAR-10, ResNet-18, 10 clients",
         {**_CIFAR, "model": "resnet18", "learning-rate": 0.1},
         ALL,
-        steps=1560,
+        steps=400,
         batch_size=128,
-        evaluations=10,
+        evaluations=8,
         seeds=1,
     ),
     Preset(
@@ -180,9 +186,9 @@ _ALL_PRESETS = (
         "CIFAR-10, ResNet-20, 10 clients",
         {**_CIFAR, "model": "resnet20"},
         ALL,
-        steps=1560,
+        steps=400,
         batch_size=128,
-        evaluations=10,
+        evaluations=8,
         seeds=1,
     ),
     Preset(

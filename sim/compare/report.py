@@ -32,7 +32,11 @@ def report(preset: Preset, results: Results, folder: Path) -> list[str]:
         Methods that were not run yet are left out.
     folder : Path
     """
-    lines = [preset.title, "", *summary(preset, results), "", *bytes_to_reach(preset, results)]
+    parts = [summary, bytes_to_reach, message_sizes, tuned]
+    lines = [preset.title]
+    for part in parts:
+        found = part(preset, results)
+        lines += ["", *found] if found else []
     (folder / f"{preset.name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     plot_accuracy(preset, results, uplink, "uplink", folder / f"{preset.name}_uplink.png")
     plot_accuracy(
@@ -108,6 +112,48 @@ def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
             cells.append(f"{_megabytes(needed) + ratio:>24}")
         lines.append(f"{method.name:28}" + "".join(cells))
     return lines
+
+
+def message_sizes(preset: Preset, results: Results) -> list[str]:
+    """Return a line for each rival: bytes of a client's message, as they are and in theory."""
+    rows = {row["method"]: row for row in results.sizes}
+    lines = [
+        f"{'a message (a gradient)':28}{'serialized B':>14}{'by textbook':>14}{'ratio':>8}"
+        f"{'by entropy':>14}{'ratio':>8}"
+    ]
+    for method in methods_run(preset, results):
+        if method.name in rows:
+            row = rows[method.name]
+            line = f"{method.name:28}{row['serialized_bytes']:14,d}"
+            for key in ("textbook_bytes", "entropy_bytes"):
+                line += f"{row[key]:14,.0f}{row['serialized_bytes'] / row[key]:8.3f}"
+            lines.append(line)
+    return lines if len(lines) > 1 else []
+
+
+def tuned(preset: Preset, results: Results) -> list[str]:
+    """Return a line for each search over hyperparameters: what was tried, and the winner."""
+    lines = []
+    for method in methods_run(preset, results):
+        trials = [trial for trial in results.trials if trial["method"] == method.name]
+        if trials:
+            best = max(trials, key=lambda trial: trial["accuracy"])
+            tried = ", ".join(
+                f"{_values(trial['config'])}: {100 * trial['accuracy']:.2f} %"
+                + (" <" if trial is best else "")
+                for trial in trials
+            )
+            lines.append(f"{method.name:28}{tried}")
+    return [f"tuned in {_trial_steps(results)} steps (< wins)", *lines] if lines else []
+
+
+def _trial_steps(results: Results) -> str:
+    """Return the steps of the searches."""
+    return " or ".join(str(steps) for steps in sorted({row["steps"] for row in results.trials}))
+
+
+def _values(config: Row) -> str:
+    return " ".join(f"{key}={value}" for key, value in config.items())
 
 
 def needed_bytes(results: Results, method: str, accuracy: float, size: Size) -> float | None:

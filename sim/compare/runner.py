@@ -29,12 +29,16 @@ class Results:
         ``method``, ``seed``, ``step``, ``accuracy``, ``uplink_bytes``, ``downlink_bytes``; bytes
         are cumulative, of all clients.
     trials : list of dict
-        Of the search over hyperparameters: ``method``, ``config``, ``accuracy``.
+        Of the search over hyperparameters: ``method``, ``config``, ``steps``, ``accuracy``.
+    sizes : list of dict
+        Of one message of each method that compresses: ``method`` and what
+        `sim.compare.sizes.message_size` returns.
     """
 
     runs: list[Row]
     points: list[Row]
     trials: list[Row]
+    sizes: list[Row]
 
     def done(self, method: str, seed: int) -> bool:
         """Whether a run is there."""
@@ -48,10 +52,15 @@ class Results:
 
 def read_results(path: Path) -> Results:
     """Read a JSONL file; a line that an interruption cut off is left out."""
-    results = Results([], [], [])
+    results = Results([], [], [], [])
     if not path.exists():
         return results
-    kinds = {"run": results.runs, "point": results.points, "trial": results.trials}
+    kinds = {
+        "run": results.runs,
+        "point": results.points,
+        "trial": results.trials,
+        "size": results.sizes,
+    }
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             row = json.loads(line)
@@ -119,6 +128,7 @@ class _Runner:
 
     def run(self, method: Method, seed: int) -> None:
         """Run a method for a seed and append its lines, all at once."""
+        self._measure_message(method)
         config = self._config(method, seed) | self._tuned(method)
         run, points = self._measure(method, config)
         named = {"method": method.name, "seed": seed}
@@ -140,8 +150,18 @@ class _Runner:
         left = sum(taken.get(method.name, typical) for method, _ in todo[number - 1 :])
         return f" (about {left / 60:.0f} minutes left)"
 
-    def _config(self, method: Method, seed: int) -> dict[str, ConfigValue]:
-        config = self.preset.run_config(method, seed)
+    def _measure_message(self, method: Method) -> None:
+        """Append the size of a message of the method, if it is not there and it has one."""
+        if any(row["method"] == method.name for row in read_results(self.path).sizes):
+            return
+        from sim.compare.sizes import message_size
+
+        size = message_size(self._config(method, _TUNING_SEED), self.app)
+        if size is not None:
+            self._append([{"kind": "size", "method": method.name, **size}])
+
+    def _config(self, method: Method, seed: int, *, tuning: bool = False) -> dict[str, ConfigValue]:
+        config = self.preset.run_config(method, seed, tuning=tuning)
         return config | ({"data-dir": self.data_dir} if self.data_dir else {})
 
     def _tuned(self, method: Method) -> dict[str, ConfigValue]:
@@ -154,10 +174,12 @@ class _Runner:
                 known = read_results(self.path).trial(method.name, trial)
                 if known is None:
                     self.echo(f"    tuning {method.name}: {key} = {value}")
-                    _, points = self._measure(method, self._config(method, _TUNING_SEED) | trial)
+                    config = self._config(method, _TUNING_SEED, tuning=True)
+                    _, points = self._measure(method, config | trial)
                     known = {
                         "method": method.name,
                         "config": trial,
+                        "steps": points[-1]["step"],
                         "accuracy": points[-1]["accuracy"],
                     }
                     self._append([{"kind": "trial", **known}])

@@ -1,0 +1,61 @@
+"""What one message of a rival takes, beside what it would take in theory."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codec import Compression, generator
+from codec.compressors.joined import joined
+from codec.compressors.sizes import theoretical_size
+from codec.majority_vote import Ballot
+from fl_app.config import RunConfig
+from fl_app.data import load
+from fl_app.models import build_model
+from sim.run_config import ConfigValue, read_defaults
+
+
+def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any] | None:
+    """Measure a rival's compressor on a gradient of the preset's model and data.
+
+    Parameters
+    ----------
+    run_config : dict
+        Overrides of the app's run config.
+    app : Path
+        Folder of the Flower app.
+
+    Returns
+    -------
+    dict or None
+        ``coordinates``, ``serialized_bytes``, ``textbook_bytes`` and ``entropy_bytes``, see
+        `codec.compressors.sizes.TheoreticalSize`; None for what sends nothing compressed.
+    """
+    config = RunConfig.from_run_config({**read_defaults(app), **run_config})
+    compression = Compression(
+        config.compressor,
+        config.compressor_bits,
+        config.compressor_density,
+        config.compressor_rank,
+    )
+    compressor = Ballot() if config.majority_vote else compression.compressor()
+    if compressor is None or config.strategy not in ("gradient", "fedavg"):
+        return None
+    train = load(config.dataset, "train", config.data_dir, config.image_size)
+    rng = generator(config.seed)
+    chosen = rng.permutation(len(train.labels))[: config.batch_size]
+    model = build_model(
+        config.model, train.samples.shape[1:], train.classes, stem=config.stem, seed=config.seed
+    )
+    samples = torch.from_numpy(train.samples[chosen]).float() / 255
+    loss = torch.nn.functional.cross_entropy(model(samples), torch.from_numpy(train.labels[chosen]))
+    gradient = [part.numpy() for part in torch.autograd.grad(loss, list(model.parameters()))]
+    compressor = joined(compressor)
+    data, _ = compressor.compress(gradient, None, rng)
+    theory = theoretical_size(compressor, data, [part.shape for part in gradient])
+    return {
+        "coordinates": sum(part.size for part in gradient),
+        "serialized_bytes": len(data),
+        "textbook_bytes": theory.textbook,
+        "entropy_bytes": theory.entropy,
+    }
