@@ -57,6 +57,15 @@ class Compression:
         """Whether anything is compressed at all."""
         return self.kind != UNCOMPRESSED
 
+    def entries(self) -> dict[str, str | int | float]:
+        """Return kind and rate as they stand in an instruction."""
+        return {
+            self.key: self.kind,
+            "compressor-bits": self.bits,
+            "compressor-density": self.density,
+            "compressor-rank": self.rank,
+        }
+
     def compressor(self) -> GradientCompressor | None:
         """Return the compressor, which is the decoder of every rate; None for "none"."""
         if not self:

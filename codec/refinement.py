@@ -47,6 +47,10 @@ class Refinement(Compression):
         if not (self.tolerance > 0 and math.isfinite(self.tolerance)):
             raise CodecError(f"refinement-tolerance = {self.tolerance} must be > 0 and finite")
 
+    def entries(self) -> dict[str, str | int | float]:
+        """Return kind, rate and tolerance as they stand in an instruction."""
+        return {**super().entries(), "refinement-tolerance": self.tolerance}
+
     def compressor(self) -> GradientCompressor | None:
         """Return the compressor, which is the decoder of every rate; None for "none"."""
         return EDEN() if self.kind == AUTO else super().compressor()

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
+from clients.gradient_client import GradientInstruction
 from clients.importance import IMPORTANCES
 from clients.instruction import Instruction
+from clients.local_training import LocalInstruction
 from clients.selection import SELECTIONS
 from codec import REFINEMENTS, CodecError, CodecOptions, Compression, Refinement
 from codec.compression import COMPRESSIONS
@@ -225,7 +227,29 @@ class RunConfig:
 def _check_instruction(config: RunConfig) -> None:
     """Find now what every client would refuse later, such as keys that contradict each other."""
     if config.strategy in ("gradient", "fedavg"):
-        config.compression  # noqa: B018 - raises if illegal
+        training: dict[str, Any] = {
+            "server_round": 1,
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+            "compressor": config.compression.kind,
+            "compressor_bits": config.compressor_bits,
+            "compressor_density": config.compressor_density,
+            "compressor_rank": config.compressor_rank,
+        }
+        if config.strategy == "gradient":
+            GradientInstruction(
+                **training,
+                momentum_correction=config.momentum_correction,
+                majority_vote=config.majority_vote,
+            )
+        else:
+            LocalInstruction(
+                **training,
+                local_steps=config.local_steps,
+                learning_rate=config.learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            )
         return
     Instruction(
         server_round=1,

@@ -161,10 +161,7 @@ class CompressedFedAvg(AccountedStrategy[ModelReply], FedAvg):
             "local-steps": local_steps,
             "momentum": momentum,
             "weight-decay": weight_decay,
-            "compressor": compression.kind,
-            "compressor-bits": compression.bits,
-            "compressor-density": compression.density,
-            "compressor-rank": compression.rank,
+            **compression.entries(),
         }
 
     def configure_train(

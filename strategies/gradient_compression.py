@@ -156,10 +156,7 @@ class GradientCompression(ServerStrategy[GradientReply]):
             server_model,
             {
                 "batch-size": batch_size,
-                "compressor": compression.kind,
-                "compressor-bits": compression.bits,
-                "compressor-density": compression.density,
-                "compressor-rank": compression.rank,
+                **compression.entries(),
                 "majority-vote": majority_vote,
                 "momentum-correction": momentum_correction,
             },

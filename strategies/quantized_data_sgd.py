@@ -117,11 +117,7 @@ class QuantizedDataSGD(QuantizedDataStrategy):
                 "keep-rate": keep_rate,
                 "uniform-share": uniform_share,
                 "uplink-budget": uplink_budget,
-                "refinement": refinement.kind,
-                "compressor-bits": refinement.bits,
-                "compressor-density": refinement.density,
-                "compressor-rank": refinement.rank,
-                "refinement-tolerance": refinement.tolerance,
+                **refinement.entries(),
             },
             sends_model=importance in MODEL_IMPORTANCES or compressor is not None,
             expected=Expectation(

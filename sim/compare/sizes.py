@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from codec import Compression, generator
+from codec import generator
 from codec.compressors.joined import joined
 from codec.compressors.sizes import theoretical_size
 from codec.majority_vote import Ballot
@@ -32,13 +32,7 @@ def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any
         `codec.compressors.sizes.TheoreticalSize`; None for what sends nothing compressed.
     """
     config = RunConfig.from_run_config({**read_defaults(app), **run_config})
-    compression = Compression(
-        config.compressor,
-        config.compressor_bits,
-        config.compressor_density,
-        config.compressor_rank,
-    )
-    compressor = Ballot() if config.majority_vote else compression.compressor()
+    compressor = Ballot() if config.majority_vote else config.compression.compressor()
     if compressor is None or config.strategy not in ("gradient", "fedavg"):
         return None
     train = load(config.dataset, "train", config.data_dir, config.image_size)
