@@ -83,6 +83,20 @@ def test_models_are_loaded_as_they_were_sent() -> None:
         load_model(lambda: nn.Linear(3, 2), None)
 
 
+def test_a_factory_may_return_the_same_model_each_time() -> None:
+    shared = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    fresh = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    used = load_model(lambda: shared, ArrayRecord(fresh.state_dict()))
+    used(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))  # moves the statistics
+    with torch.no_grad():
+        used[0].weight.fill_(7)
+    used.eval()
+    again = load_model(lambda: shared, ArrayRecord(fresh.state_dict()))
+    assert again is shared and all(module.training for module in again.modules())
+    for name, value in fresh.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
 def test_time_adds_up_even_when_a_block_raises() -> None:
     seconds: dict[str, float] = {}
     with timed("a", seconds):
