@@ -84,6 +84,7 @@ def weights(block_shape: tuple[int, ...]) -> Weights:
         joint = covariance[np.ix_(known, known)] + np.diag(noise)
         solved = np.linalg.solve(joint, covariance[np.ix_(known, targets)])
         rounded = np.round(solved * _WEIGHT)
+        # That of the block's own mean is left out: means count by their differences from it.
         means[targets] = rounded[1:directions].T
         by_direction = rounded[directions:].reshape(directions, len(used), len(targets))
         coefficients[:, targets, : len(used)] = by_direction.transpose(0, 2, 1)
@@ -166,10 +167,10 @@ class Prediction:
         for direction in range(1, len(directions)):
             axis = (direction - 1) // 2 - len(grid)
             here, there = _beside(len(grid), axis, after=direction % 2 == 0)
-            step = np.zeros(own.shape)
-            step[here] = own[there] - own[here]
             total[here] += directions[direction][there]
-            total += np.multiply.outer(plan.means[targets, direction - 1], step)
+            difference = np.zeros(own.shape)
+            difference[here] = own[there] - own[here]
+            total += np.multiply.outer(plan.means[targets, direction - 1], difference)
         return total.reshape(len(targets), -1)
 
 
