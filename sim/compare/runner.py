@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -195,8 +196,14 @@ class _Runner:
             return run | {"machine": machine()}, points
         out = self.path.parent / "runs" / f"{self.preset.name}-{time.time_ns()}"
         started = time.perf_counter()
-        launch(self.app, config | {"out-dir": str(out)}, self.preset.clients, _quiet)
+        launch(self.app, config | {"out-dir": str(out)}, self.preset.clients, self._progress)
         return _read_run(out, time.perf_counter() - started)
+
+    def _progress(self, line: str) -> None:
+        """Echo what a run says of its evaluations; drop the rest of its log."""
+        found = _EVALUATED.search(line)
+        if found:
+            self.echo(f"      {found[0]}")
 
     def _append(self, rows: list[Row]) -> None:
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -204,6 +211,7 @@ class _Runner:
             file.write(text)
 
 
+_EVALUATED = re.compile(r"round \d+/\d+: accuracy .*? %, up [^,]*")
 _TUNING_SEED = 1000  # of no run that is reported
 _PATHS = ("out-dir", "data-dir")  # of a machine, not of a result
 
@@ -211,10 +219,6 @@ _PATHS = ("out-dir", "data-dir")  # of a machine, not of a result
 def machine() -> str:
     """Return what the runs were measured on."""
     return f"{platform.machine()}, {os.cpu_count()} cores"
-
-
-def _quiet(_: str) -> None:
-    """Drop a line of a run's log."""
 
 
 def _read_run(folder: Path, wall: float) -> tuple[Row, list[Row]]:
