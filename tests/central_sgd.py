@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Context, Message
 from inprocess_grid import InProcessGrid
 from numpy.typing import NDArray
+from small_task import BATCH, CLASSES, CLIENTS, SEED, SIZES, grid_of, make_model, random_images
 from torch import nn
 
 from clients import ArraySource, train
 from codec import CodecOptions
 from strategies import QuantizedDataSGD
 
-SHAPE, CLASSES, CLIENTS, BATCH = (1, 8, 8), 4, 3, 12
 IDENTITY = CodecOptions(quantizer="identity")
 COARSE = CodecOptions(quantizer="dithered", step=0.5)
 
@@ -34,25 +33,11 @@ class RecordingSource(ArraySource):
         return items
 
 
-def make_sources(sizes: tuple[int, ...] = (50, 40, 30)) -> list[RecordingSource]:
-    rng = np.random.default_rng(1)
+def make_sources(sizes: tuple[int, ...] = SIZES) -> list[RecordingSource]:
     return [
-        RecordingSource(
-            rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
-            rng.integers(0, CLASSES, size),
-            CLASSES,
-            0.0,
-            255.0,
-        )
-        for size in sizes
+        RecordingSource(samples, targets, CLASSES, 0.0, 255.0)
+        for samples, targets in random_images(sizes)
     ]
-
-
-def make_model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(216, 16), nn.ReLU(), nn.Linear(16, 4)
-    )
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -66,14 +51,11 @@ def make_scheduler(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler
 def make_grid(
     sources: list[RecordingSource], model: Callable[[], nn.Module] = make_model
 ) -> InProcessGrid:
-    def client(source: RecordingSource) -> Callable[[Message, Context], Message]:
-        return lambda message, context: train(message, context, source, model)
-
-    return InProcessGrid([client(source) for source in sources])
+    return grid_of(sources, train, model)
 
 
 def make_strategy(**options: Any) -> QuantizedDataSGD:
-    settings = {"batch_size": BATCH, "min_available_nodes": CLIENTS, "device": "cpu", "seed": 5}
+    settings = {"batch_size": BATCH, "min_available_nodes": CLIENTS, "device": "cpu", "seed": SEED}
     return QuantizedDataSGD(make_model(), sgd, scheduler=make_scheduler, **{**settings, **options})
 
 
@@ -95,20 +77,3 @@ def central_states(
         scheduler.step()
         states.append(copy.deepcopy(model.state_dict()))
     return states
-
-
-def run_and_record(
-    strategy: QuantizedDataSGD, num_rounds: int, grid: InProcessGrid | None = None
-) -> list[dict[str, torch.Tensor]]:
-    """Parameters after each round."""
-    states: list[dict[str, torch.Tensor]] = []
-    strategy.start(
-        grid or make_grid(make_sources()),
-        num_rounds=num_rounds,
-        evaluate_fn=lambda _, arrays: states.append(arrays.to_torch_state_dict()),
-    )
-    return states[1:]
-
-
-def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    return max(float((one[name] - other[name]).abs().max()) for name in one)

@@ -10,46 +10,31 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from inprocess_grid import InProcessGrid
+from small_task import (
+    CLIENTS,
+    SEED,
+    batch_norm_model,
+    grid_of,
+    largest_difference,
+    minibatch,
+    raising_client,
+    random_sources,
+    smooth_model,
+    states_after_rounds,
+)
 from torch import Tensor, nn
 
 from clients import ArraySource, train_local
-from clients.minibatches import epoch_minibatch
 from codec import Compression
 from codec.batch_norm import statistics
 from codec.compressors import COMPRESSORS, Float32
 from codec.compressors.joined import Joined
 from strategies import CompressedFedAvg, RoundResult
 
-SHAPE, CLASSES, CLIENTS, BATCH, SEED, RATE = (1, 8, 8), 4, 3, 10, 5, 0.1
+SIZES, BATCH, RATE = (40, 30, 20), 10, 0.1
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def _sources(sizes: tuple[int, ...] = (40, 30, 20)) -> list[ArraySource]:
-    rng = np.random.default_rng(1)
-    return [
-        ArraySource(
-            rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8),
-            rng.integers(0, CLASSES, size),
-            CLASSES,
-            0.0,
-            255.0,
-        )
-        for size in sizes
-    ]
-
-
-def _model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.Tanh(), nn.Flatten(), nn.Linear(216, 4))
-
-
-def _batch_norm_model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)
-    )
 
 
 class _Tied(nn.Module):
@@ -70,19 +55,13 @@ def _tied_model() -> nn.Module:
     return _Tied()
 
 
-def _client(
-    source: ArraySource, model: Callable[[], nn.Module] = _model
-) -> Callable[[Message, Context], Message]:
-    return lambda message, context: train_local(message, context, source, model)
-
-
 def _grid(
-    model: Callable[[], nn.Module] = _model, sizes: tuple[int, ...] = (40, 30, 20)
+    model: Callable[[], nn.Module] = smooth_model, sizes: tuple[int, ...] = SIZES
 ) -> InProcessGrid:
-    return InProcessGrid([_client(source, model) for source in _sources(sizes)])
+    return grid_of(random_sources(sizes), train_local, model)
 
 
-def _strategy(model: Callable[[], nn.Module] = _model, **options: Any) -> CompressedFedAvg:
+def _strategy(model: Callable[[], nn.Module] = smooth_model, **options: Any) -> CompressedFedAvg:
     settings = {
         "local_steps": 3,
         "learning_rate": lambda _: RATE,
@@ -94,33 +73,15 @@ def _strategy(model: Callable[[], nn.Module] = _model, **options: Any) -> Compre
     return CompressedFedAvg(model(), **{**settings, **options})
 
 
-def _run(
-    strategy: CompressedFedAvg, rounds: int, grid: InProcessGrid | None = None
-) -> list[dict[str, Tensor]]:
-    """State after each round."""
-    states: list[dict[str, Tensor]] = []
-    strategy.start(
-        grid or _grid(),
-        num_rounds=rounds,
-        evaluate_fn=lambda _, arrays: states.append(arrays.to_torch_state_dict()),
-    )
-    return states[1:]
-
-
-def _largest_difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    return max(float((one[name] - other[name]).abs().max()) for name in one)
-
-
 def _loss(model: nn.Module, source: ArraySource, client: int, step: int) -> Tensor:
-    indices = epoch_minibatch(len(source), BATCH, step, SEED, client)
-    samples = torch.from_numpy(source.samples[indices]).float() / 255
-    return nn.functional.cross_entropy(model(samples), torch.from_numpy(source.targets[indices]))
+    samples, targets = minibatch(source, client, step, BATCH)
+    return nn.functional.cross_entropy(model(samples), targets)
 
 
 def test_one_local_step_is_a_step_along_the_averaged_gradient() -> None:
     strategy = _strategy(local_steps=1, learning_rate=lambda server_round: RATE / server_round)
-    states = _run(strategy, 4)
-    model, sources = _model(), _sources()
+    states = states_after_rounds(strategy, _grid(), 4)
+    model, sources = smooth_model(), random_sources(SIZES)
     for step, state in enumerate(states):
         losses = [len(s) * _loss(model, s, k, step) for k, s in enumerate(sources)]
         loss = torch.stack(losses).sum() / sum(len(source) for source in sources)
@@ -128,19 +89,19 @@ def test_one_local_step_is_a_step_along_the_averaged_gradient() -> None:
         with torch.no_grad():
             for parameter, part in zip(model.parameters(), gradient, strict=True):
                 parameter -= RATE / (step + 1) * part
-        assert _largest_difference(state, dict(model.state_dict())) < 1e-6
+        assert largest_difference(state, dict(model.state_dict())) < 1e-6
     assert strategy.steps_taken == 4 and strategy.samples_sent == 0
     assert isinstance(strategy, FedAvg)
 
 
 def test_local_momentum_starts_anew_each_round() -> None:
     strategy = _strategy(local_steps=2, momentum=0.9, weight_decay=1e-2)
-    states = _run(strategy, 2, _grid(sizes=(40,) * 3))
-    initial: dict[str, Tensor] = dict(_model().state_dict())
+    states = states_after_rounds(strategy, _grid(sizes=(40,) * 3), 2)
+    initial: dict[str, Tensor] = dict(smooth_model().state_dict())
     for number, state in enumerate(states):
         trained = []
-        for client, source in enumerate(_sources((40,) * 3)):
-            model = _model()
+        for client, source in enumerate(random_sources((40,) * 3)):
+            model = smooth_model()
             model.load_state_dict(initial)
             optimizer = torch.optim.SGD(
                 model.parameters(), RATE, momentum=0.9, weight_decay=1e-2, nesterov=True
@@ -151,25 +112,25 @@ def test_local_momentum_starts_anew_each_round() -> None:
                 optimizer.step()
             trained.append(dict(model.state_dict()))
         initial = {name: sum(t[name] for t in trained) / 3 for name in initial}  # type: ignore[misc]
-        assert _largest_difference(state, initial) < 1e-6
+        assert largest_difference(state, initial) < 1e-6
 
 
-@pytest.mark.parametrize("model", [_model, _tied_model])
+@pytest.mark.parametrize("model", [smooth_model, _tied_model])
 def test_lossless_changes_are_plain_fed_avg(model: Callable[[], nn.Module]) -> None:
-    plain = _run(_strategy(model), 4, _grid(model))
-    coded = _run(_strategy(model, compression="fp32"), 4, _grid(model))
+    plain = states_after_rounds(_strategy(model), _grid(model), 4)
+    coded = states_after_rounds(_strategy(model, compression="fp32"), _grid(model), 4)
     for one, other in zip(plain, coded, strict=True):
-        assert _largest_difference(one, other) < 1e-6
+        assert largest_difference(one, other) < 1e-6
 
 
 def test_int8_changes_are_close_to_plain_fed_avg() -> None:
-    plain, whole = _strategy(), _run(_strategy(), 4)[-1]
+    plain, whole = _strategy(), states_after_rounds(_strategy(), _grid(), 4)[-1]
     coded = _strategy(compression=Compression("qsgd", bits=7))
-    state = _run(coded, 4)[-1]
-    moved = _largest_difference(whole, dict(_model().state_dict()))
-    assert 0 < _largest_difference(state, whole) < 0.1 * moved
-    _run(plain, 4)
-    n = sum(p.numel() for p in _model().parameters())
+    state = states_after_rounds(coded, _grid(), 4)[-1]
+    moved = largest_difference(whole, dict(smooth_model().state_dict()))
+    assert 0 < largest_difference(state, whole) < 0.1 * moved
+    states_after_rounds(plain, _grid(), 4)
+    n = sum(p.numel() for p in smooth_model().parameters())
     assert coded.ledger.sections()["delta"] < 0.3 * 4 * CLIENTS * 4 * n
     assert plain.ledger.sections()["arrays"] > 4 * CLIENTS * 4 * n
 
@@ -177,10 +138,10 @@ def test_int8_changes_are_close_to_plain_fed_avg() -> None:
 @pytest.mark.parametrize("kind", COMPRESSORS)
 def test_every_compressor_gets_nearer_to_a_solution(kind: str) -> None:
     strategy = _strategy(compression=Compression(kind, bits=4, density=0.3), local_steps=4)
-    samples = np.concatenate([source.samples for source in _sources()])
-    targets = np.concatenate([source.targets for source in _sources()])
+    samples = np.concatenate([source.samples for source in random_sources(SIZES)])
+    targets = np.concatenate([source.targets for source in random_sources(SIZES)])
     before, _ = strategy.server_model.evaluate(samples, targets, high=255.0)
-    _run(strategy, 5)
+    states_after_rounds(strategy, _grid(), 5)
     after, _ = strategy.server_model.evaluate(samples, targets, high=255.0)
     assert after < before - 0.05
     assert not strategy.failures
@@ -189,8 +150,8 @@ def test_every_compressor_gets_nearer_to_a_solution(kind: str) -> None:
 def test_error_feedback_stays_with_the_client() -> None:
     grid = _grid()
     strategy = _strategy(compression=Compression("top-k", density=0.1))
-    _run(strategy, 3, grid)
-    n = sum(p.numel() for p in _model().parameters())
+    states_after_rounds(strategy, grid, 3)
+    n = sum(p.numel() for p in smooth_model().parameters())
     assert strategy.client_memory_bytes == 4 * n
     for context in grid.contexts.values():
         record = context.state["delta-residual"]
@@ -198,15 +159,15 @@ def test_error_feedback_stays_with_the_client() -> None:
         (residual,) = record.to_numpy_ndarrays()
         assert np.count_nonzero(residual) > 0.5 * n
     plain_grid = _grid()
-    _run(_strategy(), 1, plain_grid)
+    states_after_rounds(_strategy(), plain_grid, 1)
     assert not any(context.state for context in plain_grid.contexts.values())
 
 
 def test_statistics_of_batch_normalization_travel_when_due() -> None:
-    grid = _grid(_batch_norm_model)
-    strategy = _strategy(_batch_norm_model, compression="fp32", buffers_every=2, buffer_batches=9)
-    states = _run(strategy, 3, grid)
-    model = _batch_norm_model()
+    grid = _grid(batch_norm_model)
+    strategy = _strategy(batch_norm_model, compression="fp32", buffers_every=2, buffer_batches=9)
+    states = states_after_rounds(strategy, grid, 3)
+    model = batch_norm_model()
     kept = []
     for state in states:
         model.load_state_dict(state)
@@ -223,16 +184,16 @@ def test_statistics_of_batch_normalization_travel_when_due() -> None:
     assert strategy.ledger.sections()["buffers"] <= sent * (2 * 12 + 40)
     # The first layer sees the samples themselves: its weighted means are those of all of them.
     last = states[1]
-    images = np.concatenate([source.samples for source in _sources()])
-    probe = _batch_norm_model()
+    images = np.concatenate([source.samples for source in random_sources(SIZES)])
+    probe = batch_norm_model()
     probe.load_state_dict(last)
     expected = probe[0](torch.from_numpy(images).float() / 255).mean(dim=(0, 2, 3))
     torch.testing.assert_close(kept[2], expected, atol=2e-2, rtol=2e-2)
 
 
 def test_whole_models_bring_their_statistics() -> None:
-    strategy = _strategy(_batch_norm_model)
-    (state,) = _run(strategy, 1, _grid(_batch_norm_model))
+    strategy = _strategy(batch_norm_model)
+    (state,) = states_after_rounds(strategy, _grid(batch_norm_model), 1)
     assert state["1.running_mean"].any()
     assert state["1.num_batches_tracked"].dtype == torch.int64
     assert set(strategy.ledger.sections()) == {"arrays", "message"}
@@ -241,11 +202,11 @@ def test_whole_models_bring_their_statistics() -> None:
 def test_bytes_are_counted_in_both_directions() -> None:
     results: list[RoundResult] = []
     strategy = _strategy(compression="fp16", on_round=results.append)
-    _run(strategy, 3)
+    states_after_rounds(strategy, _grid(), 3)
     ledger = strategy.ledger
     assert sum(result.uplink_bytes for result in results) == ledger.uplink_bytes
     assert sum(result.downlink_bytes for result in results) == ledger.downlink_bytes
-    n = sum(p.numel() for p in _model().parameters())
+    n = sum(p.numel() for p in smooth_model().parameters())
     assert ledger.sections("downlink")["arrays"] > 3 * CLIENTS * 4 * n
     assert 0.8 * 2 * n < ledger.sections()["delta"] / (3 * CLIENTS) < 1.05 * 2 * n
     assert [result.steps_taken for result in results] == [3] * 3
@@ -259,7 +220,7 @@ def _spoiled(
     spoil: Callable[[RecordDict], None],
 ) -> Callable[[Message, Context], Message]:
     def client(message: Message, context: Context) -> Message:
-        reply = train_local(message, context, _sources()[0], _batch_norm_model)
+        reply = train_local(message, context, random_sources(SIZES)[0], batch_norm_model)
         spoil(reply.content)
         return Message(RecordDict(dict(reply.content)), reply_to=message)
 
@@ -278,27 +239,25 @@ def _truncate(content: RecordDict) -> None:
     _payload(content)["delta"] = data[:-9]
 
 
-def _raises(message: Message, context: Context) -> Message:
-    raise MemoryError("device is full")
-
-
 def test_bad_changes_are_counted_and_the_round_goes_on() -> None:
     clients = [
-        *_grid(_batch_norm_model).clients.values(),
+        *_grid(batch_norm_model).clients.values(),
         _spoiled(_truncate),
         _spoiled(lambda content: _payload(content).__delitem__("delta")),
         _spoiled(lambda content: _payload(content).__setitem__("num-examples", 0)),
         _spoiled(lambda content: _payload(content).__setitem__("buffers", b"")),
-        _raises,
+        raising_client,
         lambda message, context: None,
     ]
-    strategy = _strategy(_batch_norm_model, compression="fp32")
-    states = _run(strategy, 2, InProcessGrid(clients))  # type: ignore[arg-type]
+    strategy = _strategy(batch_norm_model, compression="fp32")
+    states = states_after_rounds(strategy, InProcessGrid(clients), 2)  # type: ignore[arg-type]
     assert strategy.failures == {
         "delta": 2, "record": 2, "count": 2, "buffers": 2, "error": 2, "no-reply": 2
     }  # fmt: skip
-    alone = _run(_strategy(_batch_norm_model, compression="fp32"), 2, _grid(_batch_norm_model))
-    assert _largest_difference(states[-1], alone[-1]) == 0
+    alone = states_after_rounds(
+        _strategy(batch_norm_model, compression="fp32"), _grid(batch_norm_model), 2
+    )
+    assert largest_difference(states[-1], alone[-1]) == 0
     assert strategy.ledger.sections()["rejected"] > 0
 
 
@@ -323,28 +282,30 @@ def test_bad_models_are_counted_and_the_round_goes_on() -> None:
         _arrays(content)["0.bias"] = Array("float32", (6,), "numpy.ndarray", data[:-3])
 
     clients = [
-        *_grid(_batch_norm_model).clients.values(),
+        *_grid(batch_norm_model).clients.values(),
         *map(_spoiled, (nan, wide, raw, short)),
         _spoiled(lambda content: _arrays(content).__delitem__("0.bias")),
         _spoiled(lambda content: content.__delitem__("arrays")),
         _spoiled(lambda content: content.__delitem__("payload")),
     ]
-    strategy = _strategy(_batch_norm_model)
-    states = _run(strategy, 1, InProcessGrid(clients))
+    strategy = _strategy(batch_norm_model)
+    states = states_after_rounds(strategy, InProcessGrid(clients), 1)
     assert strategy.failures == {"not-finite": 1, "shape": 1, "record": 5}
-    alone = _run(_strategy(_batch_norm_model), 1, _grid(_batch_norm_model))
-    assert _largest_difference(states[-1], alone[-1]) == 0
+    alone = states_after_rounds(_strategy(batch_norm_model), _grid(batch_norm_model), 1)
+    assert largest_difference(states[-1], alone[-1]) == 0
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_change_that_overflows_is_refused() -> None:
     def client(message: Message, context: Context) -> Message:
-        parts = [np.full(p.shape, 3e38, np.float32) for p in _model().parameters()]
+        parts = [np.full(p.shape, 3e38, np.float32) for p in smooth_model().parameters()]
         data, _ = Joined(Float32()).compress(parts, None, np.random.default_rng(0))
         record = ConfigRecord({"delta": data, "num-examples": 1, "client": 0})
         return Message(RecordDict({"payload": record}), reply_to=message)
 
-    large = {name: torch.full_like(value, 3e38) for name, value in _model().state_dict().items()}
+    large = {
+        name: torch.full_like(value, 3e38) for name, value in smooth_model().state_dict().items()
+    }
     strategy = _strategy(compression="fp32", min_available_nodes=1)
     strategy.start(InProcessGrid([client]), ArrayRecord(large), num_rounds=1)
     assert strategy.failures == {"not-finite": 1}
@@ -353,20 +314,20 @@ def test_a_change_that_overflows_is_refused() -> None:
 def test_a_round_of_bad_replies_changes_nothing() -> None:
     strategy = _strategy(min_available_nodes=1)
     before = copy.deepcopy(strategy.model.state_dict())
-    _run(strategy, 2, InProcessGrid([_raises]))
+    states_after_rounds(strategy, InProcessGrid([raising_client]), 2)
     assert strategy.failures == {"error": 2}
     assert strategy.steps_taken == 0
-    assert _largest_difference(before, dict(strategy.model.state_dict())) == 0
+    assert largest_difference(before, dict(strategy.model.state_dict())) == 0
 
 
 def test_initial_arrays_are_the_start() -> None:
-    other = _model()
+    other = smooth_model()
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1.0)
     strategy = _strategy(learning_rate=lambda _: 0.0, local_steps=1)
     strategy.start(_grid(), ArrayRecord(other.state_dict()), num_rounds=1)
-    assert _largest_difference(dict(strategy.model.state_dict()), dict(other.state_dict())) < 1e-6
+    assert largest_difference(dict(strategy.model.state_dict()), dict(other.state_dict())) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,21 @@ from typing import Any
 import pytest
 import torch
 from central_sgd import (
-    BATCH,
-    CLIENTS,
     COARSE,
     IDENTITY,
     central_states,
-    largest_difference,
     make_grid,
-    make_model,
     make_sources,
     make_strategy,
-    run_and_record,
     sgd,
+)
+from small_task import (
+    BATCH,
+    CLIENTS,
+    batch_norm_model,
+    largest_difference,
+    make_model,
+    states_after_rounds,
 )
 from torch import nn
 
@@ -28,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_identity_codec_is_central_sgd_step_for_step() -> None:
     strategy, sources = make_strategy(codec=IDENTITY), make_sources()
-    states = run_and_record(strategy, 20, make_grid(sources))
+    states = states_after_rounds(strategy, make_grid(sources), 20)
     for ours, central in zip(states, central_states(sources, 20), strict=True):
         assert largest_difference(ours, central) < 1e-5
     assert strategy.steps_taken == 20
@@ -43,7 +46,7 @@ def test_lossless_refinement_is_central_sgd(importance: str) -> None:
         codec=COARSE, importance=importance, keep_rate=0.4, refinement="fp32", uniform_share=0.3
     )
     sources = make_sources()
-    states = run_and_record(strategy, 20, make_grid(sources))
+    states = states_after_rounds(strategy, make_grid(sources), 20)
     assert largest_difference(states[-1], central_states(sources, 20)[-1]) < 2e-5
     assert 0.2 < strategy.samples_sent / (20 * CLIENTS * BATCH) < 0.6
     assert strategy.ledger.sections()["refinement"] > 0
@@ -54,26 +57,19 @@ def test_without_refinement_a_coarse_codec_differs() -> None:
     """The control of the test above: there is an error for the refinement to repair."""
     strategy = make_strategy(codec=COARSE, importance="loss", keep_rate=0.4)
     sources = make_sources()
-    states = run_and_record(strategy, 20, make_grid(sources))
+    states = states_after_rounds(strategy, make_grid(sources), 20)
     assert largest_difference(states[-1], central_states(sources, 20)[-1]) > 1e-2
 
 
 def test_clients_with_fewer_samples_weigh_less() -> None:
     strategy, sources = make_strategy(codec=IDENTITY), make_sources((40, 3, 7))
-    states = run_and_record(strategy, 5, make_grid(sources))
+    states = states_after_rounds(strategy, make_grid(sources), 5)
     assert largest_difference(states[-1], central_states(sources, 5)[-1]) < 1e-5
-
-
-def _batch_norm_model() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 4)
-    )
 
 
 def test_gradients_are_taken_payload_by_payload() -> None:
     """With BatchNorm, a lossless refinement must still give each client's own gradient."""
-    model = _batch_norm_model()
+    model = batch_norm_model()
     options: dict[str, Any] = {"batch_size": BATCH, "device": "cpu", "seed": 5}
     strategy = QuantizedDataSGD(
         model,
@@ -85,8 +81,8 @@ def test_gradients_are_taken_payload_by_payload() -> None:
         min_available_nodes=CLIENTS,
         **options,
     )
-    reference, sources = _batch_norm_model(), make_sources()
-    run_and_record(strategy, 1, make_grid(sources, _batch_norm_model))
+    reference, sources = batch_norm_model(), make_sources()
+    states_after_rounds(strategy, make_grid(sources, batch_norm_model), 1)
     optimizer = sgd(reference.parameters())
     for samples, targets in (source.drawn[0] for source in sources):
         outputs = reference(torch.from_numpy(samples).float() / 255)
@@ -112,7 +108,7 @@ def test_dropout_masks_are_the_clients() -> None:
         strategy = QuantizedDataSGD(
             model, sgd, codec=IDENTITY, batch_size=BATCH, refinement=refinement, device="cpu"
         )
-        run_and_record(strategy, 3, make_grid(make_sources(), _dropout_model))
+        states_after_rounds(strategy, make_grid(make_sources(), _dropout_model), 3)
         models.append(model.state_dict())
     assert largest_difference(*models) < 1e-6
 
@@ -128,7 +124,7 @@ def test_refinement_alone_is_a_legal_reply() -> None:
         batch_size=2,
     )
     sources = make_sources()
-    states = run_and_record(strategy, 10, make_grid(sources))
+    states = states_after_rounds(strategy, make_grid(sources), 10)
     assert largest_difference(states[-1], central_states(sources, 10)[-1]) < 1e-5
     assert strategy.samples_sent < CLIENTS * 2 * 10
     assert strategy.steps_taken == 10 and not strategy.failures
@@ -137,7 +133,7 @@ def test_refinement_alone_is_a_legal_reply() -> None:
 def test_top_k_memory_stays_with_the_client() -> None:
     strategy = make_strategy(codec=COARSE, refinement=Refinement("top-k", density=0.05))
     grid = make_grid(make_sources())
-    run_and_record(strategy, 2, grid)
+    states_after_rounds(strategy, grid, 2)
     assert all("refinement-memory" in context.state for context in grid.contexts.values())
     assert not strategy.failures
     parameters = sum(parameter.numel() for parameter in make_model().parameters())
@@ -148,7 +144,7 @@ def test_auto_refinement_is_sent_where_it_is_needed() -> None:
     sections = {}
     for name, codec in (("exact", CodecOptions(quantizer="identity")), ("coarse", COARSE)):
         strategy = make_strategy(codec=codec, refinement="auto")
-        run_and_record(strategy, 2, make_grid(make_sources()))
+        states_after_rounds(strategy, make_grid(make_sources()), 2)
         assert not strategy.failures
         sections[name] = strategy.ledger.sections()
     assert "refinement" not in sections["exact"]

@@ -8,22 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from central_sgd import (
-    BATCH,
-    CLIENTS,
-    COARSE,
-    IDENTITY,
-    SHAPE,
-    central_states,
-    largest_difference,
-    make_grid,
-    make_model,
-    make_sources,
-    make_strategy,
-    run_and_record,
-)
+from central_sgd import COARSE, IDENTITY, central_states, make_grid, make_sources, make_strategy
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from inprocess_grid import InProcessGrid
+from small_task import (
+    BATCH,
+    CLIENTS,
+    SHAPE,
+    largest_difference,
+    make_model,
+    raising_client,
+    states_after_rounds,
+)
 from torch import nn
 
 from clients import ArraySource, train
@@ -40,7 +36,7 @@ def test_runs_are_reproducible() -> None:
         grid = make_grid(make_sources())
         # Node ids are random in Flower, and replies come in any order.
         shuffled = InProcessGrid(list(grid.clients.values()), first_node_id)
-        runs.append((run_and_record(strategy, 4, shuffled), strategy.ledger.sections()))
+        runs.append((states_after_rounds(strategy, shuffled, 4), strategy.ledger.sections()))
     assert largest_difference(runs[0][0][-1], runs[1][0][-1]) == 0
     assert runs[0][1] == runs[1][1]
 
@@ -64,10 +60,6 @@ def _truncate(record: ConfigRecord) -> None:
     record["samples"] = data[: len(data) // 2]
 
 
-def _raises(message: Message, context: Context) -> Message:
-    raise MemoryError("device is full")
-
-
 def _silent(message: Message, context: Context) -> Message:
     return None  # type: ignore[return-value]
 
@@ -82,12 +74,12 @@ def test_bad_replies_are_counted_and_the_round_goes_on(
         _spoiled(_truncate),
         _spoiled(lambda record: record.__setitem__("num-examples", BATCH + 1)),
         _spoiled(lambda record: record.__delitem__("num-sent")),
-        _raises,
+        raising_client,
         _silent,
     ]
     strategy = make_strategy(codec=IDENTITY)
     with caplog.at_level(logging.WARNING, logger="flwr"):
-        states = run_and_record(strategy, 2, InProcessGrid(clients))
+        states = states_after_rounds(strategy, InProcessGrid(clients), 2)
     assert strategy.failures == {
         "payload": 2, "count": 2, "record": 2, "error": 2, "no-reply": 2
     }  # fmt: skip
@@ -102,7 +94,7 @@ def test_a_round_of_bad_replies_takes_no_step() -> None:
     results: list[RoundResult] = []
     strategy = make_strategy(codec=IDENTITY, on_round=results.append, min_available_nodes=1)
     before = copy.deepcopy(strategy.model.state_dict())
-    strategy.start(InProcessGrid([_raises]), num_rounds=2)
+    strategy.start(InProcessGrid([raising_client]), num_rounds=2)
     assert strategy.steps_taken == 0
     assert largest_difference(before, dict(strategy.model.state_dict())) == 0
     assert [result.failures for result in results] == [{"error": 1}] * 2
@@ -142,7 +134,7 @@ def test_a_gradient_that_is_not_finite_is_skipped() -> None:
 def test_round_results() -> None:
     results: list[RoundResult] = []
     strategy = make_strategy(codec=COARSE, on_round=results.append)
-    run_and_record(strategy, 3)
+    states_after_rounds(strategy, make_grid(make_sources()), 3)
     assert [result.round for result in results] == [1, 2, 3]
     assert sum(result.uplink_bytes for result in results) == strategy.ledger.uplink_bytes
     assert sum(result.downlink_bytes for result in results) == strategy.ledger.downlink_bytes
