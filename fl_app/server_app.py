@@ -32,6 +32,7 @@ from strategies import (
     QuantizedDataReplay,
     QuantizedDataSGD,
 )
+from strategies.options import is_due
 
 _SMALL_MODEL = 1_000_000  # parameters
 
@@ -51,7 +52,7 @@ def main(grid: Grid, context: Context) -> None:
         log(INFO, "run folder: %s", path)
 
         def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
-            due = server_round % config.eval_every == 0 or server_round == config.num_rounds
+            due = is_due(server_round, config.eval_every, config.num_rounds)
             nodes = len(list(grid.get_node_ids()))
             clients = max(1, int(config.fraction_train * nodes))
             record = measure(strategy, server_round, clients, test, evaluated=due)

@@ -23,6 +23,7 @@ from fl_app.data import Images, load
 from fl_app.partition import partition_indices
 from fl_app.server_app import make_strategy, set_threads
 from strategies import QuantizedDataReplay, QuantizedDataStrategy
+from strategies.options import is_due
 from strategies.reply import Reply
 
 Echo = Callable[[str], None]
@@ -133,7 +134,7 @@ def run_points(config: RunConfig, mode: str, echo: Echo = print) -> Iterator[Poi
             samples += len(contribution.sent)
             replies.append(_reply(client, contribution))
         strategy.learn(server_round, replies)
-        if server_round % config.eval_every and server_round < config.num_rounds:
+        if not is_due(server_round, config.eval_every, config.num_rounds):
             continue
         _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
         step = strategy.steps_taken

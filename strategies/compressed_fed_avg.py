@@ -31,7 +31,7 @@ from strategies.client_reply import (
     read_memory_bytes,
     read_seconds,
 )
-from strategies.options import check_range
+from strategies.options import check_range, is_due
 from strategies.server_model import Criterion, ModelLike, ServerModel
 
 _ARRAYS, _WEIGHT = "arrays", "num-examples"
@@ -168,7 +168,7 @@ class CompressedFedAvg(AccountedStrategy[ModelReply], FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let Flower make the round's instructions, and book them."""
-        due = server_round % self.buffers_every == 0 or server_round == self.num_rounds
+        due = is_due(server_round, self.buffers_every, self.num_rounds)
         entries = {
             **self._instruction,
             "learning-rate": float(self.learning_rate(server_round)),

@@ -25,7 +25,7 @@ from strategies.client_reply import (
     read_memory_bytes,
     read_seconds,
 )
-from strategies.options import check_range
+from strategies.options import check_range, is_due
 from strategies.server_model import Criterion, ModelLike, OptimizerLike, SchedulerLike, ServerModel
 from strategies.server_strategy import Entries, ServerStrategy
 
@@ -174,7 +174,7 @@ class GradientCompression(ServerStrategy[GradientReply]):
 
     def round_instruction(self, server_round: int) -> Entries:
         """Return how many minibatches the statistics of batch normalization are to come from."""
-        due = server_round % self.buffers_every == 0 or server_round == self.num_rounds
+        due = is_due(server_round, self.buffers_every, self.num_rounds)
         return {"buffers": self.buffer_batches if due and self._statistics else 0}
 
     def parse(self, message: Message) -> GradientReply:

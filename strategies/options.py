@@ -17,6 +17,11 @@ def check_range(
         raise ValueError(f"{name} must be in {bounds}, not {value}")
 
 
+def is_due(server_round: int, every: int, num_rounds: int) -> bool:
+    """Whether a round is one of every so many, or the last."""
+    return server_round % every == 0 or server_round == num_rounds
+
+
 def check_choice(name: str, value: str, legal: tuple[str, ...]) -> None:
     """Raise ``ValueError`` with name, value and legal values unless the value is one of them."""
     if value not in legal:
