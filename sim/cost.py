@@ -231,7 +231,9 @@ def _measure_case(case: Case, data_dir: str, repetitions: int) -> list[Cost]:
     # Coding is timed with the quantization before it; what remains is its own.
     pairs = zip(taken[ENTROPY_CODING], taken[QUANTIZATION], strict=True)
     taken[ENTROPY_CODING] = [max(0.0, both - first) for both, first in pairs]
-    context = multiprocessing.get_context("spawn")
+    # A process for each stage, so that its peak is its own; torch is imported once for all.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", __name__])
     costs = []
     for name, seconds in taken.items():
         with context.Pool(1) as pool:
