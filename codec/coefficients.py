@@ -244,12 +244,10 @@ def _activity(
     The sums are of integers below 2**53, hence the same in any order of summation.
     """
     prior = 0.4 * 12 * 24
-    around = _PREDICTED * np.minimum(np.abs(predicted), _MOST_PREDICTED // predicted.shape[1])
-    expected = (
-        prior
-        + (weights @ mean)[:, None]
-        + around.sum(axis=1, keepdims=True) // (predicted.shape[1])
-    )
+    rows = predicted.shape[1]
+    around = _PREDICTED * np.minimum(np.abs(predicted), _MOST_PREDICTED // rows)
+    usual = around.sum(axis=1, keepdims=True) // rows
+    expected = prior + (weights @ mean)[:, None] + usual
     bins: Ints = np.searchsorted(_ACTIVITY, (prior + weights @ known + around) / expected)
     return bins
 
