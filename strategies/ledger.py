@@ -7,7 +7,7 @@ sends with every object.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,14 +73,14 @@ class Ledger:
         self._framed: Counter[str] = Counter()
         self._rounds: dict[int, Counter[str]] = {}
 
-    def record_downlink(self, server_round: int, messages: Iterable[Message]) -> None:
+    def record_downlink(self, server_round: int, messages: Sequence[Message]) -> None:
         """Record the instructions of a round; records shared between them are deflated once.
 
         Parameters
         ----------
         server_round : int
             Round of the messages.
-        messages : Iterable[Message]
+        messages : Sequence[Message]
             Instructions, each with content.
         """
         sizes: dict[int, tuple[int, int]] = {}
@@ -96,6 +96,8 @@ class Ledger:
                 framed = content + len(message.deflate()) + objects * REQUEST_HEAD_BYTES
                 node_id = message.metadata.dst_node_id
                 self._add(LedgerEntry(server_round, node_id, DOWNLINK, sections, framed))
+        for message in messages:
+            _drop_chunks(message)
 
     def record_uplink(
         self,
@@ -211,6 +213,14 @@ def _content_size(message: Message, sizes: dict[int, tuple[int, int]]) -> tuple[
         content += size
         objects += count
     return content, objects
+
+
+def _drop_chunks(message: Message) -> None:
+    """Drop the copy of its data that an array keeps once deflated, and that Ray would send too."""
+    for record in message.content.values():
+        if isinstance(record, ArrayRecord):
+            for array in record.values():
+                array.data = array.data
 
 
 def _deflated_size(record: InflatableObject) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """The ledger counts what Flower's own objects deflate to."""
 
 import json
+import pickle
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
@@ -62,6 +63,14 @@ def test_shared_arrays_count_for_every_node_but_deflate_once() -> None:
     assert ten.sections(DOWNLINK)["arrays"] == 10 * one.sections(DOWNLINK)["arrays"]
     assert one.sections(DOWNLINK)["arrays"] > 200_000
     assert ten.uplink_bytes == 0
+
+
+def test_accounting_leaves_nothing_in_a_message_that_is_yet_to_be_pickled() -> None:
+    message = _instruction(4, ArrayRecord([np.arange(50_000, dtype=np.float32)]))
+    before = len(pickle.dumps(message))
+    ledger = Ledger()
+    ledger.record_downlink(1, [message])
+    assert len(pickle.dumps(message)) < before + 1000  # ids of objects stay
 
 
 def test_downlink_content_matches_flower() -> None:
