@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from codec import CodecError, generator
-from codec.compressors import COMPRESSORS, GradientCompressor, Memory, make_compressor
+from codec.compressors import COMPRESSORS, GradientCompressor, Memory, eden, make_compressor
 from codec.compressors.floats import encode_floats
 from codec.compressors.frame import Frame
-from codec.compressors.tensors import Array
+from codec.compressors.tensors import Array, largest_indices
 
 ALL = [make_compressor(name) for name in COMPRESSORS]
 UNBIASED = [
@@ -212,3 +212,23 @@ def test_golden_bytes_powersgd() -> None:
 def test_wrong_options_are_named(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(CodecError, match=message):
         make_compressor(name, **options)
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+def test_eden_rotates_in_parts_of_any_size(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    gradient = [np.random.default_rng(2).standard_normal(3 * 8192 + 700).astype(np.float32)]
+    compressor = make_compressor("eden", bits=bits)
+    whole, _ = compressor.compress(gradient, None, generator(1))
+    decoded = compressor.decompress(whole)
+    monkeypatch.setattr(eden, "_CACHED", 8192)
+    assert compressor.compress(gradient, None, generator(1))[0] == whole
+    assert np.array_equal(compressor.decompress(whole)[0], decoded[0])
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.6, 0.999])
+@pytest.mark.parametrize("count", [1, 20, 1999, 2000])
+def test_largest_indices_with_ties_are_the_first_ones(zeros: float, count: int) -> None:
+    random = np.random.default_rng(4)
+    values = random.integers(1, 50, 2000).astype(np.float32) * (random.random(2000) >= zeros)
+    expected = np.sort(np.argsort(-values, kind="stable")[:count])
+    assert np.array_equal(largest_indices(values, count), expected)

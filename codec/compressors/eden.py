@@ -21,6 +21,7 @@ from codec.random import generator as keyed_generator
 
 _BLOCK = 8192  # coordinates rotated together: enough to look normal, cheap to rotate
 _SMALLEST_BLOCK = 128
+_CACHED = 32 * _BLOCK  # coordinates rotated at a time: what a processor's cache holds
 _ROUNDS = 2  # a single one leaves sparse gradients far from normal, and their estimate biased
 
 # Lloyd-Max centroids of N(0, 1), the positive half (Max, 1960, table I).
@@ -99,7 +100,7 @@ class EDEN:
         groups = _groups(frame.coordinates)
         scales = decode_floats(frame.sections[0], sum(count for count, _ in groups), np.float32)
         symbols = decode_symbols(frame.sections[1], _total(groups), 1 << bits)
-        values = _centroids(bits)[symbols]
+        values = _centroids(bits).take(symbols)
         for rows, place, signs in _blocks(values, groups, seed):
             scale, scales = scales[: len(rows), np.newaxis], scales[len(rows) :]
             with np.errstate(over="ignore", invalid="ignore"):
@@ -125,23 +126,22 @@ def _total(groups: list[tuple[int, int]]) -> int:
 def _blocks(
     vector: Array, groups: list[tuple[int, int]], seed: int
 ) -> Iterator[tuple[Array, slice, Array]]:
-    """Yield each run of blocks (count, size), its place, and signs (_ROUNDS, count, size)."""
+    """Yield runs of equal blocks (count, size), their place, and signs (_ROUNDS, count, size)."""
     # Raw words: NumPy keeps those of a seed for ever, unlike what Generator draws from them.
     words = keyed_generator(seed).bit_generator.random_raw(-(-_ROUNDS * len(vector) // 64))
-    bits = np.unpackbits(words.astype("<u8").view(np.uint8), count=_ROUNDS * len(vector))
-    signs = (1 - 2 * bits.view(np.int8)).reshape(_ROUNDS, len(vector))
+    packed = words.astype("<u8").view(np.uint8)
+    bits = np.unpackbits(packed, count=_ROUNDS * len(vector)).reshape(_ROUNDS, len(vector))
     start = 0
     for count, size in groups:
-        place = slice(start, start + count * size)
-        yield (
-            vector[place].reshape(count, size),
-            place,
-            signs[:, place].reshape(_ROUNDS, count, size).astype(np.float32),
-        )
-        start = place.stop
+        end = start + count * size
+        while start < end:
+            place = slice(start, min(start + _CACHED, end))
+            signs = (1 - 2 * bits[:, place].view(np.int8)).astype(np.float32)
+            yield vector[place].reshape(-1, size), place, signs.reshape(_ROUNDS, -1, size)
+            start = place.stop
 
 
-def _quantized(rows: Array, signs: Array, centroids: Array) -> tuple[Array, NDArray[np.intp]]:
+def _quantized(rows: Array, signs: Array, centroids: Array) -> tuple[Array, NDArray[np.uint8]]:
     """Return the scale of each block (count,) and the centroid of each coordinate."""
     size = rows.shape[1]
     norms = np.sqrt(np.square(rows, dtype=np.float64).sum(axis=1, keepdims=True))
@@ -149,8 +149,10 @@ def _quantized(rows: Array, signs: Array, centroids: Array) -> tuple[Array, NDAr
     normal = (rows * (np.sqrt(size) / np.where(norms > 0, norms, 1.0))).astype(np.float32)
     for sign in signs:
         normal = _hadamard(normal * sign)
-    chosen = np.searchsorted((centroids[1:] + centroids[:-1]) / 2, normal, side="right")
-    overlap = (normal * centroids[chosen]).sum(axis=1, dtype=np.float64)
+    chosen = np.zeros(normal.shape, np.uint8)
+    for boundary in (centroids[1:] + centroids[:-1]) / 2:
+        chosen += normal >= boundary
+    overlap = (normal * centroids.take(chosen)).sum(axis=1, dtype=np.float64)
     scale = np.sqrt(size) * norms[:, 0] / np.where(overlap > 0, overlap, 1.0)
     return scale.astype(np.float32), chosen
 

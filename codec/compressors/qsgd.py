@@ -20,6 +20,7 @@ from codec.compressors.tensors import (
     Memory,
     Shapes,
     flatten,
+    runs,
     sizes,
     unflatten,
 )
@@ -131,9 +132,13 @@ def _random_levels(
     vector: Array, norms: NDArray[np.float64], finest: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """Round ``finest * |v| / norm`` up with the probability of its fraction, down otherwise."""
-    exact = np.abs(vector) * float(finest) / np.where(norms > 0, norms, 1.0)
-    levels = np.floor(exact)
-    return (levels + (generator.random(len(vector)) < exact - levels)).astype(np.int64)
+    levels = np.empty(len(vector), np.int64)
+    for run in runs(len(vector)):
+        norm = norms[run]
+        exact = np.abs(vector[run]) * float(finest) / np.where(norm > 0, norm, 1.0)
+        below = np.floor(exact)
+        levels[run] = below + (generator.random(len(exact)) < exact - below)
+    return levels
 
 
 def _values(
