@@ -2,12 +2,17 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message
+from numpy.lib.format import read_array_header_1_0, read_magic
+from numpy.typing import NDArray
 
 from codec import CodecError, CodecOptions
 
@@ -15,6 +20,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 T = TypeVar("T")
+
+_NUMPY = "numpy.ndarray"  # how Flower names arrays in NumPy's own format
 
 
 def config_record(msg: Message) -> ConfigRecord:
@@ -79,9 +86,31 @@ def load_model(factory: "Callable[[], nn.Module]", arrays: object) -> "nn.Module
         raise CodecError(
             f"content['arrays'] must be the model's ArrayRecord, got {type(arrays).__name__}"
         )
+    import torch
+
     model = factory()
-    model.load_state_dict(arrays.to_torch_state_dict())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # only read here
+        state = {name: torch.from_numpy(array_view(array)) for name, array in arrays.items()}
+    model.load_state_dict(state)
     return model.train()
+
+
+def array_view(array: Array) -> NDArray[Any]:
+    """Return an array as its own ``numpy`` does, but read-only and not copied."""
+    data = BytesIO(array.data)
+    if array.stype != _NUMPY or read_magic(data) != (1, 0):
+        return array.numpy()
+    shape, fortran_order, dtype = read_array_header_1_0(data)
+    if dtype.hasobject:
+        return array.numpy()  # which refuses it
+    values = np.frombuffer(array.data, dtype, math.prod(shape), data.tell())
+    return values.reshape(shape, order="F" if fortran_order else "C")
+
+
+def stored_arrays(record: object) -> list[NDArray[Any]] | None:
+    """Return the arrays of a record in a client's state, read-only; None without an ArrayRecord."""
+    return [*map(array_view, record.values())] if isinstance(record, ArrayRecord) else None
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients.dataset import IndexedDataset
-from clients.exchange import config_record, load_model, timed
+from clients.exchange import config_record, load_model, stored_arrays, timed
 from clients.minibatches import Augmentation, Criterion, Minibatches
 from clients.source import SampleSource
 from clients.training_instruction import TrainingInstruction
@@ -87,10 +87,7 @@ class GradientMemory:
     @classmethod
     def from_state(cls, state: RecordDict) -> "GradientMemory":
         """Read what `to_state` wrote; empty at first."""
-        records = [state.get(key) for key in (RESIDUAL_KEY, VELOCITY_KEY)]
-        return cls(
-            *(r.to_numpy_ndarrays() if isinstance(r, ArrayRecord) else None for r in records)
-        )
+        return cls(*(stored_arrays(state.get(key)) for key in (RESIDUAL_KEY, VELOCITY_KEY)))
 
     def to_state(self, state: RecordDict) -> None:
         """Keep the memory in a client's state."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from clients.dataset import IndexedDataset
-from clients.exchange import config_record, load_model, timed
+from clients.exchange import config_record, load_model, stored_arrays, timed
 from clients.instruction import Instruction
 from clients.refinement import Criterion
 from clients.rounds import Contribution, Task, replay_quota, replay_round, sgd_round
@@ -94,9 +94,7 @@ def train(
 
 
 def _sgd(task: Task, state: RecordDict) -> tuple[Contribution, int]:
-    record = state.get(MEMORY_KEY)
-    memory = record.to_numpy_ndarrays() if isinstance(record, ArrayRecord) else None
-    contribution = sgd_round(task, memory)
+    contribution = sgd_round(task, stored_arrays(state.get(MEMORY_KEY)))
     if contribution.memory is not None:
         state[MEMORY_KEY] = ArrayRecord(contribution.memory)
     return contribution, len(task.source)

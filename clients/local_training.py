@@ -9,7 +9,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients.dataset import IndexedDataset
-from clients.exchange import config_record, load_model, require_range, timed
+from clients.exchange import (
+    config_record,
+    load_model,
+    require_range,
+    stored_arrays,
+    timed,
+)
 from clients.minibatches import Augmentation, Criterion, Minibatches
 from clients.source import SampleSource
 from clients.training_instruction import TrainingInstruction
@@ -144,8 +150,7 @@ def _compressed(
     """Return the reply's entries of the model's change, and keep what they leave unsent."""
     compressor = instruction.compression.compressor()
     assert compressor is not None
-    record = state.get(RESIDUAL_KEY)
-    before = record.to_numpy_ndarrays() if isinstance(record, ArrayRecord) else None
+    before = stored_arrays(state.get(RESIDUAL_KEY))
     rng = generator(instruction.seed, instruction.server_round, client, _COMPRESSOR_STREAM)
     data, residual = joined(compressor).compress(delta, before, rng)
     if residual is not None:

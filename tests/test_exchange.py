@@ -1,12 +1,21 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from numpy.typing import NDArray
 from torch import nn
 
-from clients.exchange import config_record, from_record, load_model, require_range, timed
+from clients.exchange import (
+    array_view,
+    config_record,
+    from_record,
+    load_model,
+    require_range,
+    timed,
+)
 from codec import CodecError, CodecOptions
 
 COARSE = CodecOptions(step=0.5)
@@ -95,6 +104,29 @@ def test_a_factory_may_return_the_same_model_each_time() -> None:
     assert again is shared and all(module.training for module in again.modules())
     for name, value in fresh.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.arange(6, dtype=np.float32).reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3)),
+        np.array(7, ">i4"),
+        np.empty((0, 3), np.uint8),
+    ],
+    ids=lambda values: str(values.dtype),
+)
+def test_views_are_what_flower_reads(values: NDArray[Any]) -> None:
+    view, expected = array_view(Array(values)), Array(values).numpy()
+    assert (view.dtype, view.shape) == (expected.dtype, expected.shape)
+    assert np.array_equal(view, expected) and not view.flags.writeable
+
+
+def test_views_of_other_bytes_are_refused() -> None:
+    with pytest.raises(TypeError, match="Unsupported serialization type"):
+        array_view(Array("uint8", (1,), "bits", b"0"))
+    with pytest.raises(ValueError, match="magic"):
+        array_view(Array("uint8", (1,), "numpy.ndarray", b"not an array at all"))
 
 
 def test_time_adds_up_even_when_a_block_raises() -> None:
