@@ -6,7 +6,8 @@ payload, which is sent ahead (forward adaptation), and the *activity* of its sam
 the neighbours that are already known, and the prediction from the blocks around, came out
 against what they are on average. Level and activity choose the adaptive distribution; the
 prediction chooses that of the sign. Frequencies of equal order form a wave, whose contexts depend
-on earlier waves alone, so that a wave is coded by array operations.
+on earlier waves alone, so that a wave is coded by array operations; each wave starts from what
+the earlier ones taught, as from a guess that its own first values soon outweigh.
 
 Nothing here takes a logarithm or an exponential that the decoder must repeat: contexts are
 integers and quotients of integers, the same on every platform.
@@ -27,7 +28,7 @@ from codec.prediction import ONE, Prediction
 Context: TypeAlias = tuple[Ints, NDArray[np.float64]]
 
 _RUNS = 14  # magnitudes up to here are unary, beyond escape
-_ACTIVITY = np.array([0.32, 0.5, 0.79, 1.26, 2.0, 3.17])  # bin edges, in thirds of a power of 2
+_ACTIVITY = np.array([0.25, 0.36, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0])  # bin edges
 _BINS = len(_ACTIVITY) + 1
 _LOWEST, _HIGHEST = -30, 12  # levels in half octaves: mean magnitude 2**(level / 2)
 _LEVELS = _HIGHEST - _LOWEST + 1
@@ -37,9 +38,13 @@ _FIXED = ONE  # fixed point of mean magnitudes
 _KEPT = 4096  # coefficients up to which contexts are kept from payload to payload
 _PIECE = 16  # lines of a wave whose contexts are taken together
 _GROUP = 8  # channels that predict one another
-_CAP = 4  # a neighbour counts for at most so many times its level
+_CAP = 18  # a neighbour counts for at most so many times its mean magnitude
 _PREDICTED = 40  # weight of a prediction's magnitude among those of the neighbours
+_PRIOR = 820 << 20  # weight of what is usual; a magnitude of 1 counts for its weight << 28
 _MOST_PREDICTED = 1 << 40
+_THIRDS = np.array([1048576, 832255, 660561])  # 2**(20 - k / 3)
+_LEAST = -16  # level below which a mean magnitude is less than its fixed point
+_MEMORY = 64  # observations that earlier waves count for
 _SURENESS = np.array([3, 8, 15, 26, 38, 56, 77, 115, 154, 230])  # bin edges of predictions / ONE
 _DISAGREEING = np.array([0.5, 0.48, 0.45, 0.42, 0.38, 0.34, 0.3, 0.25, 0.2, 0.15, 0.1])
 
@@ -88,12 +93,13 @@ class Layout:
         return len(self.neighbours)
 
 
-# (channel distance, frequency offset along each axis) -> weight, in order of what they tell
+# (channel distance, frequency offset along each axis) -> weight, found on photographs
 _NEIGHBOURS_2D = {
-    (0, -1, 0): 12, (0, 0, -1): 12, (0, -1, -1): 7, (0, -2, 0): 4, (0, 0, -2): 4,
-    (0, -2, 1): 3, (0, 1, -2): 3, (0, -2, -1): 3, (0, -1, -2): 3, (0, -2, -2): 1,
-    (0, -3, 0): 1, (0, 0, -3): 1, (0, -3, 1): 1, (0, 1, -3): 1,
-    (1, 0, 0): 14, (2, 0, 0): 14, (1, -1, 0): 6, (1, 0, -1): 6, (2, -1, 0): 4, (2, 0, -1): 4,
+    (0, -1, 0): 20, (0, 0, -1): 20, (0, -1, -1): 11, (0, -2, 0): 8, (0, 0, -2): 8,
+    (0, -2, 1): 6, (0, 1, -2): 6, (0, -2, -1): 6, (0, -1, -2): 6, (0, -2, -2): 2,
+    (0, -3, 0): 2, (0, 0, -3): 2, (0, -3, 1): 2, (0, 1, -3): 2, (0, -3, 2): 2, (0, 2, -3): 2,
+    (0, -3, -1): 1, (0, -1, -3): 1, (0, -4, 0): 1, (0, 0, -4): 1,
+    (1, 0, 0): 9, (2, 0, 0): 9, (1, -1, 0): 3, (1, 0, -1): 3, (2, -1, 0): 2, (2, 0, -1): 2,
 }  # fmt: skip
 _NEIGHBOURS_1D = {(0, -1): 12, (0, -2): 8, (0, -3): 4, (1, 0): 14, (2, 0): 10, (1, -1): 6}
 
@@ -162,6 +168,7 @@ def code_coefficients(
     decoded = np.zeros((plan.size, rows), np.int64)
     known = np.zeros((plan.size + 1, rows))  # capped magnitudes; the last line is none
     mean = np.append(_mean_magnitude(levels), 0)
+    share = np.append(_share(levels), 0)
     for whole, pieces in zip(plan.waves, plan.contexts(), strict=True):
         present = levels[whole] > _ABSENT
         wave = whole[present]
@@ -172,9 +179,13 @@ def code_coefficients(
             predicted = prediction.of(whole, decoded)
         contexts = zip(pieces, np.split(predicted, range(_PIECE, len(whole), _PIECE)), strict=True)
         activity = np.concatenate(
-            [_activity(w, known[near], mean[near], around) for (near, w), around in contexts]
+            [
+                _activity(w * share[near], known[near], mean[near], around)
+                for (near, w), around in contexts
+            ]
         )
         part = None if table is None else table[wave].ravel()
+        model.forget()
         values = _code_wave(coder, model, levels[wave], activity[present], predicted[present], part)
         decoded[wave] = values.reshape(len(wave), rows)
         known[wave] = np.minimum(np.abs(decoded[wave]) * _FIXED, _CAP * mean[wave, None])
@@ -236,6 +247,18 @@ def _mean_magnitude(levels: Ints) -> Ints:
     return np.where(levels == _ABSENT, 0, np.maximum(scaled, 1))
 
 
+def _share(levels: Ints) -> Ints:
+    """Return what a unit of magnitude counts for at each level: its mean to the power -2/3.
+
+    A compromise between the sum of magnitudes, which the lowest frequencies rule, and that of
+    their ratios to what is usual, where rare ones weigh too much.
+    """
+    octaves, thirds = np.divmod(np.maximum(levels, _LEAST), 3)
+    coarse = _THIRDS[thirds] >> np.maximum(octaves, 0)
+    shares: Ints = coarse << np.maximum(-octaves, 0)
+    return shares
+
+
 def _activity(
     weights: NDArray[np.float64], known: NDArray[np.float64], mean: Ints, predicted: Ints
 ) -> Ints:
@@ -243,13 +266,17 @@ def _activity(
 
     The sums are of integers below 2**53, hence the same in any order of summation.
     """
-    prior = 0.4 * 12 * 24
     rows = predicted.shape[1]
-    around = _PREDICTED * np.minimum(np.abs(predicted), _MOST_PREDICTED // rows)
+    around = np.minimum(np.abs(predicted), _MOST_PREDICTED // rows)
     usual = around.sum(axis=1, keepdims=True) // rows
-    expected = prior + (weights @ mean)[:, None] + usual
-    bins: Ints = np.searchsorted(_ACTIVITY, (prior + weights @ known + around) / expected)
+    weight = _PREDICTED * _share(np.searchsorted(_MEANS, usual, side="right") + _LEAST - 1)
+    expected = _PRIOR + (weights @ mean)[:, None] + weight * usual
+    observed = _PRIOR + weights @ known + weight * np.minimum(around, _CAP * usual)
+    bins: Ints = np.searchsorted(_ACTIVITY, observed / expected)
     return bins
+
+
+_MEANS = _mean_magnitude(np.arange(_LEAST, _MAX_LEVEL + 1))
 
 
 class CoefficientModel:
@@ -268,6 +295,11 @@ class CoefficientModel:
         later = np.clip(p_one, 0.15, 0.9)
         magnitudes = [AdaptiveBits(p_one)] + [AdaptiveBits(later) for _ in range(_RUNS - 1)]
         return cls(magnitudes, AdaptiveBits(_DISAGREEING, strength=32.0))
+
+    def forget(self) -> None:
+        """Keep what was learned as a guess worth few observations: other frequencies follow."""
+        for table in (*self.tables, self.signs):
+            table.forget(_MEMORY)
 
 
 def _code_wave(

@@ -104,6 +104,15 @@ class AdaptiveBits:
             start = stop
         return coded
 
+    def forget(self, strength: float) -> None:
+        """Let what was seen weigh no more than `strength` bits in each context."""
+        if not self._seen:
+            return
+        kept = np.minimum(1.0, strength / self._total)
+        self._ones *= kept
+        self._total *= kept
+        self._seen = 0
+
     def _update(self, contexts: Ints, bits: Bits) -> None:
         size = len(self._total)
         self._total += np.bincount(contexts, minlength=size)

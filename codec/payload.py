@@ -20,7 +20,7 @@ from codec.quantizer import Key
 from codec.spec import SampleSpec
 
 MAGIC = b"QD"
-VERSION = 3
+VERSION = 4
 SECTIONS = ("targets", "weights", "offsets", "coefficients")
 _CRC_BYTES = 4
 

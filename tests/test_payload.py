@@ -24,14 +24,14 @@ from codec.wire import Reader, varint
 # SHA-256 of `golden(name).to_bytes()`. Another digest is another format: raise
 # `codec.payload.VERSION` and print the new digests with `python tests/test_payload.py`.
 GOLDEN = {
-    "image": "5c0f885b9ddd9f7e31bce20c8d80a78e1593c3cc5092ab0578d75a48a4696a48",
-    "blocks": "eb4f3036b221ef17fe6b41c7780db72620a8e48305b9392a913e096a954eea84",
-    "dithered": "31a215a4be876b66dae5aa9d6f527705ca874a068373071e2730aed5464c8287",
-    "series": "4bb50202709f3b229c9f455bacfe40a91519ea04ce1d6f5004f7b44b10d118ee",
-    "table": "e2c44377a12eafd3574d60ce7f25967b45689d9f1010a040aaf51cc29c9b79ab",
-    "lossless": "012a4f13078402749691975e51d00bd46bbd49e02bf53b1be90bbc27bee9408d",
-    "centroid": "08b6e6812f168abc4bf24a18728385e38eb2cfe984a5ad9d895040479e28157d",
-    "empty": "1e516a4330925059088a77c743d271c92a78b0d281b8bf7789fb805f99390639",
+    "image": "d23653f844aa84e587f35edefc247cc57b3f373a40ed93824b5c7717eb98ff49",
+    "blocks": "66c2089d18026fbceb2ffae3a67e2d23a00df6e3321a37e7fd6ef4dc6bf111b5",
+    "dithered": "75a3072140903d51979cdf49370bec537a7dd7b8445815e1793d9d29b88f57e2",
+    "series": "43819e3fed9a5a6580f07f4bbef1aa1e3523ca173e49addcac5db2bc55214014",
+    "table": "40b5e91d27e46ec2854a7b28b7103fd908ba94e5bb735129930f4ed8b0b58f7b",
+    "lossless": "6cbbcc330b831f47a6a3a2818869fb715af0a4d5cfe6cdca85eb13d29a3b40d4",
+    "centroid": "03c9827a889fbdbdb5230530647de74553f3dd11859a0d1427ef40eb97d3fdb3",
+    "empty": "1bd40092c170ba2aaaa4c264ae332260ad2cc1793186d3c0e58ca0df0c0066aa",
 }  # fmt: skip
 
 SPECS = {

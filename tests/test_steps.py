@@ -6,13 +6,14 @@ from codec.steps import coefficient_steps
 from codec.transform import resolve
 
 
-def test_upper_half_and_colour_detail_are_coarser() -> None:
+def test_upper_half_upper_third_and_colour_detail_are_coarser() -> None:
     fine, means = resolve("auto", (3, 32, 32), 8).levels
     steps = coefficient_steps(fine, 2.0, 0.5, 3.0).reshape(3, 8, 8)
     assert steps[0, 0, 4] == steps[0, 2, 3] == 2.0
-    assert steps[0, 0, 5] == steps[0, 3, 3] == steps[0, 7, 7] == 3.0
+    assert steps[0, 0, 5] == steps[0, 3, 3] == steps[0, 1, 5] == 3.0
+    assert steps[0, 0, 6] == steps[0, 4, 4] == steps[0, 7, 7] == 4.5
     np.testing.assert_array_equal(steps[1], steps[2])
-    assert steps[1, 0, 1] == 6.0 and steps[1, 7, 7] == 9.0
+    assert steps[1, 0, 1] == 6.0 and steps[1, 7, 7] == 13.5
     assert (steps[:, 0, 0] == 2.0).all()
     assert (coefficient_steps(means, 2.0, 0.5, 3.0) == 2.0).all()
 
