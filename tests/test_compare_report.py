@@ -6,8 +6,15 @@ from typing import Any
 
 import pytest
 
+from sim.compare.points import both_ways, uplink
 from sim.compare.presets import PRESETS, Method, Preset
-from sim.compare.report import bytes_to_reach, common_accuracy, needed_bytes, report, uplink
+from sim.compare.report import (
+    against_codecs,
+    bytes_to_reach,
+    common_accuracy,
+    needed_bytes,
+    report,
+)
 from sim.compare.runner import read_results
 from sim.compare.sizes import message_size
 
@@ -56,6 +63,25 @@ def test_bytes_are_those_of_the_first_evaluation_that_reached_it(folder: Path) -
     assert needed_bytes(results, "rival", 0.8, uplink) == 10000
     assert needed_bytes(results, "rival", 0.85, uplink) is None
     assert any("50x" in line for line in bytes_to_reach(PRESET, results))
+
+
+def test_a_rival_s_uplink_stands_beside_both_our_directions(folder: Path) -> None:
+    results = read_results(folder / "tiny.jsonl")
+    ours = needed_bytes(results, "ours", 0.8, both_ways)
+    assert ours == pytest.approx(205)
+    rival = next(line for line in bytes_to_reach(PRESET, results) if line.startswith("rival"))
+    assert rival.endswith(f"0.010 MB ({10000 / ours:.3g}x)")
+
+
+def test_cheapest_codec_of_equal_accuracy(folder: Path) -> None:
+    results = read_results(folder / "tiny.jsonl")
+    lines = against_codecs(PRESET, results)
+    assert lines[-1] == "no image codec of the preset ends at most 0.3 point below ours"
+    assert lines[2].split() == ["rival", "1000.0", "50.00", "-10.00"]
+    for point in results.points:
+        point["accuracy"] = 0.9
+    expected = "cheapest at most 0.3 point below ours: rival, 50.00x our bytes"
+    assert against_codecs(PRESET, results)[-1] == expected
 
 
 def test_an_interrupted_line_is_left_out(folder: Path) -> None:

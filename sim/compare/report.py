@@ -1,25 +1,16 @@
-"""Tables and figures from the raw results of a comparison; nothing is trained here."""
+"""Tables from the raw results of a comparison; nothing is trained here."""
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sim.compare.figures import plot_accuracy, plot_codecs
+from sim.compare.points import Size, both_ways, bytes_per_sample, methods_run, points_of, uplink
 from sim.compare.presets import Method, Preset
 from sim.compare.runner import Results
 
-Row = dict[str, Any]
-Size = Callable[[Row], int]
-
-
-def uplink(point: Row) -> int:
-    """Return bytes from the clients to the server, so far."""
-    return int(point["uplink_bytes"])
-
-
-def both_ways(point: Row) -> int:
-    """Return bytes in both directions, so far."""
-    return int(point["uplink_bytes"] + point["downlink_bytes"])
+CODEC_MARGIN = 0.003  # of accuracy, within which a codec counts as equal to ours
 
 
 def report(preset: Preset, results: Results, folder: Path) -> list[str]:
@@ -32,7 +23,7 @@ def report(preset: Preset, results: Results, folder: Path) -> list[str]:
         Methods that were not run yet are left out.
     folder : Path
     """
-    parts = [summary, bytes_to_reach, message_sizes, tuned]
+    parts = [summary, bytes_to_reach, against_codecs, message_sizes, tuned]
     lines = [preset.title]
     for part in parts:
         found = part(preset, results)
@@ -47,21 +38,6 @@ def report(preset: Preset, results: Results, folder: Path) -> list[str]:
     return lines
 
 
-def methods_run(preset: Preset, results: Results) -> list[Method]:
-    """Return the preset's methods that have results."""
-    names = {run["method"] for run in results.runs}
-    return [method for method in preset.methods if method.name in names]
-
-
-def points_of(results: Results, method: str) -> dict[int, list[Row]]:
-    """Return a method's points by seed, in order of their steps."""
-    seeds: dict[int, list[Row]] = {}
-    for point in results.points:
-        if point["method"] == method:
-            seeds.setdefault(point["seed"], []).append(point)
-    return {seed: sorted(rows, key=lambda row: row["step"]) for seed, rows in seeds.items()}
-
-
 def summary(preset: Preset, results: Results) -> list[str]:
     """Return a line for each method: what it reached and what it cost."""
     lines = [
@@ -69,12 +45,12 @@ def summary(preset: Preset, results: Results) -> list[str]:
         f"{'server s':>10}{'seeds':>7}"
     ]
     for method in methods_run(preset, results):
-        last = [rows[-1] for rows in points_of(results, method.name).values()]
         runs = [run for run in results.runs if run["method"] == method.name]
+        accuracies = _last(results, method, "accuracy")
         lines.append(
-            f"{method.name:28}{_spread([100 * row['accuracy'] for row in last]):>16}"
-            f"{_mean(row['uplink_bytes'] for row in last) / 1e6:11.3f}"
-            f"{_mean(row['downlink_bytes'] for row in last) / 1e6:11.3f}"
+            f"{method.name:28}{_spread([100 * value for value in accuracies]):>16}"
+            f"{_mean(_last(results, method, 'uplink_bytes')) / 1e6:11.3f}"
+            f"{_mean(_last(results, method, 'downlink_bytes')) / 1e6:11.3f}"
             f"{_mean(run['device_seconds'] for run in runs):10.1f}"
             f"{_mean(run['server_seconds'] for run in runs):10.1f}{len(runs):7d}"
         )
@@ -92,26 +68,53 @@ def common_accuracy(preset: Preset, results: Results) -> float:
 
 
 def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
-    """Return the bytes each method needs for the common accuracy and others, and the ratios."""
+    """Return the bytes each method needs for the common accuracy and others, and the ratios.
+
+    The last column compares a method's uplink alone with both directions of ours: what is left
+    of the ratio if its downlink were free, whatever broadcast it might be given.
+    """
     common = common_accuracy(preset, results)
     targets = sorted({round(share * common, 3) for share in (0.9, 0.95)} | {common})
     ours = preset.methods[0].name
+    columns: list[tuple[str, float, Size, Size]] = [
+        (f"up, {100 * target:.1f} %", target, uplink, uplink) for target in targets
+    ]
+    columns.append((f"both, {100 * common:.1f} %", common, both_ways, both_ways))
+    columns.append(("its up to our both", common, uplink, both_ways))
     lines = [
-        f"bytes to reach an accuracy (ratio to {ours!r}); the last is what every method reaches",
-        f"{'method':28}" + "".join(f"{f'up, {100 * target:.1f} %':>24}" for target in targets)
-        + f"{f'both, {100 * common:.1f} %':>24}",
-    ]  # fmt: skip
-    columns: list[tuple[float, Size]] = [(target, uplink) for target in targets]
-    columns.append((common, both_ways))
-    base = [needed_bytes(results, ours, target, size) for target, size in columns]
+        f"bytes to reach an accuracy (ratio to {ours!r}); all reach {100 * common:.1f} %",
+        f"{'method':28}" + "".join(f"{title:>24}" for title, *_ in columns),
+    ]
+    base = [needed_bytes(results, ours, target, size) for _, target, _, size in columns]
     for method in methods_run(preset, results):
         cells = []
-        for (target, size), own in zip(columns, base, strict=True):
+        for (_, target, size, _), own in zip(columns, base, strict=True):
             needed = needed_bytes(results, method.name, target, size)
             ratio = f" ({needed / own:,.3g}x)" if needed and own else ""
             cells.append(f"{_megabytes(needed) + ratio:>24}")
         lines.append(f"{method.name:28}" + "".join(cells))
     return lines
+
+
+def against_codecs(preset: Preset, results: Results) -> list[str]:
+    """Return rate and final accuracy of what sends each sample once, and the ratio to ours."""
+    methods = [m for m in methods_run(preset, results) if m.upload or m == preset.methods[0]]
+    if len(methods) < 2 or methods[0].upload:
+        return []
+    rates = {m.name: bytes_per_sample(results, m.name) for m in methods}
+    finals = {m.name: _mean(_last(results, m, "accuracy")) for m in methods}
+    ours = methods[0].name
+    lines = [f"{'each sample sent once':28}{'B a sample':>14}{'ratio':>8}{'points to ours':>16}"]
+    for name, rate in rates.items():
+        gap = 100 * (finals[name] - finals[ours])
+        lines.append(f"{name:28}{rate:14.1f}{rate / rates[ours]:8.2f}{gap:16.2f}")
+    enough = finals[ours] - CODEC_MARGIN
+    equal = [method.name for method in methods[1:] if finals[method.name] >= enough]
+    margin = f"at most {100 * CODEC_MARGIN:.1f} point below ours"
+    if not equal:
+        return [*lines, f"no image codec of the preset ends {margin}"]
+    best = min(equal, key=rates.__getitem__)
+    return [*lines, f"cheapest {margin}: {best}, {rates[best] / rates[ours]:.2f}x our bytes"]
 
 
 def message_sizes(preset: Preset, results: Results) -> list[str]:
@@ -152,7 +155,7 @@ def _trial_steps(results: Results) -> str:
     return " or ".join(str(steps) for steps in sorted({row["steps"] for row in results.trials}))
 
 
-def _values(config: Row) -> str:
+def _values(config: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in config.items())
 
 
@@ -170,67 +173,9 @@ def needed_bytes(results: Results, method: str, accuracy: float, size: Size) -> 
     return _mean(found) if found and 2 * len(found) > len(needed) else None
 
 
-def plot_accuracy(preset: Preset, results: Results, size: Size, label: str, path: Path) -> None:
-    """Plot accuracy against cumulative bytes, a line for each method (mean over seeds)."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
-
-    figure = Figure(figsize=(9, 5.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot(
-        title=preset.title, xlabel=f"{label}, all clients (bytes)", ylabel="test accuracy (%)"
-    )
-    for number, method in enumerate(methods_run(preset, results)):
-        seeds = list(points_of(results, method.name).values())
-        steps = range(min(len(rows) for rows in seeds))
-        sizes = [_mean(size(rows[step]) for rows in seeds) for step in steps]
-        accuracies = [100 * _mean(rows[step]["accuracy"] for rows in seeds) for step in steps]
-        kept = [(x, y) for x, y in zip(sizes, accuracies, strict=True) if x]
-        if method.upload:  # paid before the first step: only where it ends says something
-            kept = kept[-1:]
-        style = "-" if method.name.startswith("ours") else "--"
-        axes.plot(
-            *zip(*kept, strict=True), marker=_MARKERS[number % len(_MARKERS)], linestyle=style,
-            markersize=4, linewidth=2 if style == "-" else 1, color=f"C{number % 10}",
-            label=method.name,
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(EngFormatter("B"))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path)
-
-
-def plot_codecs(preset: Preset, results: Results, path: Path) -> None:
-    """Plot final accuracy against uplink bytes per sample, for what sends each sample once."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
-    axes = figure.add_subplot(
-        title=preset.title, xlabel="uplink bytes per sample", ylabel="test accuracy (%)"
-    )
-    for number, method in enumerate(methods_run(preset, results)):
-        if not method.upload and method.config.get("strategy", "replay") != "replay":
-            continue
-        runs = [run for run in results.runs if run["method"] == method.name]
-        last = [rows[-1] for rows in points_of(results, method.name).values()]
-        rates = [
-            row["uplink_bytes"] / run["samples_sent"] for row, run in zip(last, runs, strict=True)
-        ]
-        accuracies = [100 * row["accuracy"] for row in last]
-        deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
-        axes.errorbar(
-            _mean(rates), _mean(accuracies), yerr=deviation, capsize=3,
-            marker=_MARKERS[number % len(_MARKERS)], color=f"C{number % 10}", label=method.name,
-        )  # fmt: skip
-    axes.set_xscale("log")
-    axes.grid(alpha=0.3, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8)
-    figure.savefig(path)
-
-
-_MARKERS = "os^vD*Pxph<>"
+def _last(results: Results, method: Method, key: str) -> list[float]:
+    """Return a value of each seed's last evaluation."""
+    return [float(rows[-1][key]) for rows in points_of(results, method.name).values()]
 
 
 def _mean(values: Any) -> float:
