@@ -13,10 +13,8 @@ from clients.exchange import config_record, load_model, stored_arrays, timed
 from clients.minibatches import Augmentation, Criterion, Minibatches
 from clients.source import SampleSource
 from clients.training_instruction import TrainingInstruction
-from codec import CodecError, generator, losses_gradient
-from codec.compressors import GradientCompressor
-from codec.compressors.joined import joined
-from codec.majority_vote import Ballot
+from codec import generator, losses_gradient
+from codec.gradient_options import GradientOptions
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,11 +31,8 @@ class GradientInstruction(TrainingInstruction):
 
     Attributes
     ----------
-    momentum_correction : float
-        In [0, 1): momentum of the client's own velocity, which takes the gradient's place; with
-        "top-k" as in deep gradient compression, with `majority_vote` as in Signum.
-    majority_vote : bool
-        Send bare signs, with "sign".
+    momentum_correction, majority_vote : float, bool
+        See `codec.gradient_options.GradientOptions`.
 
     Raises
     ------
@@ -50,23 +45,12 @@ class GradientInstruction(TrainingInstruction):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.momentum_correction < 1:
-            raise CodecError(f"momentum-correction = {self.momentum_correction} outside [0, 1)")
-        if not self.compression:
-            raise CodecError("compressor = 'none' sends no gradient; 'fp32' sends it losslessly")
-        if self.majority_vote and self.compressor != "sign":
-            raise CodecError(f"majority-vote needs compressor sign, not {self.compressor!r}")
-        if self.momentum_correction and not (self.majority_vote or self.compressor == "top-k"):
-            raise CodecError(
-                f"momentum-correction = {self.momentum_correction} needs compressor top-k or "
-                f"majority-vote, not {self.compressor!r}"
-            )
+        _ = self.options  # contradictions are found here
 
-    def gradient_compressor(self) -> GradientCompressor:
-        """Return what turns the gradient into bytes."""
-        compressor = Ballot() if self.majority_vote else self.compression.compressor()
-        assert compressor is not None
-        return joined(compressor)
+    @property
+    def options(self) -> GradientOptions:
+        """How the gradient is sent."""
+        return GradientOptions(self.compression, self.majority_vote, self.momentum_correction)
 
 
 @dataclass(frozen=True)
@@ -199,7 +183,7 @@ def compress_gradient(
         velocity = memory.velocity or [np.zeros_like(part) for part in gradient]
         pairs = zip(velocity, gradient, strict=True)
         update = velocity = [instruction.momentum_correction * v + g for v, g in pairs]
-    compressor = instruction.gradient_compressor()
+    compressor = instruction.options.compressor()
     data, residual = compressor.compress(update, memory.residual, rng)
     if velocity is not None and not instruction.majority_vote:
         sent = compressor.decompress(data, [part.shape for part in gradient])

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from codec import Compression
 from codec.batch_norm import pooled_statistics, statistics
-from codec.compressors import GradientCompressor
-from codec.compressors.joined import joined
-from codec.majority_vote import Ballot, majority
+from codec.gradient_options import GradientOptions
+from codec.majority_vote import majority
 from strategies.accounted_strategy import RoundResult
 from strategies.client_reply import (
     BadReply,
@@ -137,7 +136,8 @@ class GradientCompression(ServerStrategy[GradientReply]):
         check_range("buffer_batches", buffer_batches, 1)
         if isinstance(compression, str):
             compression = Compression(compression)
-        self.compressor = _checked_compressor(compression, majority_vote, momentum_correction)
+        options = GradientOptions(compression, majority_vote, momentum_correction)
+        self.compressor = options.compressor()
         server_model = ServerModel(
             model,
             optimizer,
@@ -230,23 +230,6 @@ def average(parts: list[Arrays], weights: list[int]) -> Arrays:
         for own, array in zip(result, arrays, strict=True):
             own += array * np.float32(weight / total)
     return result
-
-
-def _checked_compressor(
-    compression: Compression, majority_vote: bool, momentum_correction: float
-) -> GradientCompressor:
-    check_range("momentum_correction", momentum_correction, 0.0, 0.999)
-    compressor = compression.compressor()
-    if compressor is None:
-        raise ValueError("compression must send a gradient, not 'none'; 'fp32' is lossless")
-    if majority_vote and compression.kind != "sign":
-        raise ValueError(f"majority_vote needs compression 'sign', not {compression.kind!r}")
-    if momentum_correction and not (majority_vote or compression.kind == "top-k"):
-        raise ValueError(
-            f"momentum_correction = {momentum_correction} needs compression 'top-k' or "
-            f"majority_vote, not {compression.kind!r}"
-        )
-    return Ballot() if majority_vote else joined(compressor)
 
 
 def _has_momentum(optimizer: torch.optim.Optimizer) -> bool:

@@ -180,9 +180,9 @@ def test_round_results_and_stages() -> None:
         ({"buffer_batches": 0}, "buffer_batches"),
         ({"compression": "none"}, "'fp32' is lossless"),
         ({"compression": "zip"}, "zip"),
-        ({"compression": "fp16", "majority_vote": True}, "majority_vote needs compression 'sign'"),
-        ({"compression": "sign", "momentum_correction": 0.9}, "momentum_correction = 0.9 needs"),
-        ({"compression": "top-k", "momentum_correction": 1.0}, "momentum_correction"),
+        ({"compression": "fp16", "majority_vote": True}, "majority-vote needs compressor sign"),
+        ({"compression": "sign", "momentum_correction": 0.9}, "momentum-correction = 0.9 needs"),
+        ({"compression": "top-k", "momentum_correction": 1.0}, "momentum-correction = 1.0"),
         ({"compression": "top-k", "momentum_correction": 0.9}, "optimizer's momentum"),
     ],
 )

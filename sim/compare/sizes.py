@@ -6,9 +6,8 @@ from typing import Any
 import torch
 
 from codec import generator
-from codec.compressors.joined import joined
 from codec.compressors.sizes import theoretical_size
-from codec.majority_vote import Ballot
+from codec.gradient_options import GradientOptions
 from fl_app.config import RunConfig
 from fl_app.data import load
 from fl_app.models import build_model
@@ -32,8 +31,7 @@ def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any
         `codec.compressors.sizes.TheoreticalSize`; None for what sends nothing compressed.
     """
     config = RunConfig.from_run_config({**read_defaults(app), **run_config})
-    compressor = Ballot() if config.majority_vote else config.compression.compressor()
-    if compressor is None or config.strategy not in ("gradient", "fedavg"):
+    if config.strategy not in ("gradient", "fedavg") or not config.compression:
         return None
     train = load(config.dataset, "train", config.data_dir, config.image_size)
     rng = generator(config.seed)
@@ -44,7 +42,7 @@ def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any
     samples = torch.from_numpy(train.samples[chosen]).float() / 255
     loss = torch.nn.functional.cross_entropy(model(samples), torch.from_numpy(train.labels[chosen]))
     gradient = [part.numpy() for part in torch.autograd.grad(loss, list(model.parameters()))]
-    compressor = joined(compressor)
+    compressor = GradientOptions(config.compression, config.majority_vote).compressor()
     data, _ = compressor.compress(gradient, None, rng)
     theory = theoretical_size(compressor, data, [part.shape for part in gradient])
     return {
