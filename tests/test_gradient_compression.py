@@ -178,7 +178,7 @@ def test_round_results_and_stages() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"buffers_every": 0}, "buffers_every"),
         ({"buffer_batches": 0}, "buffer_batches"),
-        ({"compression": "none"}, "'fp32' is lossless"),
+        ({"compression": "none"}, "'fp32' sends it losslessly"),
         ({"compression": "zip"}, "zip"),
         ({"compression": "fp16", "majority_vote": True}, "majority-vote needs compressor sign"),
         ({"compression": "sign", "momentum_correction": 0.9}, "momentum-correction = 0.9 needs"),
