@@ -9,8 +9,13 @@ from numpy.typing import NDArray
 
 from codec import PayloadError
 from codec.coefficients import (
+    _CAP,
+    _PREDICTED,
+    _PRIOR,
     CoefficientModel,
     Layout,
+    _mean_magnitude,
+    _share,
     code_coefficients,
     code_levels,
     layout,
@@ -131,6 +136,41 @@ def test_contexts_gain_on_samples_of_different_contrast() -> None:
     contrast = np.random.default_rng(1).choice([0.1, 2.0], 1000)
     table = laplacian(scales(plan) * contrast, 1000)
     assert 8 * len(encode(table, plan)) < 0.85 * line_entropy(table)
+
+
+def test_each_wave_has_a_law_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Magnitudes of the same mean, of laws that differ from wave to wave."""
+    plan, rows = layout(1, (8, 8)), 4000
+    rng = np.random.default_rng(5)
+    place = np.indices((8, 8)).sum(axis=0).ravel()
+    sparse = 4 * (rng.random((64, rows)) < 0.2)
+    dense = rng.choice([0, 1], (64, rows), p=[0.2, 0.8])
+    magnitude = np.where((place % 2 == 0)[:, None], sparse, dense)
+    table = magnitude * rng.choice([-1, 1], magnitude.shape)
+    size = len(encode(table, plan))
+    monkeypatch.setattr("codec.coefficients._MEMORY", 1e9)
+    assert size < 0.9 * len(encode(table, plan))
+
+
+def test_sums_of_contexts_are_exact() -> None:
+    """The largest legal values, of every level: sums stay below 2**53, hence order-independent."""
+    plan = layout(3, (8, 8))
+    largest = 2**22 - 1
+    rows = 64
+    table = np.zeros((plan.size, rows), np.int64)
+    table[:] = largest >> (np.arange(plan.size)[:, None] % 23)
+    table[:, ::2] *= -1
+    assert np.array_equal(decode(encode(table, plan), plan, rows), table)
+    levels = np.arange(-44, 45)
+    share, mean = _share(levels).astype(object), _mean_magnitude(levels).astype(object)
+    heaviest = 2 * int(plan.weights.sum()) + _PREDICTED  # a neighbour may count twice
+    assert _CAP * heaviest * int((share * mean).max()) + _PRIOR < 2**53
+
+
+def test_shares_fall_with_the_level_and_never_vanish() -> None:
+    share = _share(np.arange(-60, 45))
+    assert (np.diff(share) <= 0).all() and share.min() >= 40
+    np.testing.assert_allclose(share[60 - 15 :: 3][:10], 2.0 ** (25 - np.arange(10)))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

@@ -13,6 +13,7 @@ from codec.entropy import (
     BitDecoder,
     BitEncoder,
     Bits,
+    Floats,
     Ints,
     code_exp_golomb,
     code_raw,
@@ -98,6 +99,42 @@ def test_probabilities_follow_the_source() -> None:
     wrong = AdaptiveBits(np.array([0.05]))
     size = 8 * len(encode_adaptive(wrong, np.zeros(5000, np.int64), values))
     assert size < 1.01 * 5000 * entropy(0.9) + 64 * np.log2(1 / 0.05)
+
+
+def test_a_table_that_forgets_follows_a_new_source_sooner() -> None:
+    rng = np.random.default_rng(3)
+    before, after = (rng.random(5000) < p for p in (0.05, 0.6))
+    bits = {}
+    for forgets in (False, True):
+        table, coder = fresh(), BitEncoder()
+        zeros = np.zeros(5000, np.int64)
+        table.code(coder, zeros, before.astype(np.int32))
+        if forgets:
+            table.forget(64)
+        table.code(coder, zeros, after.astype(np.int32))
+        bits[forgets] = 8 * len(coder.finish())
+    ideal = 5000 * (entropy(0.05) + entropy(0.6))
+    assert bits[True] < 1.06 * ideal < 1.15 * ideal < bits[False]
+
+
+def test_forgetting_keeps_the_guess_and_what_is_new() -> None:
+    table = fresh(2)
+    table.code(BitEncoder(), np.zeros(300, np.int64), np.ones(300, np.int32))
+    table.forget(1000)  # nothing has weighed so much yet
+    coder = _Probabilities()
+    table.code(coder, np.array([0, 1]), np.array([1, 0], np.int32))
+    assert coder.seen[0] > 0.99 and coder.seen[1] == 0.5
+
+
+class _Probabilities:
+    """A coder that only notes what it is told."""
+
+    seen: Floats
+
+    def code(self, p_one: Floats, bits: Bits | None) -> Bits:
+        assert bits is not None
+        self.seen = p_one
+        return bits
 
 
 @PROPERTY
