@@ -93,10 +93,12 @@ class QSGD:
         lengths = _bucket_lengths(frame.shapes, bucket)
         norms = _norms(decode_words(frame.sections[0], len(lengths), 2))
         levels = decode_integers(frame.sections[1], frame.coordinates, finest)
-        signed = levels.astype(np.float64)
         sent = np.flatnonzero(levels)
-        signed[sent[decode_bits(frame.sections[2], len(sent))]] *= -1
-        return unflatten(_values(signed, np.repeat(norms, lengths), finest), frame.shapes)
+        signed = levels[sent].astype(np.float64)
+        signed[decode_bits(frame.sections[2], len(sent))] *= -1
+        values = np.zeros(frame.coordinates, np.float32)
+        values[sent] = _values(signed, np.repeat(norms, lengths)[sent], finest)
+        return unflatten(values, frame.shapes)
 
 
 def _bucket_lengths(shapes: Shapes, bucket: int) -> NDArray[np.int64]:
@@ -124,17 +126,17 @@ def _norm_words(vector: Array, lengths: NDArray[np.int64]) -> NDArray[np.uint16]
     return words.astype(np.uint16)
 
 
-def _norms(words: NDArray[np.uint16]) -> NDArray[np.float64]:
-    return (words.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+def _norms(words: NDArray[np.uint16]) -> NDArray[np.float32]:
+    return (words.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
 def _random_levels(
-    vector: Array, norms: NDArray[np.float64], finest: int, generator: np.random.Generator
+    vector: Array, norms: NDArray[np.float32], finest: int, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """Round ``finest * |v| / norm`` up with the probability of its fraction, down otherwise."""
     levels = np.empty(len(vector), np.int64)
     for run in runs(len(vector)):
-        norm = norms[run]
+        norm = norms[run].astype(np.float64)
         exact = np.abs(vector[run]) * float(finest) / np.where(norm > 0, norm, 1.0)
         below = np.floor(exact)
         levels[run] = below + (generator.random(len(exact)) < exact - below)
@@ -142,7 +144,7 @@ def _random_levels(
 
 
 def _values(
-    signed: NDArray[np.float64], norms: NDArray[np.float64], finest: int
+    signed: NDArray[np.float64], norms: NDArray[np.float32], finest: int
 ) -> NDArray[np.float32]:
     with np.errstate(over="ignore", invalid="ignore"):
         return (signed * norms / finest).astype(np.float32)

@@ -17,6 +17,7 @@ from codec.errors import PayloadError
 Symbols = NDArray[np.int32]
 
 _UNIFORM = constriction.stream.model.Uniform()
+_OWN = 16  # integers below are symbols of their own
 _INCREMENT = 16  # counts added per symbol seen; one count stands for "never seen"
 _FADE_ABOVE = 1 << 21  # counts are then halved
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 4, 8192
@@ -44,6 +45,9 @@ class SymbolEncoder:
         Values below 16 are symbols of their own; each octave above has eight symbols, and the
         place within one of them is sent as it is.
         """
+        if largest < _OWN:
+            self.symbols(values, largest + 1)
+            return
         label, width = _label(values)
         self.symbols(label, _labels(largest))
         inside = width > 0
@@ -82,6 +86,8 @@ class SymbolDecoder:
     def integers(self, count: int, largest: int) -> Symbols:
         """Return the next `count` integers, int32 (count,), each in [0, largest]."""
         label = self.symbols(count, _labels(largest))
+        if largest < _OWN:
+            return label
         width = np.maximum((label >> 3) - 1, 0)
         values: Symbols = (label - (width << 3)) << width
         inside = width > 0
