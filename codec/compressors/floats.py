@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.compressors.symbols import decode_symbols, encode_symbols
+from codec.compressors.tensors import runs
 from codec.errors import CodecError, PayloadError
 
 Float = TypeVar("Float", np.float16, np.float32)
@@ -76,18 +77,19 @@ def half_exponents(largest: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.frexp(largest)[1].astype(np.int64) + _EXPONENT_BIAS
 
 
-def to_half(values: NDArray[np.float32], exponent: int | NDArray[np.int64]) -> NDArray[np.float16]:
+def to_half(values: NDArray[np.float32], exponent: int) -> NDArray[np.float16]:
     """Scale by the power of two of `exponent` and round to nearest float16.
 
     The relative error is at most 2**-11 down to 2**-29 of the largest magnitude.
     """
-    shift = _EXPONENT_BIAS + _HALF_EXPONENT - exponent
-    return np.ldexp(values.astype(np.float64), shift).astype(np.float16)
+    scale = 2.0 ** (_EXPONENT_BIAS + _HALF_EXPONENT - exponent)  # exact, as is every product
+    halves = np.empty(len(values), np.float16)
+    for run in runs(len(values)):
+        halves[run] = values[run] * np.float64(scale)
+    return halves
 
 
-def from_half(
-    halves: NDArray[np.float16], exponent: int | NDArray[np.int64]
-) -> NDArray[np.float32]:
+def from_half(halves: NDArray[np.float16], exponent: int) -> NDArray[np.float32]:
     """Undo `to_half`.
 
     Raises
@@ -95,11 +97,14 @@ def from_half(
     PayloadError
         If an exponent is not one that `half_exponent` returns.
     """
-    if np.max(exponent, initial=0) > _LARGEST_EXPONENT:
-        raise PayloadError(f"exponent {np.max(exponent)}, must be 0..{_LARGEST_EXPONENT}")
-    shift = exponent - (_EXPONENT_BIAS + _HALF_EXPONENT)
+    if exponent > _LARGEST_EXPONENT:
+        raise PayloadError(f"exponent {exponent}, must be 0..{_LARGEST_EXPONENT}")
+    scale = 2.0 ** (exponent - (_EXPONENT_BIAS + _HALF_EXPONENT))
+    values = np.empty(len(halves), np.float32)
     with np.errstate(over="ignore", under="ignore"):
-        return np.ldexp(halves.astype(np.float64), shift).astype(np.float32)
+        for run in runs(len(halves)):
+            values[run] = halves[run] * np.float64(scale)
+    return values
 
 
 def encode_bits(bits: NDArray[np.bool_]) -> bytes:

@@ -1,10 +1,11 @@
 """Gradient in half precision (Micikevicius et al.: Mixed Precision Training, ICLR 2018)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from codec.compressors.floats import (
     decode_floats,
@@ -18,6 +19,7 @@ from codec.compressors.tensors import (
     MAX_COORDINATES,
     Array,
     Memory,
+    Shapes,
     flatten,
     largest_magnitudes,
     sizes,
@@ -44,8 +46,11 @@ class Float16:
         """See `codec.compressors.GradientCompressor`."""
         vector, shapes = flatten(gradient)
         exponents = half_exponents(largest_magnitudes(vector, shapes))
-        halves = to_half(vector, np.repeat(exponents, sizes(shapes)))
-        sections = (exponents.astype("<u2").tobytes(), encode_floats(halves))
+        halves = [to_half(*pair) for pair in _by_tensor(vector, shapes, exponents)]
+        sections = (
+            exponents.astype("<u2").tobytes(),
+            encode_floats(np.concatenate([np.empty(0, np.float16), *halves])),
+        )
         return Frame(self.identifier, shapes, (), sections).to_bytes(), None
 
     def decompress(
@@ -63,5 +68,13 @@ class Float16:
             raise PayloadError(f"{len(scales)} bytes of exponents for {len(frame.shapes)} tensors")
         exponents = np.frombuffer(scales, "<u2").astype(np.int64)
         halves = decode_floats(coded, frame.coordinates, np.float16)
-        vector = from_half(halves, np.repeat(exponents, sizes(frame.shapes)))
-        return unflatten(vector, frame.shapes)
+        parts = [from_half(*pair) for pair in _by_tensor(halves, frame.shapes, exponents)]
+        return unflatten(np.concatenate([np.empty(0, np.float32), *parts]), frame.shapes)
+
+
+def _by_tensor(
+    vector: NDArray[Any], shapes: Shapes, exponents: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[Any], int]]:
+    """Yield each tensor's coordinates and exponent."""
+    ends = np.cumsum(sizes(shapes))[:-1]
+    return zip(np.split(vector, ends), map(int, exponents), strict=False)
