@@ -9,7 +9,7 @@ import pytest
 
 from codec import PayloadError, generator
 from codec.compressors import COMPRESSORS, GradientCompressor, make_compressor
-from codec.compressors.frame import Frame, read_frame
+from codec.compressors.frame import VERSION, Frame, read_frame
 from codec.compressors.symbols import (
     decode_integers,
     decode_symbols,
@@ -145,8 +145,8 @@ def test_another_compressor_or_shape_is_refused() -> None:
 
 def test_another_version_is_refused() -> None:
     data = bytearray(payload(make_compressor("fp32")))
-    data[4] = 2
-    with pytest.raises(PayloadError, match="version 2"):
+    data[4] = VERSION + 1
+    with pytest.raises(PayloadError, match=f"version {VERSION + 1}, only {VERSION}"):
         make_compressor("fp32").decompress(bytes(data))
 
 

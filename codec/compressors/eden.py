@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compressors.floats import decode_floats, encode_floats
+from codec.compressors.floats import decode_bits, decode_floats, encode_bits, encode_floats
 from codec.compressors.frame import Frame, read_frame
 from codec.compressors.symbols import decode_symbols, encode_symbols
 from codec.compressors.tensors import MAX_COORDINATES, Array, Memory, flatten, unflatten
@@ -80,7 +80,7 @@ class EDEN:
             symbols[place] = chosen.ravel()
         sections = (
             encode_floats(np.concatenate(scales)),
-            encode_symbols(symbols, 1 << self.bits),
+            _encode_chosen(symbols, self.bits),
         )
         return Frame(self.identifier, shapes, (self.bits, seed), sections).to_bytes(), None
 
@@ -99,13 +99,25 @@ class EDEN:
             raise PayloadError(f"{bits} bits, must be in [1, {max(_POSITIVE)}]")
         groups = _groups(frame.coordinates)
         scales = decode_floats(frame.sections[0], sum(count for count, _ in groups), np.float32)
-        symbols = decode_symbols(frame.sections[1], _total(groups), 1 << bits)
-        values = _centroids(bits).take(symbols)
+        chosen = decode_chosen(frame.sections[1], _total(groups), bits)
+        values = _centroids(bits).take(chosen)
         for rows, place, signs in _blocks(values, groups, seed):
             scale, scales = scales[: len(rows), np.newaxis], scales[len(rows) :]
             with np.errstate(over="ignore", invalid="ignore"):
                 values[place] = (_rotated_back(rows, signs) * scale).ravel()
         return unflatten(values[: frame.coordinates], frame.shapes)
+
+
+def _encode_chosen(chosen: NDArray[np.uint8], bits: int) -> bytes:
+    # Rotated signs are fair coins: packing them is as short as coding them, and faster.
+    return encode_bits(chosen == 1) if bits == 1 else encode_symbols(chosen, 1 << bits)
+
+
+def decode_chosen(data: bytes, count: int, bits: int) -> NDArray[np.integer]:
+    """Return the centroid of each coordinate, (count,); `PayloadError` if malformed."""
+    if bits == 1:
+        return decode_bits(data, count).view(np.uint8)
+    return decode_symbols(data, count, 1 << bits)
 
 
 def _groups(coordinates: int) -> list[tuple[int, int]]:

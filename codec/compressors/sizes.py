@@ -19,6 +19,7 @@ from codec.compressors import (
     TernGrad,
     TopK,
 )
+from codec.compressors.eden import decode_chosen
 from codec.compressors.floats import decode_words
 from codec.compressors.frame import Frame, read_frame
 from codec.compressors.joined import JOINABLE
@@ -162,7 +163,7 @@ def _eden(frame: Frame, bits: _Bits) -> None:
     padded = -(-frame.coordinates // 128) * 128
     blocks = padded // 8192 + (padded % 8192 // 128).bit_count()
     bits.words(decode_words(frame.sections[0], blocks, 4))
-    bits.exact(entropy_bits(decode_symbols(frame.sections[1], padded, 1 << width)) + _SEED_BITS)
+    bits.exact(entropy_bits(decode_chosen(frame.sections[1], padded, width)) + _SEED_BITS)
 
 
 def _by_tensor(symbols: NDArray[np.int32], frame: Frame) -> float:
