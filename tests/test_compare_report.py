@@ -15,8 +15,9 @@ from sim.compare.report import (
     needed_bytes,
     report,
 )
-from sim.compare.runner import read_results
+from sim.compare.runner import beyond, read_results
 from sim.compare.sizes import message_size
+from sim.run_config import ConfigValue
 
 APP = Path(__file__).parents[1]
 
@@ -141,6 +142,22 @@ def test_report_shows_messages_and_searches(folder: Path) -> None:
     assert any("104" in line and "1.040" in line and "1.030" in line for line in lines)
     assert "tuned in 5 steps (< wins)" in lines
     assert any("lr=0.1: 30.00 %, lr=0.2: 40.00 % <" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("found", "following"),
+    [
+        ({0.05: 0.3, 0.1: 0.2, 0.2: 0.1}, [0.025]),
+        ({0.05: 0.1, 0.1: 0.2, 0.2: 0.3}, [0.4]),
+        ({0.05: 0.1, 0.1: 0.3, 0.2: 0.2}, []),
+        ({0.1: 0.3}, []),
+        ({2: 0.3, 4: 0.2}, []),
+    ],
+)
+def test_search_goes_on_beyond_the_end(
+    found: dict[ConfigValue, float], following: list[float]
+) -> None:
+    assert beyond(found) == following
 
 
 def test_tuning_is_shorter_than_a_run() -> None:

@@ -24,7 +24,8 @@ class Method:
         Image codec and quality: the samples are uploaded once with it and the model is trained
         centrally by the replay server's own loop. None: the app runs on simulated clients.
     grid : mapping of str to tuple
-        Values that are tried for run-config keys, one key at a time, before the seeds are run.
+        Values that are tried for run-config keys, one key at a time, before the seeds are run;
+        where the best of a geometric grid is at its end, the search goes on beyond it.
     """
 
     name: str

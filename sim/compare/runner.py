@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,25 +168,31 @@ class _Runner:
     def _tuned(self, method: Method) -> dict[str, ConfigValue]:
         """Return the best value of each key of the method's grid, tried one key at a time."""
         best: dict[str, ConfigValue] = {}
-        for key, values in method.grid.items():
-            accuracies = []
-            for value in values:
-                trial = {**best, key: value}
-                known = read_results(self.path).trial(method.name, trial)
-                if known is None:
-                    self.echo(f"    tuning {method.name}: {key} = {value}")
-                    config = self._config(method, _TUNING_SEED, tuning=True)
-                    _, points = self._measure(method, config | trial)
-                    known = {
-                        "method": method.name,
-                        "config": trial,
-                        "steps": points[-1]["step"],
-                        "accuracy": points[-1]["accuracy"],
-                    }
-                    self._append([{"kind": "trial", **known}])
-                accuracies.append(known["accuracy"])
-            best[key] = values[accuracies.index(max(accuracies))]
+        for key, grid in method.grid.items():
+            found: dict[ConfigValue, float] = {}
+            values = list(grid)
+            while values:
+                value = values.pop(0)
+                found[value] = self._try(method, {**best, key: value})
+                if not values and len(found) < len(grid) + _BEYOND:
+                    values = beyond(found)
+            best[key] = max(found, key=found.__getitem__)
         return best
+
+    def _try(self, method: Method, trial: dict[str, ConfigValue]) -> float:
+        """Return the accuracy of a trial, from the file if it is there."""
+        known = read_results(self.path).trial(method.name, trial)
+        if known is None:
+            self.echo(
+                f"    tuning {method.name}: {', '.join(f'{k} = {v}' for k, v in trial.items())}"
+            )
+            config = self._config(method, _TUNING_SEED, tuning=True)
+            _, points = self._measure(method, config | trial)
+            last = points[-1]
+            known = {"method": method.name, "config": trial}
+            known |= {"steps": last["step"], "accuracy": last["accuracy"]}
+            self._append([{"kind": "trial", **known}])
+        return float(known["accuracy"])
 
     def _measure(self, method: Method, config: dict[str, ConfigValue]) -> tuple[Row, list[Row]]:
         if method.upload is not None:
@@ -211,6 +217,22 @@ class _Runner:
             file.write(text)
 
 
+def beyond(found: Mapping[ConfigValue, float]) -> list[ConfigValue]:
+    """Return the value to try next if the best one lies at an end of a geometric grid.
+
+    Parameters
+    ----------
+    found : mapping of value to accuracy
+    """
+    tried = sorted(value for value in found if isinstance(value, float))
+    if len(tried) < 2:
+        return []
+    best = max(tried, key=found.__getitem__)
+    inner = {tried[0]: tried[1], tried[-1]: tried[-2]}
+    return [float(f"{best * best / inner[best]:.6g}")] if best in inner else []
+
+
+_BEYOND = 2  # values tried beyond a grid at most
 _EVALUATED = re.compile(r"round \d+/\d+: accuracy .*? %, up [^,]*")
 _TUNING_SEED = 1000  # of no run that is reported
 _PATHS = ("out-dir", "data-dir")  # of a machine, not of a result
