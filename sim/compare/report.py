@@ -83,7 +83,7 @@ def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
     columns.append(("its up to our both", common, uplink, both_ways))
     lines = [
         f"bytes to reach an accuracy (ratio to {ours!r}); all reach {100 * common:.1f} %",
-        f"{'method':28}" + "".join(f"{title:>24}" for title, *_ in columns),
+        f"{'method':28}" + "".join(f"{title:>28}" for title, *_ in columns),
     ]
     base = [needed_bytes(results, ours, target, size) for _, target, _, size in columns]
     for method in methods_run(preset, results):
@@ -91,7 +91,7 @@ def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
         for (_, target, size, _), own in zip(columns, base, strict=True):
             needed = needed_bytes(results, method.name, target, size)
             ratio = f" ({needed / own:,.3g}x)" if needed and own else ""
-            cells.append(f"{_megabytes(needed) + ratio:>24}")
+            cells.append(f"{_megabytes(needed) + ratio:>28}")
         lines.append(f"{method.name:28}" + "".join(cells))
     return lines
 
