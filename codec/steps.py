@@ -41,4 +41,5 @@ def coefficient_steps(
         if transform.channels == 3:
             steps[1:] *= chroma
         steps.reshape(transform.channels, -1)[:, 0] = step
-    return steps.reshape(-1, 1).astype(np.float32)
+    with np.errstate(over="ignore"):  # of a spec that no samples can have: decoding refuses them
+        return steps.reshape(-1, 1).astype(np.float32)

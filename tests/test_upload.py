@@ -204,15 +204,15 @@ def test_rates_beside_ours() -> None:
     images = photographs(100)[0]
     settings = [
         ("jpeg", 20), ("jpeg", 20, "files"), ("png", LOSSLESS),
-        CodecOptions(step=0.4), CodecOptions(step=0.4, block=32),
+        CodecOptions(step=0.3), CodecOptions(step=0.3, block=32),
     ]  # fmt: skip
     rows = rate_distortion(images, labels(100), settings)
     assert [(row.codec, row.setting) for row in rows] == [
         ("jpeg", "20"),
         ("jpeg", "20 files"),
         ("png", "-1"),
-        ("ours", "step 0.4"),
-        ("ours", "block 32, step 0.4"),
+        ("ours", "step 0.3"),
+        ("ours", "block 32, step 0.3"),
     ]
     assert rows[0].bytes_per_sample == len(sent(images, "jpeg", "sheet", 20).data) / 100
     assert rows[0].bytes_per_sample < rows[1].bytes_per_sample < rows[2].bytes_per_sample
