@@ -9,13 +9,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients.dataset import IndexedDataset
-from clients.exchange import (
-    config_record,
-    load_model,
-    require_range,
-    stored_arrays,
-    timed,
-)
+from clients.exchange import config_record, load_model, require_range, stored_arrays, timed
 from clients.minibatches import Augmentation, Criterion, Minibatches
 from clients.source import SampleSource
 from clients.training_instruction import TrainingInstruction

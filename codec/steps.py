@@ -2,8 +2,8 @@
 
 Networks feel an error in the lower half of a block's band most, less in the upper half, least in
 its upper third, and hardly feel one in the finer colour detail. Measured as the divergence of a
-trained ResNet-18's predictions on CIFAR-10, the default steps lose a quarter less than equal steps
-do at the same bytes.
+trained ResNet-18's predictions on CIFAR-10 at the same bytes, coarser steps in the upper half and
+in colour lose a fifth less than equal steps do, and those of the upper third a tenth less again.
 """
 
 import numpy as np
