@@ -110,8 +110,8 @@ def importance(options: argparse.Namespace) -> None:
 def compare(options: argparse.Namespace) -> None:
     """Run the missing methods of a preset, then write table and figures."""
     from sim.compare.report import report
+    from sim.compare.results import read_results
     from sim.compare.runner import compare as run_preset
-    from sim.compare.runner import read_results
 
     preset = PRESETS[options.preset]
     if options.report:
@@ -125,6 +125,7 @@ def compare(options: argparse.Namespace) -> None:
             data_dir,
             seeds=options.seeds,
             only=options.only,
+            jobs=options.jobs,
             echo=_echo,
         )
     if not results.runs:
@@ -201,6 +202,10 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", metavar="N", type=_positive, help="default: the preset's"
     )
     compare_parser.add_argument("--only", metavar="METHOD", nargs="+", default=[])
+    compare_parser.add_argument(
+        "--jobs", metavar="N", type=_positive, default=1,
+        help="runs at a time (default: 1; with more, seconds are those of shared cores)",
+    )  # fmt: skip
     compare_parser.add_argument(
         "--report", action="store_true", help="table and figures from the results that are there"
     )

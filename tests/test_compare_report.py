@@ -15,7 +15,8 @@ from sim.compare.report import (
     needed_bytes,
     report,
 )
-from sim.compare.runner import beyond, read_results
+from sim.compare.results import read_results
+from sim.compare.search import beyond
 from sim.compare.sizes import message_size
 from sim.run_config import ConfigValue
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sim.compare.points import Size, bytes_per_sample, methods_run, points_of
 from sim.compare.presets import Preset
-from sim.compare.runner import Results
+from sim.compare.results import Results
 
 _MARKERS = "os^vD*Pxph<>"
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sim.compare.presets import Method, Preset
-from sim.compare.runner import Results
+from sim.compare.results import Results
 
 Row = dict[str, Any]
 Size = Callable[[Row], int]

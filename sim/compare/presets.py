@@ -84,6 +84,8 @@ class Preset:
                 "server-steps": steps // evaluations,
                 "server-batch-size": self.batch_size,
             }
+            if method.upload:  # all bytes are sent before the first step
+                shape["eval-every"] = evaluations
         elif strategy == "fedavg":
             rounds = max(1, steps // int(chosen["local-steps"]))
             shape = {
@@ -145,8 +147,19 @@ OURS = (
     Method("ours, replay", {"samples-per-round": 0}),
     Method("ours, streaming", {"strategy": "sgd"}),
 )
-# Ours and the uploads, which share its training loop, take the learning rate of the preset.
-ALL = (*OURS, *(replace(method, grid=_GRID) for method in (*GRADIENTS, *FEDAVG)), *UPLOADS)
+
+
+def _all(coarse: float) -> tuple[Method, ...]:
+    """Return ours, with a coarser step beside the preset's for fewer bytes, and all rivals.
+
+    Ours and the uploads, which share its training loop, take the learning rate of the preset.
+    """
+    replay, streaming = OURS
+    ours = (replay, Method("ours, coarse replay", {**replay.config, "step": coarse}), streaming)
+    tuned = (replace(method, grid=_GRID) for method in (*GRADIENTS, *FEDAVG))
+    return (*ours, *tuned, *UPLOADS)
+
+
 _CIFAR: Overrides = {"dataset": "cifar10", "max-train-samples": 10000, "step": 0.3}
 _FASHION: Overrides = {
     "dataset": "fashion-mnist",
@@ -176,41 +189,41 @@ _ALL_PRESETS = (
         "cifar10-resnet18",
         "CIFAR-10, ResNet-18, 10 clients",
         {**_CIFAR, "model": "resnet18", "learning-rate": 0.1},
-        ALL,
-        steps=300,
-        batch_size=128,
-        evaluations=6,
-        tuning_steps=60,
-        seeds=1,
+        _all(0.5),
+        steps=150,
+        batch_size=320,
+        evaluations=5,
+        tuning_steps=30,
     ),
     Preset(
         "cifar10-resnet20",
         "CIFAR-10, ResNet-20, 10 clients",
         {**_CIFAR, "model": "resnet20"},
-        ALL,
-        steps=300,
-        batch_size=128,
-        evaluations=6,
-        tuning_steps=60,
-        seeds=1,
+        _all(0.5),
+        steps=150,
+        batch_size=320,
+        evaluations=5,
+        tuning_steps=30,
     ),
     Preset(
         "fashion-mnist",
         "Fashion-MNIST, small ResNet, 10 clients",
         _FASHION,
-        ALL,
-        steps=600,
-        batch_size=64,
-        evaluations=10,
+        _all(0.8),
+        steps=200,
+        batch_size=160,
+        evaluations=5,
+        tuning_steps=40,
     ),
     Preset(
         "fashion-mnist-dirichlet",
         "Fashion-MNIST, small ResNet, 10 clients, Dirichlet(0.3)",
         {**_FASHION, **_SKEWED},
-        ALL,
-        steps=600,
-        batch_size=64,
-        evaluations=10,
+        _all(0.8),
+        steps=200,
+        batch_size=160,
+        evaluations=5,
+        tuning_steps=40,
     ),
 )
 PRESETS = {preset.name: preset for preset in _ALL_PRESETS}

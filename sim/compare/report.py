@@ -8,7 +8,7 @@ from typing import Any
 from sim.compare.figures import plot_accuracy, plot_codecs
 from sim.compare.points import Size, both_ways, bytes_per_sample, methods_run, points_of, uplink
 from sim.compare.presets import Method, Preset
-from sim.compare.runner import Results
+from sim.compare.results import Results
 
 CODEC_MARGIN = 0.003  # of accuracy, within which a codec counts as equal to ours
 

@@ -1,0 +1,75 @@
+"""Raw results of a comparison: one JSONL file holds everything that was run."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sim.run_config import ConfigValue
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Raw results of a preset.
+
+    Attributes
+    ----------
+    runs : list of dict
+        One for each method and seed: configuration, seconds, bytes by section, versions.
+    points : list of dict
+        ``method``, ``seed``, ``step``, ``accuracy``, ``uplink_bytes``, ``downlink_bytes``; bytes
+        are cumulative, of all clients.
+    trials : list of dict
+        Of the search over hyperparameters: ``method``, ``config``, ``steps``, ``accuracy``.
+    sizes : list of dict
+        Of one message of each method that compresses: ``method`` and what
+        `sim.compare.sizes.message_size` returns.
+    """
+
+    runs: list[Row]
+    points: list[Row]
+    trials: list[Row]
+    sizes: list[Row]
+
+    def done(self, method: str, seed: int) -> bool:
+        """Whether a run is there."""
+        return any(run["method"] == method and run["seed"] == seed for run in self.runs)
+
+    def trial(self, method: str, config: Mapping[str, ConfigValue]) -> Row | None:
+        """Return a trial that is there."""
+        found = (t for t in self.trials if t["method"] == method and t["config"] == config)
+        return next(found, None)
+
+    def has_size(self, method: str) -> bool:
+        """Whether the size of a method's message is there."""
+        return any(row["method"] == method for row in self.sizes)
+
+
+def read_results(path: Path) -> Results:
+    """Read a JSONL file; a line that an interruption cut off is left out."""
+    results = Results([], [], [], [])
+    if not path.exists():
+        return results
+    kinds = {
+        "run": results.runs,
+        "point": results.points,
+        "trial": results.trials,
+        "size": results.sizes,
+    }
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        kinds[row.pop("kind")].append(row)
+    return results
+
+
+def append_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Append rows in one piece, so that processes may append to one file."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)

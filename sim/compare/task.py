@@ -1,0 +1,212 @@
+"""One piece of a comparison's work, done in a process of its own."""
+
+import json
+import os
+import platform
+import re
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from sim.compare.presets import Method, Preset
+from sim.compare.results import Row, append_rows, read_results
+from sim.compare.search import search
+from sim.launcher import RunError, launch
+from sim.run_config import ConfigValue
+
+_EVALUATED = re.compile(r"round \d+/\d+: accuracy .*? %, up [^,]*")
+_TUNING_SEED = 1000  # of no run that is reported
+_PATHS = ("out-dir", "data-dir")  # of a machine, not of a result
+
+
+@dataclass(frozen=True)
+class Task:
+    """A method's preparation, or its run for a seed; what is done already is not repeated.
+
+    Attributes
+    ----------
+    preset : Preset
+    method : Method
+    seed : int or None
+        None: measure a message and search the hyperparameters.
+    app : Path
+        Folder of the Flower app.
+    path : Path
+        JSONL file that results are appended to.
+    data_dir : str
+        Folder of the data set, or "".
+    threads : int
+        CPU threads of torch; 0 is the app's own choice.
+    """
+
+    preset: Preset
+    method: Method
+    seed: int | None
+    app: Path
+    path: Path
+    data_dir: str
+    threads: int = 0
+
+    @property
+    def title(self) -> str:
+        """What progress calls it."""
+        return self.method.name + (", search" if self.seed is None else f", seed {self.seed}")
+
+    def needed(self) -> bool:
+        """Whether there is anything to do."""
+        results = read_results(self.path)
+        if self.seed is not None:
+            return not results.done(self.method.name, self.seed)
+        if self._compresses() and not results.has_size(self.method.name):
+            return True
+
+        def known(values: dict[str, ConfigValue]) -> float:
+            row = results.trial(self.method.name, values)
+            if row is None:
+                raise LookupError
+            return float(row["accuracy"])
+
+        try:
+            search(self.method.grid, known)
+        except LookupError:
+            return True
+        return False
+
+    def perform(self) -> None:
+        """Do it and append the results."""
+        if self.seed is None:
+            self._measure_message()
+            self._search()
+        else:
+            self._run(self.seed)
+
+    def _run(self, seed: int) -> None:
+        config = self._config(seed) | self._search()
+        run, points = self._measure(config)
+        named = {"method": self.method.name, "seed": seed}
+        rows = [{"kind": "run", **named, **run}]
+        rows += [{"kind": "point", **named, **point} for point in points]
+        append_rows(self.path, rows)
+        last = points[-1]
+        self._echo(
+            f"{100 * last['accuracy']:.2f} %, up {last['uplink_bytes']:,} B, "
+            f"{run['wall_seconds']:.0f} s"
+        )
+
+    def _compresses(self) -> bool:
+        return self.method.config.get("strategy") in ("gradient", "fedavg")
+
+    def _measure_message(self) -> None:
+        """Append the size of a message of the method, if it is not there and it has one."""
+        if not self._compresses() or read_results(self.path).has_size(self.method.name):
+            return
+        from sim.compare.sizes import message_size
+
+        size = message_size(self._config(_TUNING_SEED), self.app)
+        if size is not None:
+            append_rows(self.path, [{"kind": "size", "method": self.method.name, **size}])
+
+    def _search(self) -> dict[str, ConfigValue]:
+        """Return the best values of the method's grid, with trials of the file if it has them."""
+        return search(self.method.grid, self._trial)
+
+    def _trial(self, values: dict[str, ConfigValue]) -> float:
+        known = read_results(self.path).trial(self.method.name, values)
+        if known is None:
+            from sim.compare.trial import accuracy_in_process
+
+            config = self._config(_TUNING_SEED, tuning=True) | values
+            steps, accuracy = accuracy_in_process(config, self.app, self.preset.clients)
+            known = {"method": self.method.name, "config": values}
+            known |= {"steps": steps, "accuracy": accuracy}
+            append_rows(self.path, [{"kind": "trial", **known}])
+            shown = ", ".join(f"{key} = {value}" for key, value in values.items())
+            self._echo(f"{shown}: {100 * accuracy:.2f} % after {steps} steps")
+        return float(known["accuracy"])
+
+    def _config(self, seed: int, *, tuning: bool = False) -> dict[str, ConfigValue]:
+        config = self.preset.run_config(self.method, seed, tuning=tuning)
+        if self.data_dir:
+            config["data-dir"] = self.data_dir
+        if self.threads:
+            config["threads"] = self.threads
+        return config
+
+    def _measure(self, config: dict[str, ConfigValue]) -> tuple[Row, list[Row]]:
+        if self.method.upload is not None:
+            from sim.compare.uploaded import train_uploaded
+
+            run, points = train_uploaded(*self.method.upload, config, self.app, self.preset.clients)
+            return run | {"machine": machine()}, points
+        out = self.path.parent / "runs" / f"{self.preset.name}-{time.time_ns()}"
+        started = time.perf_counter()
+        launch(self.app, config | {"out-dir": str(out)}, self.preset.clients, self._progress)
+        return _read_run(out, time.perf_counter() - started)
+
+    def _progress(self, line: str) -> None:
+        """Echo what a run says of its evaluations; drop the rest of its log."""
+        found = _EVALUATED.search(line)
+        if found:
+            self._echo(found[0])
+
+    def _echo(self, line: str) -> None:
+        print(f"    {self.title}: {line}", flush=True)
+
+
+def perform(task: Task) -> NoReturn:
+    """Do a task as a process; exit with 0, with 1 and a message on stderr, or with 130."""
+    # The terminal's Ctrl-C reaches this process too; the parent passes on what only it gets.
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        task.perform()
+    except RunError as error:
+        print(f"error: {task.title}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _terminate(number: int, _: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def machine() -> str:
+    """Return what the runs were measured on."""
+    return f"{platform.machine()}, {os.cpu_count()} cores"
+
+
+def _read_run(folder: Path, wall: float) -> tuple[Row, list[Row]]:
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    seconds = result["seconds"]
+    device = sum(value for name, value in seconds.items() if name.startswith("client_"))
+    server = sum(seconds.get(name, 0.0) for name in ("decode", "train"))
+    run = {
+        "config": {k: v for k, v in result["config"].items() if k not in _PATHS},
+        "clients": result["clients"],
+        "samples_sent": result["samples_sent"],
+        "sections": result["sections"],
+        "entropy_bytes": result["entropy_bytes"],
+        "failures": result["failures"],
+        "device_seconds": device,
+        "server_seconds": server,
+        "wall_seconds": wall,
+        "versions": result["versions"],
+        "machine": machine(),
+    }
+    lines = (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    points = [
+        {
+            "step": row["steps"],
+            "accuracy": row["accuracy"],
+            "uplink_bytes": row["uplink_bytes"],
+            "downlink_bytes": row["downlink_bytes"],
+        }
+        for row in map(json.loads, lines)
+        if row["accuracy"] is not None
+    ]
+    return run, points

@@ -1,0 +1,99 @@
+"""A Flower grid without processes: what the nodes would do is done by the caller itself."""
+
+from collections.abc import Callable, Iterable
+
+from flwr.app import Context, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+Client = Callable[[Message, Context], Message]
+
+
+class DirectGrid(Grid):
+    """Calls one client function for each node, one after the other, in this process.
+
+    Messages are handed over as they are, and what a client raises is raised. Flower makes
+    messages only inside a task: `flwr.supercore.task_identity.TaskIdentity` must be set.
+
+    Parameters
+    ----------
+    clients : list of callable
+        ``(message, context) -> reply``, one for each node; they may be one and the same.
+    run_config : dict, optional
+        Of every node's context.
+
+    Attributes
+    ----------
+    clients : dict of int to callable
+        By node id.
+    contexts : dict of int to Context
+        By node id; they keep the clients' states between rounds.
+    """
+
+    def __init__(
+        self,
+        clients: list[Client],
+        run_config: dict[str, bool | float | int | str] | None = None,
+        first_node_id: int = 1000,
+    ) -> None:
+        self.clients = {first_node_id + k: client for k, client in enumerate(clients)}
+        self.contexts = {
+            node_id: Context(
+                run_id=1,
+                node_id=node_id,
+                node_config={"partition-id": k, "num-partitions": len(clients)},
+                state=RecordDict(),
+                run_config=dict(run_config or {}),
+            )
+            for k, node_id in enumerate(self.clients)
+        }
+        self._sent = 0
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return all nodes."""
+        return list(self.clients)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Run the clients one after the other; who returns ``None`` gives no reply."""
+        replies = []
+        for message in messages:
+            self._sent += 1
+            message.metadata.__dict__["_message_id"] = str(self._sent)
+            reply = self.answer(message)
+            if reply is not None:
+                replies.append(reply)
+        return replies
+
+    def answer(self, message: Message) -> Message | None:
+        """Return one node's reply to an instruction."""
+        node_id = message.metadata.dst_node_id
+        return self.clients[node_id](message, self.contexts[node_id])
+
+    def set_run(self, run: Run) -> None:
+        """Not used."""
+
+    @property
+    def run(self) -> Run:
+        """Not used."""
+        raise NotImplementedError
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make an instruction."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Not used."""
+        raise NotImplementedError
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Not used."""
+        raise NotImplementedError
