@@ -149,15 +149,17 @@ OURS = (
 )
 
 
-def _all(coarse: float) -> tuple[Method, ...]:
-    """Return ours, with a coarser step beside the preset's for fewer bytes, and all rivals.
+def _all(*coarse: float) -> tuple[Method, ...]:
+    """Return ours, with coarser steps beside the preset's for fewer bytes, and all rivals.
 
     Ours and the uploads, which share its training loop, take the learning rate of the preset.
     """
     replay, streaming = OURS
-    ours = (replay, Method("ours, coarse replay", {**replay.config, "step": coarse}), streaming)
+    coarser = (
+        Method(f"ours, replay, step {step}", {**replay.config, "step": step}) for step in coarse
+    )
     tuned = (replace(method, grid=_GRID) for method in (*GRADIENTS, *FEDAVG))
-    return (*ours, *tuned, *UPLOADS)
+    return (replay, *coarser, streaming, *tuned, *UPLOADS)
 
 
 _CIFAR: Overrides = {"dataset": "cifar10", "max-train-samples": 10000, "step": 0.3}
@@ -189,7 +191,7 @@ _ALL_PRESETS = (
         "cifar10-resnet18",
         "CIFAR-10, ResNet-18, 10 clients",
         {**_CIFAR, "model": "resnet18", "learning-rate": 0.1},
-        _all(0.5),
+        _all(0.5, 0.8),
         steps=150,
         batch_size=320,
         evaluations=5,
@@ -199,7 +201,7 @@ _ALL_PRESETS = (
         "cifar10-resnet20",
         "CIFAR-10, ResNet-20, 10 clients",
         {**_CIFAR, "model": "resnet20"},
-        _all(0.5),
+        _all(0.5, 0.8),
         steps=150,
         batch_size=320,
         evaluations=5,
@@ -209,7 +211,7 @@ _ALL_PRESETS = (
         "fashion-mnist",
         "Fashion-MNIST, small ResNet, 10 clients",
         _FASHION,
-        _all(0.8),
+        _all(0.8, 1.2),
         steps=200,
         batch_size=160,
         evaluations=5,
@@ -219,7 +221,7 @@ _ALL_PRESETS = (
         "fashion-mnist-dirichlet",
         "Fashion-MNIST, small ResNet, 10 clients, Dirichlet(0.3)",
         {**_FASHION, **_SKEWED},
-        _all(0.8),
+        _all(0.8, 1.2),
         steps=200,
         batch_size=160,
         evaluations=5,
