@@ -23,7 +23,7 @@ _STOP_SECONDS = 10
 _POLL_SECONDS = 0.05
 # For glibc: messages of a model's size come and go in every round, and giving their memory back to
 # the system takes longer than filling it. One arena: what a thread frees is then of use to all.
-_KEEP_FREED_MEMORY = {
+KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TOP_PAD_": str(64 << 20),
@@ -174,7 +174,7 @@ def _isolated_environment(scratch: Path) -> dict[str, str]:
         "RAY_TMPDIR": str(scratch),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray's own warning asks for
-        **_KEEP_FREED_MEMORY,
+        **KEEP_FREED_MEMORY,
     }
 
 

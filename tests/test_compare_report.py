@@ -1,6 +1,7 @@
 """Tables of a comparison from raw results."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,12 @@ from sim.compare.report import (
     against_codecs,
     bytes_to_reach,
     common_accuracy,
+    markdown,
     needed_bytes,
     report,
 )
 from sim.compare.results import read_results
-from sim.compare.search import beyond
 from sim.compare.sizes import message_size
-from sim.run_config import ConfigValue
 
 APP = Path(__file__).parents[1]
 
@@ -75,15 +75,34 @@ def test_a_rival_s_uplink_stands_beside_both_our_directions(folder: Path) -> Non
     assert rival.endswith(f"0.010 MB ({10000 / ours:.3g}x)")
 
 
-def test_cheapest_codec_of_equal_accuracy(folder: Path) -> None:
-    results = read_results(folder / "tiny.jsonl")
-    lines = against_codecs(PRESET, results)
-    assert lines[-1] == "no image codec of the preset ends at most 0.3 point below ours"
-    assert lines[2].split() == ["rival", "1000.0", "50.00", "-10.00"]
-    for point in results.points:
-        point["accuracy"] = 0.9
-    expected = "cheapest at most 0.3 point below ours: rival, 50.00x our bytes"
-    assert against_codecs(PRESET, results)[-1] == expected
+def test_codec_beside_our_coarsest_step_of_equal_accuracy(folder: Path) -> None:
+    path = folder / "tiny.jsonl"
+    accuracies = {"ours": [[0.5, 0.9]], "coarse": [[0.5, 0.85]], "rival": [[0.6, 0.852]]}
+    write(path, accuracies, {"ours": 100, "coarse": 40, "rival": 5000})
+    preset = replace(PRESET, methods=(Method("ours"), Method("coarse"), PRESET.methods[1]))
+    rows = [line.split() for line in against_codecs(preset, read_results(path))[1:]]
+    assert rows == [
+        ["ours", "20.0", "90.00"],
+        ["coarse", "8.0", "85.00"],
+        ["rival", "1000.0", "85.20", "125.00", "coarse"],
+    ]
+    results = read_results(path)
+    for point in results.points:  # the rival is now better than both of ours
+        point["accuracy"] += 0.06 if point["method"] == "rival" else 0
+    assert against_codecs(preset, results)[-1].split() == ["rival", "1000.0", "91.20", "none"]
+
+
+def test_markdown_has_ratios_at_the_common_and_at_the_best_accuracy(folder: Path) -> None:
+    path = folder / "tiny.jsonl"
+    accuracies = {"ours": [[0.5, 0.9]], "rival": [[0.7, 0.95]], "weak": [[0.3, 0.4]]}
+    write(path, accuracies, {"ours": 100, "rival": 5000, "weak": 300})
+    weak = Method("weak", {"strategy": "gradient"})
+    preset = replace(PRESET, methods=(*PRESET.methods, weak))
+    rows = [line.strip("| ").split(" | ") for line in markdown(preset, read_results(path))]
+    assert rows[0][4:6] == ["up, at 40.0 %", "up + down, at 40.0 %"]
+    # To 40 %: 100 of ours, 5000 of the rival; to 90 %: 200 and 10,000. 5 down at each point.
+    assert rows[3] == ["rival", "95.00", "0.01", "0.00", "50x", "48x", "50x (90.0 %)"]
+    assert rows[4] == ["weak", "40.00", "0.00", "0.00", "6.00x", "5.76x", "6.00x (40.0 %)"]
 
 
 def test_an_interrupted_line_is_left_out(folder: Path) -> None:
@@ -98,7 +117,7 @@ def test_an_interrupted_line_is_left_out(folder: Path) -> None:
 def test_report_writes_table_and_figures(folder: Path) -> None:
     lines = report(PRESET, read_results(folder / "tiny.jsonl"), folder)
     assert any(line.startswith("rival") and "80.00 +/- 0.00" in line for line in lines)
-    names = {"tiny.txt", "tiny_uplink.png", "tiny_total.png", "tiny_codecs.png"}
+    names = {"tiny.txt", "tiny.md", "tiny_uplink.png", "tiny_total.png", "tiny_codecs.png"}
     assert names <= {file.name for file in folder.iterdir()}
 
 
@@ -145,24 +164,8 @@ def test_report_shows_messages_and_searches(folder: Path) -> None:
     assert any("lr=0.1: 30.00 %, lr=0.2: 40.00 % <" in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("found", "following"),
-    [
-        ({0.05: 0.3, 0.1: 0.2, 0.2: 0.1}, [0.025]),
-        ({0.05: 0.1, 0.1: 0.2, 0.2: 0.3}, [0.4]),
-        ({0.05: 0.1, 0.1: 0.3, 0.2: 0.2}, []),
-        ({0.1: 0.3}, []),
-        ({2: 0.3, 4: 0.2}, []),
-    ],
-)
-def test_search_goes_on_beyond_the_end(
-    found: dict[ConfigValue, float], following: list[float]
-) -> None:
-    assert beyond(found) == following
-
-
-def test_tuning_is_shorter_than_a_run() -> None:
-    preset = PRESETS["fashion-mnist"]
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_tuning_is_shorter_than_a_run(preset: Preset) -> None:
     for method in preset.methods:
         if method.grid:
             config = preset.run_config(method, 0, tuning=True)

@@ -9,8 +9,11 @@ import pytest
 
 from codec import PayloadError, generator
 from codec.compressors import COMPRESSORS, GradientCompressor, make_compressor
+from codec.compressors.floats import decode_floats, encode_floats
 from codec.compressors.frame import VERSION, Frame, read_frame
+from codec.compressors.sizes import entropy_bits
 from codec.compressors.symbols import (
+    LARGE,
     decode_integers,
     decode_symbols,
     encode_integers,
@@ -170,3 +173,39 @@ def test_symbols_round_trip_near_their_entropy(alphabet: int, count: int) -> Non
     frequency = frequency[frequency > 0]
     entropy = -count * (frequency * np.log2(frequency)).sum() / 8
     assert len(data) <= 1.005 * entropy + 16
+
+
+@pytest.mark.parametrize(("alphabet", "overhead"), [(2, 1.003), (4, 1.003), (17, 1.005)])
+def test_many_symbols_round_trip_near_their_entropy(alphabet: int, overhead: float) -> None:
+    count = LARGE + 3  # no whole number of groups
+    symbols = np.random.default_rng(5).binomial(alphabet - 1, 0.1, count)
+    data = encode_symbols(symbols, alphabet)
+    assert np.array_equal(decode_symbols(data, count, alphabet), symbols)
+    assert len(data) <= overhead * entropy_bits(symbols) / 8 + 16
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.float32, 0.87), (np.float16, 0.9)])
+def test_many_floats_round_trip_below_their_width(
+    dtype: type[np.float32] | type[np.float16], most: float
+) -> None:
+    values = np.random.default_rng(6).standard_normal(LARGE + 1).astype(dtype)
+    data = encode_floats(values)
+    assert np.array_equal(decode_floats(data, len(values), dtype), values)
+    assert len(data) < most * values.nbytes
+
+
+@pytest.mark.parametrize("change", ["cut", "flip", "longer", "empty"])
+def test_many_floats_of_malformed_bytes_are_refused(change: str) -> None:
+    values = np.random.default_rng(6).standard_normal(LARGE).astype(np.float32)
+    data = bytearray(encode_floats(values))
+    head = len(data) - 3 * LARGE
+    if change == "cut":
+        del data[head // 2 : head]
+    elif change == "flip":
+        data[10:200] = bytes(190)
+    elif change == "longer":
+        data[head:head] = b"more"
+    else:
+        del data[:head]
+    with pytest.raises(PayloadError, match="deflated section"):
+        decode_floats(bytes(data), LARGE, np.float32)

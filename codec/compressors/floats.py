@@ -4,12 +4,13 @@ The exponents of a gradient are few and skewed, its mantissas are noise. So expo
 entropy-coded and mantissas are sent as they are.
 """
 
+import zlib
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.compressors.symbols import decode_symbols, encode_symbols
+from codec.compressors.symbols import LARGE, decode_symbols, encode_symbols
 from codec.compressors.tensors import runs
 from codec.errors import CodecError, PayloadError
 
@@ -18,6 +19,7 @@ Float = TypeVar("Float", np.float16, np.float32)
 _EXPONENT_BIAS = 149  # frexp exponents of float32 lie in [-148, 128]
 _LARGEST_EXPONENT = _EXPONENT_BIAS + 128
 _ROUNDS_TO_INFINITY = 2.0**128 * (1 - 2.0**-12)
+_DEFLATE_LEVEL = 1  # higher ones gain nothing on exponents
 _HALF_EXPONENT = 15  # values are scaled to just below 2**15; float16 ends at 65504
 
 
@@ -43,12 +45,13 @@ def encode_words(words: NDArray[Any]) -> bytes:
     """Code the bit patterns of floats, uint16 or uint32 (N,), sign bit first.
 
     The sign is rotated to the bottom, so that the top byte is the exponent (and what else fits):
-    it is coded adaptively, the bytes below it follow unchanged.
+    it is coded adaptively, the bytes below it follow unchanged. Of a large array it is deflated
+    instead: 1 to 3 % more bytes in all, in a tenth of the time.
     """
     bits = 8 * words.itemsize
     rotated = (words << 1) | (words >> (bits - 1))
     planes = rotated.astype(f">u{words.itemsize}").view(np.uint8).reshape(-1, words.itemsize)
-    return encode_symbols(planes[:, 0], 256) + planes[:, 1:].tobytes()
+    return _encode_bytes(planes[:, 0]) + planes[:, 1:].tobytes()
 
 
 def decode_words(data: bytes, count: int, itemsize: int) -> NDArray[Any]:
@@ -57,11 +60,31 @@ def decode_words(data: bytes, count: int, itemsize: int) -> NDArray[Any]:
     if len(data) < tail:
         raise PayloadError(f"{len(data)} bytes for {count} floats, at least {tail} are needed")
     planes = np.empty((count, itemsize), np.uint8)
-    planes[:, 0] = decode_symbols(data[: len(data) - tail], count, 256)
+    planes[:, 0] = _decode_bytes(data[: len(data) - tail], count)
     planes[:, 1:] = np.frombuffer(data[len(data) - tail :], np.uint8).reshape(count, itemsize - 1)
     rotated = planes.view(f">u{itemsize}").ravel().astype(f"u{itemsize}")
     words: NDArray[Any] = (rotated >> 1) | (rotated << (8 * itemsize - 1))
     return words
+
+
+def _encode_bytes(values: NDArray[np.uint8]) -> bytes:
+    if len(values) < LARGE:
+        return encode_symbols(values, 256)
+    deflate = zlib.compressobj(_DEFLATE_LEVEL, wbits=-zlib.MAX_WBITS)
+    return deflate.compress(values.tobytes()) + deflate.flush()
+
+
+def _decode_bytes(data: bytes, count: int) -> NDArray[np.integer]:
+    if count < LARGE:
+        return decode_symbols(data, count, 256)
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        values = inflate.decompress(data, count + 1)
+    except zlib.error as error:
+        raise PayloadError(f"deflated section does not decode: {error}") from error
+    if len(values) != count or not inflate.eof or inflate.unused_data:
+        raise PayloadError(f"deflated section does not hold {count} bytes and nothing else")
+    return np.frombuffer(values, np.uint8)
 
 
 def half_exponents(largest: NDArray[np.float32]) -> NDArray[np.int64]:

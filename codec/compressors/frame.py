@@ -14,7 +14,7 @@ from codec.compressors.tensors import MAX_COORDINATES, Shapes, sizes
 from codec.errors import PayloadError
 
 MAGIC = b"QDGC"
-VERSION = 2
+VERSION = 3
 
 _CHECKSUM_BYTES = 4
 _MAX_DIMENSIONS = 32

@@ -20,6 +20,7 @@ from codec.compressors.tensors import (
     Memory,
     flatten,
     largest_magnitudes,
+    runs,
     sizes,
     unflatten,
 )
@@ -57,11 +58,14 @@ class TernGrad:
         if math.isfinite(self.clip):
             self._clip(unflatten(vector, shapes))
         scales = largest_magnitudes(vector, shapes)
-        scale = np.repeat(scales, sizes(shapes)).astype(np.float64)
-        sent = generator.random(len(vector)) * scale < np.abs(vector)
+        scale = np.repeat(scales, sizes(shapes))
+        sent = np.empty(len(vector), np.bool_)
+        for run in runs(len(vector)):
+            draws = generator.random(run.stop - run.start)
+            sent[run] = draws * scale[run] < np.abs(vector[run])
         sections = (
             encode_floats(scales),
-            encode_symbols(sent.astype(np.int32), 2),
+            encode_symbols(sent.view(np.uint8), 2),
             encode_bits(vector[sent] < 0),
         )
         return Frame(self.identifier, shapes, (), sections).to_bytes(), None

@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from sim.compare.points import Size, bytes_per_sample, methods_run, points_of
+from sim.compare.points import Size, bytes_per_sample, is_replay, methods_run, points_of
 from sim.compare.presets import Preset
 from sim.compare.results import Results
 
@@ -52,7 +52,7 @@ def plot_codecs(preset: Preset, results: Results, path: Path) -> None:
         title=preset.title, xlabel="uplink bytes per sample", ylabel="test accuracy (%)"
     )
     for number, method in enumerate(methods_run(preset, results)):
-        if not method.upload and method.config.get("strategy", "replay") != "replay":
+        if not (method.upload or is_replay(method)):
             continue
         seeds = points_of(results, method.name).values()
         accuracies = [100 * rows[-1]["accuracy"] for rows in seeds]

@@ -27,6 +27,11 @@ def methods_run(preset: Preset, results: Results) -> list[Method]:
     return [method for method in preset.methods if method.name in names]
 
 
+def is_replay(method: Method) -> bool:
+    """Whether a method is ours and sends each sample once."""
+    return not method.upload and method.config.get("strategy", "replay") == "replay"
+
+
 def points_of(results: Results, method: str) -> dict[int, list[Row]]:
     """Return a method's points by seed, in order of their steps."""
     seeds: dict[int, list[Row]] = {}

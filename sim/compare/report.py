@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from sim.compare.figures import plot_accuracy, plot_codecs
-from sim.compare.points import Size, both_ways, bytes_per_sample, methods_run, points_of, uplink
-from sim.compare.presets import Method, Preset
+from sim.compare.points import (
+    Size,
+    both_ways,
+    bytes_per_sample,
+    is_replay,
+    methods_run,
+    points_of,
+    uplink,
+)
+from sim.compare.presets import Preset
 from sim.compare.results import Results
 
 CODEC_MARGIN = 0.003  # of accuracy, within which a codec counts as equal to ours
@@ -29,6 +37,8 @@ def report(preset: Preset, results: Results, folder: Path) -> list[str]:
         found = part(preset, results)
         lines += ["", *found] if found else []
     (folder / f"{preset.name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    table = "\n".join(markdown(preset, results))
+    (folder / f"{preset.name}.md").write_text(table + "\n", encoding="utf-8")
     plot_accuracy(preset, results, uplink, "uplink", folder / f"{preset.name}_uplink.png")
     plot_accuracy(
         preset, results, both_ways, "uplink + downlink", folder / f"{preset.name}_total.png"
@@ -46,11 +56,11 @@ def summary(preset: Preset, results: Results) -> list[str]:
     ]
     for method in methods_run(preset, results):
         runs = [run for run in results.runs if run["method"] == method.name]
-        accuracies = _last(results, method, "accuracy")
+        name = method.name
         lines.append(
-            f"{method.name:28}{_spread([100 * value for value in accuracies]):>16}"
-            f"{_mean(_last(results, method, 'uplink_bytes')) / 1e6:11.3f}"
-            f"{_mean(_last(results, method, 'downlink_bytes')) / 1e6:11.3f}"
+            f"{name:28}{_spread(_final(results, name)):>16}"
+            f"{_mean(_last(results, name, 'uplink_bytes')) / 1e6:11.3f}"
+            f"{_mean(_last(results, name, 'downlink_bytes')) / 1e6:11.3f}"
             f"{_mean(run['device_seconds'] for run in runs):10.1f}"
             f"{_mean(run['server_seconds'] for run in runs):10.1f}{len(runs):7d}"
         )
@@ -59,12 +69,14 @@ def summary(preset: Preset, results: Results) -> list[str]:
 
 def common_accuracy(preset: Preset, results: Results) -> float:
     """Return the highest accuracy that every method reaches (mean over its seeds), or 0."""
-    best = [
-        _mean(max(row["accuracy"] for row in rows) for rows in seeds.values())
-        for seeds in (points_of(results, m.name) for m in methods_run(preset, results))
-        if seeds
-    ]
+    best = [best_accuracy(results, method.name) for method in methods_run(preset, results)]
     return min(best, default=0.0)
+
+
+def best_accuracy(results: Results, method: str) -> float:
+    """Return the highest accuracy that a method reaches, mean over its seeds."""
+    seeds = points_of(results, method).values()
+    return _mean(max(row["accuracy"] for row in rows) for rows in seeds)
 
 
 def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
@@ -97,24 +109,69 @@ def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
 
 
 def against_codecs(preset: Preset, results: Results) -> list[str]:
-    """Return rate and final accuracy of what sends each sample once, and the ratio to ours."""
-    methods = [m for m in methods_run(preset, results) if m.upload or m == preset.methods[0]]
-    if len(methods) < 2 or methods[0].upload:
+    """Return rate and final accuracy of what sends each sample once, and codecs beside ours.
+
+    For each codec: the ratio of its rate to ours, at the coarsest of our steps that ends at most
+    `CODEC_MARGIN` below it.
+    """
+    methods = methods_run(preset, results)
+    codecs = [method.name for method in methods if method.upload]
+    ours = [method.name for method in methods if is_replay(method)]
+    if not codecs or not ours:
         return []
-    rates = {m.name: bytes_per_sample(results, m.name) for m in methods}
-    finals = {m.name: _mean(_last(results, m, "accuracy")) for m in methods}
-    ours = methods[0].name
-    lines = [f"{'each sample sent once':28}{'B a sample':>14}{'ratio':>8}{'points to ours':>16}"]
+    rates = {name: bytes_per_sample(results, name) for name in [*ours, *codecs]}
+    finals = {name: _final(results, name) for name in rates}
+    margin = f"{100 * CODEC_MARGIN:.1f} point"
+    lines = [
+        f"{'each sample sent once':28}{'B a sample':>12}{'accuracy %':>16}{'ratio':>8}"
+        f"  to ours that ends at most {margin} below"
+    ]
     for name, rate in rates.items():
-        gap = 100 * (finals[name] - finals[ours])
-        lines.append(f"{name:28}{rate:14.1f}{rate / rates[ours]:8.2f}{gap:16.2f}")
-    enough = finals[ours] - CODEC_MARGIN
-    equal = [method.name for method in methods[1:] if finals[method.name] >= enough]
-    margin = f"at most {100 * CODEC_MARGIN:.1f} point below ours"
-    if not equal:
-        return [*lines, f"no image codec of the preset ends {margin}"]
-    best = min(equal, key=rates.__getitem__)
-    return [*lines, f"cheapest {margin}: {best}, {rates[best] / rates[ours]:.2f}x our bytes"]
+        lines.append(f"{name:28}{rate:12.1f}{_spread(finals[name]):>16}")
+        if name in codecs:
+            enough = _mean(finals[name]) - 100 * CODEC_MARGIN
+            equal = [own for own in ours if _mean(finals[own]) >= enough]
+            best = min(equal, key=rates.__getitem__, default=None)
+            ratio = "" if best is None else f"{rate / rates[best]:.2f}"
+            lines[-1] += f"{ratio:>8}  {best or 'none'}"
+    return lines
+
+
+def markdown(preset: Preset, results: Results) -> list[str]:
+    """Return the README's table: what each method reached, and its bytes in multiples of ours.
+
+    The common accuracy is the highest that every method reaches. A method that goes beyond it is
+    also compared at the best accuracy that both it and ours reach.
+    """
+    common, ours = common_accuracy(preset, results), preset.methods[0].name
+    shared = f"at {100 * common:.1f} %"
+    lines = [
+        f"| method | accuracy % | MB up | MB down | up, {shared} | up + down, {shared} "
+        "| up, at its best or ours |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for method in methods_run(preset, results):
+        name = method.name
+        best = min(best_accuracy(results, name), best_accuracy(results, ours))
+        cells = [
+            name,
+            _spread(_final(results, name)).replace("+/-", "±"),
+            f"{_mean(_last(results, name, 'uplink_bytes')) / 1e6:,.2f}",
+            f"{_mean(_last(results, name, 'downlink_bytes')) / 1e6:,.2f}",
+            _ratio(results, name, ours, common, uplink),
+            _ratio(results, name, ours, common, both_ways),
+            f"{_ratio(results, name, ours, best, uplink)} ({100 * best:.1f} %)",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _ratio(results: Results, method: str, ours: str, accuracy: float, size: Size) -> str:
+    needed, own = (needed_bytes(results, name, accuracy, size) for name in (method, ours))
+    if needed is None or own is None:
+        return "not reached"
+    ratio = needed / own
+    return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2f}x"
 
 
 def message_sizes(preset: Preset, results: Results) -> list[str]:
@@ -173,9 +230,14 @@ def needed_bytes(results: Results, method: str, accuracy: float, size: Size) -> 
     return _mean(found) if found and 2 * len(found) > len(needed) else None
 
 
-def _last(results: Results, method: Method, key: str) -> list[float]:
+def _last(results: Results, method: str, key: str) -> list[float]:
     """Return a value of each seed's last evaluation."""
-    return [float(rows[-1][key]) for rows in points_of(results, method.name).values()]
+    return [float(rows[-1][key]) for rows in points_of(results, method).values()]
+
+
+def _final(results: Results, method: str) -> list[float]:
+    """Return each seed's last accuracy in percent."""
+    return [100 * accuracy for accuracy in _last(results, method, "accuracy")]
 
 
 def _mean(values: Any) -> float:

@@ -1,0 +1,115 @@
+"""Search over hyperparameters, trials in one process, and how pieces of work are done."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from sim.compare.presets import Method, Preset
+from sim.compare.results import append_rows, read_results
+from sim.compare.runner import compare
+from sim.compare.search import beyond, search
+from sim.compare.trial import accuracy_in_process
+from sim.launcher import RunError, launch
+from sim.run_config import ConfigValue
+
+APP = Path(__file__).parents[1]
+DIGITS = {"dataset": "mnist5k", "model": "logistic", "max-train-samples": 200}
+
+
+@pytest.mark.parametrize(
+    ("found", "following"),
+    [
+        ({0.05: 0.3, 0.1: 0.2, 0.2: 0.1}, [0.025]),
+        ({0.05: 0.1, 0.1: 0.2, 0.2: 0.3}, [0.4]),
+        ({0.05: 0.1, 0.1: 0.3, 0.2: 0.2}, []),
+        ({0.1: 0.3}, []),
+        ({2: 0.3, 4: 0.2}, []),
+    ],
+)
+def test_search_goes_on_beyond_the_end(
+    found: dict[ConfigValue, float], following: list[float]
+) -> None:
+    assert beyond(found) == following
+
+
+def test_search_tries_one_key_at_a_time() -> None:
+    tried = []
+
+    def trial(values: dict[str, ConfigValue]) -> float:
+        tried.append(values)
+        return -abs(float(values["a"]) - 0.2) - (values.get("b") != "good")
+
+    assert search({"a": (0.1, 0.2, 0.4), "b": ("bad", "good")}, trial) == {"a": 0.2, "b": "good"}
+    assert tried == [
+        {"a": 0.1}, {"a": 0.2}, {"a": 0.4}, {"a": 0.2, "b": "bad"}, {"a": 0.2, "b": "good"}
+    ]  # fmt: skip
+
+
+def test_search_stops_two_values_beyond_its_grid() -> None:
+    tried: list[ConfigValue] = []
+
+    def trial(values: dict[str, ConfigValue]) -> float:
+        tried.append(values["a"])
+        return float(values["a"])
+
+    assert search({"a": (1.0, 2.0)}, trial) == {"a": 8.0}
+    assert tried == [1.0, 2.0, 4.0, 8.0]
+
+
+@pytest.mark.simulation
+@pytest.mark.slow
+def test_trial_ends_as_a_run_on_the_engine_does(tmp_path: Path) -> None:
+    config: dict[str, ConfigValue] = {
+        **DIGITS, "model": "small-resnet", "strategy": "gradient", "compressor": "top-k",
+        "batch-size": 16, "num-rounds": 5, "eval-every": 5, "threads": 1, "seed": 3,
+    }  # fmt: skip
+    launch(APP, config | {"out-dir": str(tmp_path)}, 3)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert accuracy_in_process(config, APP, 3) == (5, result["accuracy"])
+
+
+def preset(*methods: Method) -> Preset:
+    return Preset("tiny", "Uploads", DIGITS, methods, 4, 16, 1, clients=2, dataset_needed=False)
+
+
+def test_pieces_side_by_side_are_done_once(tmp_path: Path) -> None:
+    uploads = [Method(f"upload {quality}", upload=("jpeg", quality)) for quality in (10, 90)]
+    lines: list[str] = []
+    results = compare(preset(*uploads), APP, tmp_path, "", seeds=2, jobs=2, echo=lines.append)
+    assert {(run["method"], run["seed"]) for run in results.runs} == {
+        ("upload 10", 0), ("upload 10", 1), ("upload 90", 0), ("upload 90", 1)
+    }  # fmt: skip
+    assert [line.split(" (")[0] for line in lines[:2]] == [
+        "[1/4] upload 10, seed 0", "[2/4] upload 90, seed 0"
+    ]  # fmt: skip
+    before = time.perf_counter()
+    again = compare(preset(*uploads), APP, tmp_path, "", seeds=2, jobs=2, echo=lines.append)
+    assert again == results and len(lines) == 4
+    assert time.perf_counter() - before < 1  # nothing was started
+
+
+def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None:
+    rival = Method(
+        "rival", {"strategy": "gradient", "compressor": "top-k"}, grid={"learning-rate": (0.1, 0.2)}
+    )
+    path = tmp_path / "tiny.jsonl"
+    trial = {"kind": "trial", "method": "rival", "steps": 4}
+    found = {0.1: 0.2, 0.2: 0.3, 0.4: 0.4, 0.8: 0.1}
+    rows = [{**trial, "config": {"learning-rate": k}, "accuracy": v} for k, v in found.items()]
+    append_rows(path, [{"kind": "size", "method": "rival"}, *rows])
+    append_rows(path, [{"kind": "run", "method": "rival", "seed": 0}])
+    lines: list[str] = []
+    compare(preset(rival), APP, tmp_path, "", seeds=1, echo=lines.append)
+    assert lines == []
+    append_rows(path, [{"kind": "trial", "method": "other", "config": {}, "accuracy": 1}])
+    assert len(read_results(path).trials) == 5
+
+
+def test_a_piece_that_fails_ends_the_others_and_keeps_what_is_done(tmp_path: Path) -> None:
+    good, bad = Method("upload good", upload=("jpeg", 10)), Method("bad", upload=("no codec", 1))
+    with pytest.raises(RunError, match="bad, seed 0 failed"):
+        compare(preset(bad, good), APP, tmp_path, "", seeds=1, jobs=2, echo=lambda _: None)
+    results = compare(preset(good), APP, tmp_path, "", seeds=1, echo=lambda _: None)
+    assert [run["method"] for run in results.runs] == ["upload good"]
