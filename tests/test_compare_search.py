@@ -47,15 +47,15 @@ def test_search_tries_one_key_at_a_time() -> None:
     ]  # fmt: skip
 
 
-def test_search_stops_two_values_beyond_its_grid() -> None:
+def test_search_stops_three_values_beyond_its_grid() -> None:
     tried: list[ConfigValue] = []
 
     def trial(values: dict[str, ConfigValue]) -> float:
         tried.append(values["a"])
         return float(values["a"])
 
-    assert search({"a": (1.0, 2.0)}, trial) == {"a": 8.0}
-    assert tried == [1.0, 2.0, 4.0, 8.0]
+    assert search({"a": (1.0, 2.0)}, trial) == {"a": 16.0}
+    assert tried == [1.0, 2.0, 4.0, 8.0, 16.0]
 
 
 @pytest.mark.simulation

@@ -2,12 +2,50 @@
 
 import statistics
 from pathlib import Path
+from typing import Any
 
 from sim.compare.points import Size, bytes_per_sample, is_replay, methods_run, points_of
-from sim.compare.presets import Preset
+from sim.compare.presets import Method, Preset
 from sim.compare.results import Results
 
-_MARKERS = "os^vD*Pxph<>"
+_MARKERS = "os^vD*Pphd<>"
+# Kinds of methods, told apart by their colours: colour map, and its darkest and lightest part used.
+_COLOURS = {
+    "ours": ("Blues", 1.0, 0.55),
+    "gradient": ("autumn", 0.0, 0.7),
+    "fedavg": ("Greens", 0.9, 0.5),
+    "upload": ("Greys", 1.0, 0.45),
+}
+
+
+def _styles(preset: Preset) -> dict[str, dict[str, Any]]:
+    """Return colour, marker and line of each method, by name."""
+    import matplotlib
+
+    kinds: dict[str, list[str]] = {kind: [] for kind in _COLOURS}
+    for method in preset.methods:
+        kinds[_kind(method)].append(method.name)
+    styles = {}
+    for kind, names in kinds.items():
+        colours, first, last = _COLOURS[kind]
+        for number, name in enumerate(names):
+            shade = first + (last - first) * number / max(1, len(names) - 1)
+            styles[name] = {
+                "color": matplotlib.colormaps[colours](shade),
+                "marker": _MARKERS[number % len(_MARKERS)],
+                "linestyle": "-" if kind == "ours" else "--",
+                "linewidth": 2 if kind == "ours" else 1,
+                "markersize": 5,
+                "label": name,
+            }
+    return styles
+
+
+def _kind(method: Method) -> str:
+    if method.upload:
+        return "upload"
+    strategy = str(method.config.get("strategy", "replay"))
+    return strategy if strategy in _COLOURS else "ours"
 
 
 def plot_accuracy(preset: Preset, results: Results, size: Size, label: str, path: Path) -> None:
@@ -19,7 +57,8 @@ def plot_accuracy(preset: Preset, results: Results, size: Size, label: str, path
     axes = figure.add_subplot(
         title=preset.title, xlabel=f"{label}, all clients (bytes)", ylabel="test accuracy (%)"
     )
-    for number, method in enumerate(methods_run(preset, results)):
+    styles = _styles(preset)
+    for method in methods_run(preset, results):
         seeds = list(points_of(results, method.name).values())
         steps = range(min(len(rows) for rows in seeds))
         sizes = [statistics.fmean(size(rows[step]) for rows in seeds) for step in steps]
@@ -29,12 +68,7 @@ def plot_accuracy(preset: Preset, results: Results, size: Size, label: str, path
         kept = [(x, y) for x, y in zip(sizes, accuracies, strict=True) if x]
         if method.upload:  # paid before the first step: only where it ends says something
             kept = kept[-1:]
-        style = "-" if method.name.startswith("ours") else "--"
-        axes.plot(
-            *zip(*kept, strict=True), marker=_MARKERS[number % len(_MARKERS)], linestyle=style,
-            markersize=4, linewidth=2 if style == "-" else 1, color=f"C{number % 10}",
-            label=method.name,
-        )  # fmt: skip
+        axes.plot(*zip(*kept, strict=True), **styles[method.name])
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter("B"))
     axes.grid(alpha=0.3)
@@ -51,7 +85,8 @@ def plot_codecs(preset: Preset, results: Results, path: Path) -> None:
     axes = figure.add_subplot(
         title=preset.title, xlabel="uplink bytes per sample", ylabel="test accuracy (%)"
     )
-    for number, method in enumerate(methods_run(preset, results)):
+    styles = _styles(preset)
+    for method in methods_run(preset, results):
         if not (method.upload or is_replay(method)):
             continue
         seeds = points_of(results, method.name).values()
@@ -59,9 +94,8 @@ def plot_codecs(preset: Preset, results: Results, path: Path) -> None:
         deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         rate = bytes_per_sample(results, method.name)
         axes.errorbar(
-            rate, statistics.fmean(accuracies), yerr=deviation, capsize=3,
-            marker=_MARKERS[number % len(_MARKERS)], color=f"C{number % 10}", label=method.name,
-        )  # fmt: skip
+            rate, statistics.fmean(accuracies), yerr=deviation, capsize=3, **styles[method.name]
+        )
     axes.set_xscale("log")
     axes.grid(alpha=0.3, which="both")
     axes.spines[["top", "right"]].set_visible(False)

@@ -142,7 +142,7 @@ UPLOADS = tuple(
         ("WebP lossless", "webp-lossless", -1),
     )
 )
-_GRID: Mapping[str, tuple[ConfigValue, ...]] = {"learning-rate": (0.05, 0.1, 0.2)}
+_GRID: Mapping[str, tuple[ConfigValue, ...]] = {"learning-rate": (0.05, 0.1)}
 OURS = (
     Method("ours, replay", {"samples-per-round": 0}),
     Method("ours, streaming", {"strategy": "sgd"}),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from sim.run_config import ConfigValue
 
-_BEYOND = 2  # values tried beyond a grid at most
+_BEYOND = 3  # values tried beyond a grid at most
 
 Trial = Callable[[dict[str, ConfigValue]], float]
 
@@ -15,8 +15,8 @@ def search(grid: Mapping[str, tuple[ConfigValue, ...]], trial: Trial) -> dict[st
     Parameters
     ----------
     grid : mapping of str to tuple
-        Values of each key; where the best of a geometric grid lies at its end, up to two values
-        beyond it are tried.
+        Values of each key; where the best of a geometric grid lies at its end, up to three
+        values beyond it are tried.
     trial : callable
         Accuracy of some values.
     """
