@@ -190,7 +190,7 @@ _ALL_PRESETS = (
     Preset(
         "cifar10-resnet18",
         "CIFAR-10, ResNet-18, 10 clients",
-        {**_CIFAR, "model": "resnet18", "learning-rate": 0.1},
+        {**_CIFAR, "model": "resnet18", "learning-rate": 0.05},
         _all(0.5, 0.8),
         steps=150,
         batch_size=320,

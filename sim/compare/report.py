@@ -31,11 +31,7 @@ def report(preset: Preset, results: Results, folder: Path) -> list[str]:
         Methods that were not run yet are left out.
     folder : Path
     """
-    parts = [summary, bytes_to_reach, against_codecs, message_sizes, tuned]
-    lines = [preset.title]
-    for part in parts:
-        found = part(preset, results)
-        lines += ["", *found] if found else []
+    lines = tables(preset, results)
     (folder / f"{preset.name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     table = "\n".join(markdown(preset, results))
     (folder / f"{preset.name}.md").write_text(table + "\n", encoding="utf-8")
@@ -45,6 +41,15 @@ def report(preset: Preset, results: Results, folder: Path) -> list[str]:
     )
     if any(method.upload for method in preset.methods):
         plot_codecs(preset, results, folder / f"{preset.name}_codecs.png")
+    return lines
+
+
+def tables(preset: Preset, results: Results) -> list[str]:
+    """Return the lines of all tables, for a terminal."""
+    lines = [preset.title]
+    for part in (summary, bytes_to_reach, against_codecs, message_sizes, tuned):
+        found = part(preset, results)
+        lines += ["", *found] if found else []
     return lines
 
 
