@@ -99,10 +99,10 @@ def test_markdown_has_ratios_at_the_common_and_at_the_best_accuracy(folder: Path
     weak = Method("weak", {"strategy": "gradient"})
     preset = replace(PRESET, methods=(*PRESET.methods, weak))
     rows = [line.strip("| ").split(" | ") for line in markdown(preset, read_results(path))]
-    assert rows[0][4:6] == ["up, at 40.0 %", "up + down, at 40.0 %"]
+    assert rows[0][5:7] == ["up, at 40.0 %", "up + down, at 40.0 %"]
     # To 40 %: 100 of ours, 5000 of the rival; to 90 %: 200 and 10,000. 5 down at each point.
-    assert rows[3] == ["rival", "95.00", "0.01", "0.00", "50x", "48x", "50x (90.0 %)"]
-    assert rows[4] == ["weak", "40.00", "0.00", "0.00", "6.00x", "5.76x", "6.00x (40.0 %)"]
+    assert rows[3] == ["rival", "1", "95.00", "0.01", "0.00", "50x", "48x", "50x (90.0 %)"]
+    assert rows[4] == ["weak", "1", "40.00", "0.00", "0.00", "6.00x", "5.76x", "6.00x (40.0 %)"]
 
 
 def test_an_interrupted_line_is_left_out(folder: Path) -> None:

@@ -90,6 +90,18 @@ def test_pieces_side_by_side_are_done_once(tmp_path: Path) -> None:
     assert time.perf_counter() - before < 1  # nothing was started
 
 
+def test_lossless_codecs_are_trained_once(tmp_path: Path) -> None:
+    lossless = [Method(name, upload=(name, -1)) for name in ("png", "webp-lossless")]
+    results = compare(preset(*lossless), APP, tmp_path, "", seeds=1, echo=lambda _: None)
+    png, webp = results.runs
+    assert png["images"] == webp["images"]
+    assert webp["server_seconds"] == png["server_seconds"]  # of the same training
+    accuracies = {point["method"]: point["accuracy"] for point in results.points}
+    assert accuracies["png"] == accuracies["webp-lossless"]
+    sizes = {point["method"]: point["uplink_bytes"] for point in results.points}
+    assert sizes["webp-lossless"] < sizes["png"]
+
+
 def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None:
     rival = Method(
         "rival", {"strategy": "gradient", "compressor": "top-k"}, grid={"learning-rate": (0.1, 0.2)}

@@ -151,15 +151,16 @@ def markdown(preset: Preset, results: Results) -> list[str]:
     common, ours = common_accuracy(preset, results), preset.methods[0].name
     shared = f"at {100 * common:.1f} %"
     lines = [
-        f"| method | accuracy % | MB up | MB down | up, {shared} | up + down, {shared} "
+        f"| method | seeds | accuracy % | MB up | MB down | up, {shared} | up + down, {shared} "
         "| up, at its best or ours |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for method in methods_run(preset, results):
         name = method.name
         best = min(best_accuracy(results, name), best_accuracy(results, ours))
         cells = [
             name,
+            str(len(points_of(results, name))),
             _spread(_final(results, name)).replace("+/-", "±"),
             f"{_mean(_last(results, name, 'uplink_bytes')) / 1e6:,.2f}",
             f"{_mean(_last(results, name, 'downlink_bytes')) / 1e6:,.2f}",

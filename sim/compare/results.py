@@ -47,6 +47,15 @@ class Results:
         """Whether the size of a method's message is there."""
         return any(row["method"] == method for row in self.sizes)
 
+    def trained_on_images(self, seed: int) -> dict[str, tuple[float, list[Row]]]:
+        """Return seconds and points of a seed's uploads, by the digest of the images delivered."""
+        found: dict[str, tuple[float, list[Row]]] = {}
+        for run in self.runs:
+            if run["seed"] == seed and "images" in run:
+                own = [p for p in self.points if (p["method"], p["seed"]) == (run["method"], seed)]
+                found.setdefault(run["images"], (run["server_seconds"], own))
+        return found
+
 
 def read_results(path: Path) -> Results:
     """Read a JSONL file; a line that an interruption cut off is left out."""

@@ -140,7 +140,13 @@ class Task:
         if self.method.upload is not None:
             from sim.compare.uploaded import train_uploaded
 
-            run, points = train_uploaded(*self.method.upload, config, self.app, self.preset.clients)
+            run, points = train_uploaded(
+                *self.method.upload,
+                config,
+                self.app,
+                self.preset.clients,
+                read_results(self.path).trained_on_images(int(config["seed"])),
+            )
             return run | {"machine": machine()}, points
         out = self.path.parent / "runs" / f"{self.preset.name}-{time.time_ns()}"
         started = time.perf_counter()
