@@ -3,15 +3,22 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from functools import lru_cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message
-from numpy.lib.format import read_array_header_1_0, read_magic
+from numpy.lib.format import (
+    MAGIC_LEN,
+    header_data_from_array_1_0,
+    read_array_header_1_0,
+    read_magic,
+    write_array_header_1_0,
+)
 from numpy.typing import NDArray
 
 from codec import CodecError, CodecOptions
@@ -98,14 +105,36 @@ def load_model(factory: "Callable[[], nn.Module]", arrays: object) -> "nn.Module
 
 def array_view(array: Array) -> NDArray[Any]:
     """Return an array as its own ``numpy`` does, but read-only and not copied."""
-    data = BytesIO(array.data)
-    if array.stype != _NUMPY or read_magic(data) != (1, 0):
+    data = array.data
+    if array.stype != _NUMPY or read_magic(BytesIO(data[:MAGIC_LEN])) != (1, 0):
         return array.numpy()
-    shape, fortran_order, dtype = read_array_header_1_0(data)
+    start = MAGIC_LEN + 2
+    start += int.from_bytes(data[MAGIC_LEN:start], "little")
+    shape, fortran_order, dtype = _header(data[:start])
     if dtype.hasobject:
         return array.numpy()  # which refuses it
-    values = np.frombuffer(array.data, dtype, math.prod(shape), data.tell())
+    values = np.frombuffer(data, dtype, math.prod(shape), start)
     return values.reshape(shape, order="F" if fortran_order else "C")
+
+
+@lru_cache(maxsize=4096)  # a model's are the same in every round
+def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    file = BytesIO(head)
+    read_magic(file)
+    return read_array_header_1_0(file)
+
+
+def array_record(arrays: Iterable[NDArray[Any]]) -> ArrayRecord:
+    """Return the record that Flower makes of a list of arrays, with one copy instead of three."""
+    return ArrayRecord({str(number): _packed(values) for number, values in enumerate(arrays)})
+
+
+def _packed(values: NDArray[Any]) -> Array:
+    values = np.asarray(values, order="C")
+    head = BytesIO()
+    write_array_header_1_0(head, header_data_from_array_1_0(values))
+    data = b"".join((head.getvalue(), values.data))
+    return Array(str(values.dtype), values.shape, _NUMPY, data)
 
 
 def stored_arrays(record: object) -> list[NDArray[Any]] | None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients.dataset import IndexedDataset
-from clients.exchange import config_record, load_model, stored_arrays, timed
+from clients.exchange import array_record, config_record, load_model, stored_arrays, timed
 from clients.minibatches import Augmentation, Criterion, Minibatches
 from clients.source import SampleSource
 from clients.training_instruction import TrainingInstruction
@@ -77,7 +77,7 @@ class GradientMemory:
         """Keep the memory in a client's state."""
         for key, arrays in ((RESIDUAL_KEY, self.residual), (VELOCITY_KEY, self.velocity)):
             if arrays is not None:
-                state[key] = ArrayRecord(arrays)
+                state[key] = array_record(arrays)
 
     @property
     def nbytes(self) -> int:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.dataset import IndexedDataset
-from clients.exchange import config_record, load_model, stored_arrays, timed
+from clients.exchange import array_record, config_record, load_model, stored_arrays, timed
 from clients.instruction import Instruction
 from clients.refinement import Criterion
 from clients.rounds import Contribution, Task, replay_quota, replay_round, sgd_round
@@ -96,7 +96,7 @@ def train(
 def _sgd(task: Task, state: RecordDict) -> tuple[Contribution, int]:
     contribution = sgd_round(task, stored_arrays(state.get(MEMORY_KEY)))
     if contribution.memory is not None:
-        state[MEMORY_KEY] = ArrayRecord(contribution.memory)
+        state[MEMORY_KEY] = array_record(contribution.memory)
     return contribution, len(task.source)
 
 

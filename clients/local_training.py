@@ -9,7 +9,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from numpy.typing import NDArray
 
 from clients.dataset import IndexedDataset
-from clients.exchange import config_record, load_model, require_range, stored_arrays, timed
+from clients.exchange import (
+    array_record,
+    config_record,
+    load_model,
+    require_range,
+    stored_arrays,
+    timed,
+)
 from clients.minibatches import Augmentation, Criterion, Minibatches
 from clients.source import SampleSource
 from clients.training_instruction import TrainingInstruction
@@ -148,5 +155,5 @@ def _compressed(
     rng = generator(instruction.seed, instruction.server_round, client, _COMPRESSOR_STREAM)
     data, residual = joined(compressor).compress(delta, before, rng)
     if residual is not None:
-        state[RESIDUAL_KEY] = ArrayRecord(residual)
+        state[RESIDUAL_KEY] = array_record(residual)
     return {"delta": data, "memory-bytes": sum(part.nbytes for part in residual or ())}

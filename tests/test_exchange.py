@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.exchange import (
+    array_record,
     array_view,
     config_record,
     from_record,
@@ -106,20 +107,29 @@ def test_a_factory_may_return_the_same_model_each_time() -> None:
         assert torch.equal(again.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.arange(6, dtype=np.float32).reshape(2, 3),
-        np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3)),
-        np.array(7, ">i4"),
-        np.empty((0, 3), np.uint8),
-    ],
-    ids=lambda values: str(values.dtype),
-)
+ARRAYS = [
+    np.arange(6, dtype=np.float32).reshape(2, 3),
+    np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3)),
+    np.array(7, ">i4"),
+    np.empty((0, 3), np.uint8),
+]
+
+
+@pytest.mark.parametrize("values", ARRAYS, ids=lambda values: str(values.dtype))
 def test_views_are_what_flower_reads(values: NDArray[Any]) -> None:
     view, expected = array_view(Array(values)), Array(values).numpy()
     assert (view.dtype, view.shape) == (expected.dtype, expected.shape)
     assert np.array_equal(view, expected) and not view.flags.writeable
+
+
+def test_records_are_those_that_flower_makes() -> None:
+    own, expected = array_record(ARRAYS), ArrayRecord(ARRAYS)
+    assert list(own) == list(expected)
+    for name, array in expected.items():
+        values = array.numpy()
+        if values.flags.c_contiguous:  # what is not is sent in the same order as everything else
+            assert own[name] == array
+        assert np.array_equal(own[name].numpy(), values)
 
 
 def test_views_of_other_bytes_are_refused() -> None:

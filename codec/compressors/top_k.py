@@ -70,10 +70,10 @@ class TopK:
         chosen = chosen[vector[chosen] != 0]
         gaps = np.diff(chosen, prepend=-1) - 1
         indices = encode_integers(gaps, max(len(vector) - 1, 0))
-        values, exponent = _encode_values(vector[chosen], self.bits)
+        values, sent, exponent = _encode_values(vector[chosen], self.bits)
         parameters = (len(chosen), self.bits, exponent)
         data = Frame(self.identifier, shapes, parameters, (indices, values)).to_bytes()
-        vector[chosen] -= _decode_values(values, len(chosen), self.bits, exponent)
+        vector[chosen] -= sent
         return data, unflatten(vector, shapes)
 
     def decompress(
@@ -95,12 +95,13 @@ class TopK:
         return unflatten(vector, frame.shapes)
 
 
-def _encode_values(values: Array, bits: int) -> tuple[bytes, int]:
-    """Return the coded values and the exponent that scales halves, 0 for float32."""
+def _encode_values(values: Array, bits: int) -> tuple[bytes, Array, int]:
+    """Return the coded values, what they decode to, and the exponent of halves (0: float32)."""
     if bits == 32:
-        return encode_floats(values), 0
+        return encode_floats(values), values, 0
     exponent = int(half_exponents(np.abs(values).max(initial=0, keepdims=True))[0])
-    return encode_floats(to_half(values, exponent)), exponent
+    halves = to_half(values, exponent)
+    return encode_floats(halves), from_half(halves, exponent), exponent
 
 
 def _decode_values(data: bytes, count: int, bits: int, exponent: int) -> Array:
