@@ -165,6 +165,7 @@ def _all(*coarse: float) -> tuple[Method, ...]:
 _CIFAR: Overrides = {"dataset": "cifar10", "max-train-samples": 10000, "step": 0.3}
 _FASHION: Overrides = {
     "dataset": "fashion-mnist",
+    "learning-rate": 0.1,
     "model": "small-resnet",
     "max-train-samples": 10000,
 }
@@ -200,9 +201,9 @@ _ALL_PRESETS = (
     Preset(
         "cifar10-resnet20",
         "CIFAR-10, ResNet-20, 10 clients",
-        {**_CIFAR, "model": "resnet20"},
+        {**_CIFAR, "model": "resnet20", "learning-rate": 0.1},
         _all(0.5, 0.8),
-        steps=150,
+        steps=100,
         batch_size=320,
         evaluations=5,
         tuning_steps=30,
