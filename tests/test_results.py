@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sim.compare.markdown import markdown
 from sim.compare.presets import PRESETS, Preset
-from sim.compare.report import markdown, tables
+from sim.compare.report import tables
 from sim.compare.results import read_results
 
 ROOT = Path(__file__).parents[1]

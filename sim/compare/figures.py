@@ -4,7 +4,14 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from sim.compare.points import Size, bytes_per_sample, is_replay, methods_run, points_of
+from sim.compare.points import (
+    Size,
+    bytes_per_sample,
+    final_percent,
+    is_replay,
+    mean_points,
+    methods_run,
+)
 from sim.compare.presets import Method, Preset
 from sim.compare.results import Results
 
@@ -59,13 +66,8 @@ def plot_accuracy(preset: Preset, results: Results, size: Size, label: str, path
     )
     styles = _styles(preset)
     for method in methods_run(preset, results):
-        seeds = list(points_of(results, method.name).values())
-        steps = range(min(len(rows) for rows in seeds))
-        sizes = [statistics.fmean(size(rows[step]) for rows in seeds) for step in steps]
-        accuracies = [
-            100 * statistics.fmean(rows[step]["accuracy"] for rows in seeds) for step in steps
-        ]
-        kept = [(x, y) for x, y in zip(sizes, accuracies, strict=True) if x]
+        points = mean_points(results, method.name)
+        kept = [(size(row), 100 * row["accuracy"]) for row in points if size(row)]
         if method.upload:  # paid before the first step: only where it ends says something
             kept = kept[-1:]
         axes.plot(*zip(*kept, strict=True), **styles[method.name])
@@ -89,8 +91,7 @@ def plot_codecs(preset: Preset, results: Results, path: Path) -> None:
     for method in methods_run(preset, results):
         if not (method.upload or is_replay(method)):
             continue
-        seeds = points_of(results, method.name).values()
-        accuracies = [100 * rows[-1]["accuracy"] for rows in seeds]
+        accuracies = final_percent(results, method.name)
         deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         rate = bytes_per_sample(results, method.name)
         axes.errorbar(

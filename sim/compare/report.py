@@ -1,24 +1,26 @@
 """Tables from the raw results of a comparison; nothing is trained here."""
 
-import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sim.compare.codecs import against_codecs
 from sim.compare.figures import plot_accuracy, plot_codecs
+from sim.compare.markdown import markdown
 from sim.compare.points import (
     Size,
     both_ways,
-    bytes_per_sample,
-    is_replay,
+    common_accuracy,
+    final_percent,
+    last_values,
+    mean,
     methods_run,
-    points_of,
+    needed_bytes,
+    spread,
     uplink,
 )
 from sim.compare.presets import Preset
 from sim.compare.results import Results
-
-CODEC_MARGIN = 0.003  # of accuracy, within which a codec counts as equal to ours
 
 
 def report(preset: Preset, results: Results, folder: Path) -> list[str]:
@@ -63,25 +65,13 @@ def summary(preset: Preset, results: Results) -> list[str]:
         runs = [run for run in results.runs if run["method"] == method.name]
         name = method.name
         lines.append(
-            f"{name:28}{_spread(_final(results, name)):>16}"
-            f"{_mean(_last(results, name, 'uplink_bytes')) / 1e6:11.3f}"
-            f"{_mean(_last(results, name, 'downlink_bytes')) / 1e6:11.3f}"
-            f"{_mean(run['device_seconds'] for run in runs):10.1f}"
-            f"{_mean(run['server_seconds'] for run in runs):10.1f}{len(runs):7d}"
+            f"{name:28}{spread(final_percent(results, name)):>16}"
+            f"{mean(last_values(results, name, 'uplink_bytes')) / 1e6:11.3f}"
+            f"{mean(last_values(results, name, 'downlink_bytes')) / 1e6:11.3f}"
+            f"{mean(run['device_seconds'] for run in runs):10.1f}"
+            f"{mean(run['server_seconds'] for run in runs):10.1f}{len(runs):7d}"
         )
     return lines
-
-
-def common_accuracy(preset: Preset, results: Results) -> float:
-    """Return the highest accuracy that every method reaches (mean over its seeds), or 0."""
-    best = [best_accuracy(results, method.name) for method in methods_run(preset, results)]
-    return min(best, default=0.0)
-
-
-def best_accuracy(results: Results, method: str) -> float:
-    """Return the highest accuracy that a method reaches, mean over its seeds."""
-    seeds = points_of(results, method).values()
-    return _mean(max(row["accuracy"] for row in rows) for rows in seeds)
 
 
 def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
@@ -111,73 +101,6 @@ def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
             cells.append(f"{_megabytes(needed) + ratio:>28}")
         lines.append(f"{method.name:28}" + "".join(cells))
     return lines
-
-
-def against_codecs(preset: Preset, results: Results) -> list[str]:
-    """Return rate and final accuracy of what sends each sample once, and codecs beside ours.
-
-    For each codec: the ratio of its rate to ours, at the coarsest of our steps that ends at most
-    `CODEC_MARGIN` below it.
-    """
-    methods = methods_run(preset, results)
-    codecs = [method.name for method in methods if method.upload]
-    ours = [method.name for method in methods if is_replay(method)]
-    if not codecs or not ours:
-        return []
-    rates = {name: bytes_per_sample(results, name) for name in [*ours, *codecs]}
-    finals = {name: _final(results, name) for name in rates}
-    margin = f"{100 * CODEC_MARGIN:.1f} point"
-    lines = [
-        f"{'each sample sent once':28}{'B a sample':>12}{'accuracy %':>16}{'ratio':>8}"
-        f"  to ours that ends at most {margin} below"
-    ]
-    for name, rate in rates.items():
-        lines.append(f"{name:28}{rate:12.1f}{_spread(finals[name]):>16}")
-        if name in codecs:
-            enough = _mean(finals[name]) - 100 * CODEC_MARGIN
-            equal = [own for own in ours if _mean(finals[own]) >= enough]
-            best = min(equal, key=rates.__getitem__, default=None)
-            ratio = "" if best is None else f"{rate / rates[best]:.2f}"
-            lines[-1] += f"{ratio:>8}  {best or 'none'}"
-    return lines
-
-
-def markdown(preset: Preset, results: Results) -> list[str]:
-    """Return the README's table: what each method reached, and its bytes in multiples of ours.
-
-    The common accuracy is the highest that every method reaches. A method that goes beyond it is
-    also compared at the best accuracy that both it and ours reach.
-    """
-    common, ours = common_accuracy(preset, results), preset.methods[0].name
-    shared = f"at {100 * common:.1f} %"
-    lines = [
-        f"| method | seeds | accuracy % | MB up | MB down | up, {shared} | up + down, {shared} "
-        "| up, at its best or ours |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for method in methods_run(preset, results):
-        name = method.name
-        best = min(best_accuracy(results, name), best_accuracy(results, ours))
-        cells = [
-            name,
-            str(len(points_of(results, name))),
-            _spread(_final(results, name)).replace("+/-", "±"),
-            f"{_mean(_last(results, name, 'uplink_bytes')) / 1e6:,.2f}",
-            f"{_mean(_last(results, name, 'downlink_bytes')) / 1e6:,.2f}",
-            _ratio(results, name, ours, common, uplink),
-            _ratio(results, name, ours, common, both_ways),
-            f"{_ratio(results, name, ours, best, uplink)} ({100 * best:.1f} %)",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
-
-
-def _ratio(results: Results, method: str, ours: str, accuracy: float, size: Size) -> str:
-    needed, own = (needed_bytes(results, name, accuracy, size) for name in (method, ours))
-    if needed is None or own is None:
-        return "not reached"
-    ratio = needed / own
-    return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2f}x"
 
 
 def message_sizes(preset: Preset, results: Results) -> list[str]:
@@ -220,39 +143,6 @@ def _trial_steps(results: Results) -> str:
 
 def _values(config: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in config.items())
-
-
-def needed_bytes(results: Results, method: str, accuracy: float, size: Size) -> float | None:
-    """Return the bytes at which a method first reaches an accuracy, mean over its seeds.
-
-    None if a seed never does. No interpolation: the bytes of the first evaluation that did.
-    """
-    needed = []
-    for rows in points_of(results, method).values():
-        reached = [size(row) for row in rows if row["accuracy"] >= accuracy]
-        needed.append(reached[0] if reached else None)
-    found = [value for value in needed if value is not None]
-    # A mean over seeds that just misses the common accuracy in one of them is still its own.
-    return _mean(found) if found and 2 * len(found) > len(needed) else None
-
-
-def _last(results: Results, method: str, key: str) -> list[float]:
-    """Return a value of each seed's last evaluation."""
-    return [float(rows[-1][key]) for rows in points_of(results, method).values()]
-
-
-def _final(results: Results, method: str) -> list[float]:
-    """Return each seed's last accuracy in percent."""
-    return [100 * accuracy for accuracy in _last(results, method, "accuracy")]
-
-
-def _mean(values: Any) -> float:
-    return float(statistics.fmean(values))
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    return f"{mean} +/- {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def _megabytes(value: float | None) -> str:

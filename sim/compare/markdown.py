@@ -1,0 +1,73 @@
+"""The README's tables, from the raw results of a comparison."""
+
+from collections.abc import Sequence
+
+from sim.compare.codecs import CODEC_MARGIN, SentOnce, sent_once
+from sim.compare.points import (
+    Size,
+    best_accuracy,
+    both_ways,
+    common_accuracy,
+    final_percent,
+    last_values,
+    mean,
+    methods_run,
+    needed_bytes,
+    points_of,
+    spread,
+    uplink,
+)
+from sim.compare.presets import Preset
+from sim.compare.results import Results
+
+
+def markdown(preset: Preset, results: Results) -> list[str]:
+    """Return the README's tables: what each method reached, and its bytes in multiples of ours.
+
+    The common accuracy is the highest that every method reaches. A method that goes beyond it is
+    also compared at the best accuracy that both it and ours reach. Below it, the image codecs.
+    """
+    common, ours = common_accuracy(preset, results), preset.methods[0].name
+    shared = f"at {100 * common:.1f} %"
+    lines = [
+        f"| method | seeds | accuracy % | MB up | MB down | up, {shared} | up + down, {shared} "
+        "| up, at its best or ours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for method in methods_run(preset, results):
+        name = method.name
+        best = min(best_accuracy(results, name), best_accuracy(results, ours))
+        cells = [
+            name,
+            str(len(points_of(results, name))),
+            spread(final_percent(results, name)).replace("+/-", "±"),
+            f"{mean(last_values(results, name, 'uplink_bytes')) / 1e6:,.2f}",
+            f"{mean(last_values(results, name, 'downlink_bytes')) / 1e6:,.2f}",
+            _ratio(results, name, ours, common, uplink),
+            _ratio(results, name, ours, common, both_ways),
+            f"{_ratio(results, name, ours, best, uplink)} ({100 * best:.1f} %)",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [*lines, *_codecs_markdown(sent_once(preset, results))]
+
+
+def _codecs_markdown(rows: Sequence[SentOnce]) -> list[str]:
+    lines = [
+        "",
+        "| each sample sent once | bytes a sample | accuracy % "
+        f"| its bytes to ours at most {100 * CODEC_MARGIN:.1f} point below it |",
+        "|---|---|---|---|",
+    ]
+    for row in rows:
+        beside = "none" if row.ratio is None else f"{row.ratio:.2f}x ({row.ours})"
+        cells = [row.name, f"{row.rate:.1f}", spread(row.accuracies).replace("+/-", "±")]
+        lines.append("| " + " | ".join([*cells, beside if row.is_codec else ""]) + " |")
+    return lines if rows else []
+
+
+def _ratio(results: Results, method: str, ours: str, accuracy: float, size: Size) -> str:
+    needed, own = (needed_bytes(results, name, accuracy, size) for name in (method, ours))
+    if needed is None or own is None:
+        return "not reached"
+    ratio = needed / own
+    return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2f}x"
