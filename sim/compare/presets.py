@@ -51,7 +51,8 @@ class Preset:
     evaluations : int
         Evaluation points, evenly spaced over the steps.
     tuning_steps : int
-        Optimizer steps of each run of the search over a method's grid.
+        Optimizer steps of each run of the search over a method's grid; twice as many for
+        federated averaging.
     clients : int
     seeds : int
     dataset_needed : bool
@@ -77,6 +78,8 @@ class Preset:
         steps, evaluations = (self.tuning_steps, 1) if tuning else (self.steps, self.evaluations)
         chosen = {**self.config, **method.config, "seed": seed}
         strategy = chosen.get("strategy", "replay")
+        if tuning and strategy == "fedavg":  # a few averages more, or the smallest rate wins
+            steps *= 2
         own = max(1, round(self.batch_size / self.clients))
         if strategy == "replay":
             shape: dict[str, ConfigValue] = {
