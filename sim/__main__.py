@@ -15,6 +15,7 @@ from typing import NoReturn
 from sim.compare.presets import PRESETS
 from sim.launcher import RunError, launch
 from sim.run_config import ConfigValue, RunConfigError, make_run_config, read_defaults
+from sim.superlink import KEEP_FREED_MEMORY
 
 APP = Path(__file__).resolve().parents[1]
 
@@ -114,6 +115,7 @@ def compare(options: argparse.Namespace) -> None:
     from sim.compare.runner import compare as run_preset
 
     preset = PRESETS[options.preset]
+    os.environ.update(KEEP_FREED_MEMORY)  # trials and uploads train in processes started here
     if options.report:
         results = read_results(options.out / f"{preset.name}.jsonl")
     else:

@@ -12,7 +12,6 @@ from sim.compare.presets import Preset
 from sim.compare.results import Results, read_results
 from sim.compare.task import Task, perform
 from sim.launcher import RunError
-from sim.superlink import KEEP_FREED_MEMORY
 
 Echo = Callable[[str], None]
 
@@ -79,8 +78,6 @@ def compare(
 def _perform(tasks: Sequence[Task], jobs: int, echo: Echo) -> None:
     """Do the tasks, `jobs` at a time; stop all others when one fails."""
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
-    # For trials and uploads, which train in the tasks' own processes.
-    os.environ.update(KEEP_FREED_MEMORY)
     started = time.perf_counter()
     running: dict[SpawnProcess, Task] = {}
     waiting = list(tasks)
