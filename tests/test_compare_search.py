@@ -102,6 +102,18 @@ def test_lossless_codecs_are_trained_once(tmp_path: Path) -> None:
     assert sizes["webp-lossless"] < sizes["png"]
 
 
+def test_a_codec_that_is_not_installed_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sim.compare.runner.JPEG_XL_PACKAGE", "no_such_package")
+    lines: list[str] = []
+    results = compare(
+        preset(Method("JPEG XL", upload=("jpeg-xl", 10))), APP, tmp_path, "", echo=lines.append
+    )
+    assert lines == ["left out: JPEG XL, which needs pip install no_such_package"]
+    assert results.runs == []
+
+
 def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None:
     rival = Method(
         "rival", {"strategy": "gradient", "compressor": "top-k"}, grid={"learning-rate": (0.1, 0.2)}

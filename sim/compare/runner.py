@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -12,6 +13,8 @@ from sim.compare.presets import Preset
 from sim.compare.results import Results, read_results
 from sim.compare.task import Task, perform
 from sim.launcher import RunError
+
+JPEG_XL_PACKAGE = "imagecodecs"  # of the extra "bench"
 
 Echo = Callable[[str], None]
 
@@ -64,6 +67,11 @@ def compare(
     path = folder / f"{preset.name}.jsonl"
     wanted = set(only)
     methods = [method for method in preset.methods if not wanted or method.name in wanted]
+    if not find_spec(JPEG_XL_PACKAGE):
+        missing = [method for method in methods if method.upload and method.upload[0] == "jpeg-xl"]
+        methods = [method for method in methods if method not in missing]
+        for method in missing:
+            echo(f"left out: {method.name}, which needs pip install {JPEG_XL_PACKAGE}")
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
     for phase in ([None], range(seeds or preset.seeds)):  # the winners are needed for the runs
         tasks = [
