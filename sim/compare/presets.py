@@ -44,6 +44,7 @@ class Preset:
     config : mapping
         Run-config overrides that all methods share.
     methods : tuple of Method
+        The first one is ours; tables give bytes in multiples of its.
     steps : int
         Optimizer steps of every method.
     batch_size : int
@@ -156,17 +157,17 @@ OURS = (
 )
 
 
-def _all(*coarse: float) -> tuple[Method, ...]:
-    """Return ours, with coarser steps beside the preset's for fewer bytes, and all rivals.
+def _all(*steps: float) -> tuple[Method, ...]:
+    """Return ours at some quantization steps, the first as the reference, and all rivals.
 
     Ours and the uploads, which share its training loop, take the learning rate of the preset.
     """
     replay, streaming = OURS
-    coarser = (
-        Method(f"ours, replay, step {step}", {**replay.config, "step": step}) for step in coarse
+    ours = (
+        Method(f"{replay.name}, step {step}", {**replay.config, "step": step}) for step in steps
     )
     tuned = (replace(method, grid=_GRID) for method in (*GRADIENTS, *FEDAVG))
-    return (replay, *coarser, streaming, *tuned, *UPLOADS)
+    return (*ours, streaming, *tuned, *UPLOADS)
 
 
 _CIFAR: Overrides = {"dataset": "cifar10", "max-train-samples": 10000, "step": 0.3}
@@ -199,7 +200,7 @@ _ALL_PRESETS = (
         "cifar10-resnet18",
         "CIFAR-10, ResNet-18, 10 clients",
         {**_CIFAR, "model": "resnet18", "learning-rate": 0.05},
-        _all(0.5, 0.8, 1.2),
+        _all(0.8, 0.3, 0.5, 1.2),
         steps=150,
         batch_size=320,
         evaluations=5,
@@ -209,7 +210,7 @@ _ALL_PRESETS = (
         "cifar10-resnet20",
         "CIFAR-10, ResNet-20, 10 clients",
         {**_CIFAR, "model": "resnet20", "learning-rate": 0.1},
-        _all(0.5, 0.8, 1.2),
+        _all(0.8, 0.3, 0.5, 1.2),
         steps=100,
         batch_size=320,
         evaluations=5,
@@ -219,7 +220,7 @@ _ALL_PRESETS = (
         "fashion-mnist",
         "Fashion-MNIST, small ResNet, 10 clients",
         _FASHION,
-        _all(0.8, 1.2, 1.8),
+        _all(0.8, 0.5, 1.2, 1.8),
         steps=200,
         batch_size=160,
         evaluations=5,
@@ -229,7 +230,7 @@ _ALL_PRESETS = (
         "fashion-mnist-dirichlet",
         "Fashion-MNIST, small ResNet, 10 clients, Dirichlet(0.3)",
         {**_FASHION, **_SKEWED},
-        _all(0.8, 1.2, 1.8),
+        _all(0.8, 0.5, 1.2, 1.8),
         steps=200,
         batch_size=160,
         evaluations=5,
