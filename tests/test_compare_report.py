@@ -89,6 +89,15 @@ def test_codec_beside_our_coarsest_step_of_equal_accuracy(folder: Path) -> None:
     assert against_codecs(preset, results)[-1].split() == ["rival", "1000.0", "91.20", "none"]
 
 
+def test_codecs_are_compared_on_the_seeds_that_both_have(folder: Path) -> None:
+    path = folder / "tiny.jsonl"
+    write(path, {"ours": [[0.5], [0.9]], "rival": [[0.502]]}, {"ours": 100, "rival": 5000})
+    row = against_codecs(PRESET, read_results(path))[-1].split()
+    assert row == ["rival", "500.0", "50.20", "50.00", "ours"]  # 70 % is the mean of ours
+    write(path, {"ours": [[0.5], [0.9]], "rival": [[0.504]]}, {"ours": 100, "rival": 5000})
+    assert against_codecs(PRESET, read_results(path))[-1].split()[-1] == "none"
+
+
 def test_markdown_has_ratios_at_the_common_and_at_the_best_accuracy(folder: Path) -> None:
     path = folder / "tiny.jsonl"
     accuracies = {"ours": [[0.5, 0.9]], "rival": [[0.7, 0.95]], "weak": [[0.3, 0.4]]}

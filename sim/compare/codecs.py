@@ -1,6 +1,7 @@
 """Image codecs beside ours at equal accuracy, from the raw results of a comparison."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sim.compare.points import (
@@ -21,13 +22,13 @@ CODEC_MARGIN = 0.003  # of accuracy, within which ours counts as equal to a code
 class SentOnce:
     """What sends each sample once: rate in bytes a sample, final accuracies in percent by seed.
 
-    For a codec also the coarsest of ours that ends at most `CODEC_MARGIN` below it, if one does,
-    and the ratio of the codec's rate to its.
+    For a codec also the coarsest of ours that ends at most `CODEC_MARGIN` below it, in the mean of
+    the seeds that both have, and the ratio of the codec's rate to its; None if none of ours does.
     """
 
     name: str
     rate: float
-    accuracies: list[float]
+    accuracies: Mapping[int, float]
     is_codec: bool
     ours: str | None = None
     ratio: float | None = None
@@ -52,12 +53,18 @@ def sent_once(preset: Preset, results: Results) -> list[SentOnce]:
 
 
 def _beside_ours(codec: SentOnce, ours: Sequence[SentOnce]) -> SentOnce:
-    enough = mean(codec.accuracies) - 100 * CODEC_MARGIN
-    equal = [own for own in ours if mean(own.accuracies) >= enough]
+    equal = [own for own in ours if _deficit(own, codec) <= 100 * CODEC_MARGIN]
     if not equal:
         return codec
     best = min(equal, key=lambda own: own.rate)
     return replace(codec, ours=best.name, ratio=codec.rate / best.rate)
+
+
+def _deficit(own: SentOnce, codec: SentOnce) -> float:
+    """Return how far ours ends below a codec, in points; infinite if they share no seed."""
+    shared = own.accuracies.keys() & codec.accuracies.keys()
+    differences = [codec.accuracies[seed] - own.accuracies[seed] for seed in shared]
+    return mean(differences) if differences else math.inf
 
 
 def against_codecs(preset: Preset, results: Results) -> list[str]:
@@ -69,7 +76,7 @@ def against_codecs(preset: Preset, results: Results) -> list[str]:
         f"  to ours that ends at most {margin} below"
     ]
     for row in rows:
-        line = f"{row.name:28}{row.rate:12.1f}{spread(row.accuracies):>16}"
+        line = f"{row.name:28}{row.rate:12.1f}{spread(row.accuracies.values()):>16}"
         if row.is_codec:
             ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
             line += f"{ratio:>8}  {row.ours or 'none'}"

@@ -91,7 +91,7 @@ def plot_codecs(preset: Preset, results: Results, path: Path) -> None:
     for method in methods_run(preset, results):
         if not (method.upload or is_replay(method)):
             continue
-        accuracies = final_percent(results, method.name)
+        accuracies = [*final_percent(results, method.name).values()]
         deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0
         rate = bytes_per_sample(results, method.name)
         axes.errorbar(

@@ -40,7 +40,7 @@ def markdown(preset: Preset, results: Results) -> list[str]:
         cells = [
             name,
             str(len(points_of(results, name))),
-            spread(final_percent(results, name)).replace("+/-", "±"),
+            spread(final_percent(results, name).values()).replace("+/-", "±"),
             f"{mean(last_values(results, name, 'uplink_bytes')) / 1e6:,.2f}",
             f"{mean(last_values(results, name, 'downlink_bytes')) / 1e6:,.2f}",
             _ratio(results, name, ours, common, uplink),
@@ -60,7 +60,7 @@ def _codecs_markdown(rows: Sequence[SentOnce]) -> list[str]:
     ]
     for row in rows:
         beside = "none" if row.ratio is None else f"{row.ratio:.2f}x ({row.ours})"
-        cells = [row.name, f"{row.rate:.1f}", spread(row.accuracies).replace("+/-", "±")]
+        cells = [row.name, f"{row.rate:.1f}", spread(row.accuracies.values()).replace("+/-", "±")]
         lines.append("| " + " | ".join([*cells, beside if row.is_codec else ""]) + " |")
     return lines if rows else []
 

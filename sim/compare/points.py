@@ -1,7 +1,7 @@
 """What the raw results of a comparison hold, by method and seed."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from sim.compare.presets import Method, Preset
@@ -76,9 +76,10 @@ def last_values(results: Results, method: str, key: str) -> list[float]:
     return [float(rows[-1][key]) for rows in points_of(results, method).values()]
 
 
-def final_percent(results: Results, method: str) -> list[float]:
-    """Return each seed's last accuracy in percent."""
-    return [100 * accuracy for accuracy in last_values(results, method, "accuracy")]
+def final_percent(results: Results, method: str) -> dict[int, float]:
+    """Return the last accuracy in percent by seed."""
+    seeds = points_of(results, method)
+    return {seed: 100 * float(rows[-1]["accuracy"]) for seed, rows in seeds.items()}
 
 
 def mean(values: Iterable[float]) -> float:
@@ -86,8 +87,9 @@ def mean(values: Iterable[float]) -> float:
     return float(statistics.fmean(values))
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Iterable[float]) -> str:
     """Return mean and standard deviation, the mean alone of a single value."""
+    values = list(values)
     text = f"{statistics.mean(values):.2f}"
     return f"{text} +/- {statistics.stdev(values):.2f}" if len(values) > 1 else text
 

@@ -65,7 +65,7 @@ def summary(preset: Preset, results: Results) -> list[str]:
         runs = [run for run in results.runs if run["method"] == method.name]
         name = method.name
         lines.append(
-            f"{name:28}{spread(final_percent(results, name)):>16}"
+            f"{name:28}{spread(final_percent(results, name).values()):>16}"
             f"{mean(last_values(results, name, 'uplink_bytes')) / 1e6:11.3f}"
             f"{mean(last_values(results, name, 'downlink_bytes')) / 1e6:11.3f}"
             f"{mean(run['device_seconds'] for run in runs):10.1f}"
