@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from sim.compare.presets import PRESETS
+from sim.compare.presets import PRESETS, Preset
 from sim.launcher import RunError, launch
 from sim.run_config import ConfigValue, RunConfigError, make_run_config, read_defaults
 from sim.superlink import KEEP_FREED_MEMORY
@@ -119,12 +119,12 @@ def compare(options: argparse.Namespace) -> None:
     if options.report:
         results = read_results(options.out / f"{preset.name}.jsonl")
     else:
-        data_dir = str(_folder(options.data_dir)) if options.data_dir else ""
+        _check_comparison(preset, options.only, options.data_dir)
         results = run_preset(
             preset,
             options.app,
             options.out,
-            data_dir,
+            str(options.data_dir),
             seeds=options.seeds,
             only=options.only,
             jobs=options.jobs,
@@ -135,6 +135,21 @@ def compare(options: argparse.Namespace) -> None:
     for line in report(preset, results, options.out):
         _echo(line)
     print(f"results: {options.out}")
+
+
+def _check_comparison(preset: Preset, only: Sequence[str], data_dir: Path) -> None:
+    """Raise `RunConfigError` on an unknown method, or if the data are not there."""
+    from fl_app.data import DataError, load
+
+    names = [method.name for method in preset.methods]
+    for name in only:
+        if name not in names:
+            legal = ", ".join(map(repr, names))
+            raise RunConfigError(f"--only: {name!r} is no method of {preset.name}; legal: {legal}")
+    try:
+        load(str(preset.config["dataset"]), "train", str(data_dir))
+    except DataError as error:
+        raise RunConfigError(f"--data-dir: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -198,8 +213,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare_parser.add_argument("--preset", choices=PRESETS, required=True)
     compare_parser.add_argument(
-        "--data-dir", metavar="DIR", default="", help="folder of the data set"
-    )
+        "--data-dir", metavar="DIR", type=_folder, default=_folder("data"),
+        help="folder of the data set (default: data)",
+    )  # fmt: skip
     compare_parser.add_argument(
         "--seeds", metavar="N", type=_positive, help="default: the preset's"
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sim.__main__ import main
 from sim.compare.presets import Method, Preset
 from sim.compare.results import append_rows, read_results
 from sim.compare.runner import compare
@@ -71,7 +72,7 @@ def test_trial_ends_as_a_run_on_the_engine_does(tmp_path: Path) -> None:
 
 
 def preset(*methods: Method) -> Preset:
-    return Preset("tiny", "Uploads", DIGITS, methods, 4, 16, 1, clients=2, dataset_needed=False)
+    return Preset("tiny", "Uploads", DIGITS, methods, 4, 16, 1, clients=2)
 
 
 def test_pieces_side_by_side_are_done_once(tmp_path: Path) -> None:
@@ -129,6 +130,26 @@ def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None
     assert lines == []
     append_rows(path, [{"kind": "trial", "method": "other", "config": {}, "accuracy": 1}])
     assert len(read_results(path).trials) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--only", "top-k"], "--only: 'top-k' is no method of smoke; legal: 'ours, replay', "),
+        (["--report"], "leave out --report"),
+        (["--preset", "cifar10-resnet20"], "cifar10: no cifar-10-batches-py/data_batch_1 or"),
+    ],
+)
+def test_wrong_arguments_are_named(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "--preset", "smoke", "--out", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_piece_that_fails_ends_the_others_and_keeps_what_is_done(tmp_path: Path) -> None:

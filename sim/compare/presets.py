@@ -56,8 +56,6 @@ class Preset:
         federated averaging.
     clients : int
     seeds : int
-    dataset_needed : bool
-        Whether ``--data-dir`` must name the data set's folder.
     """
 
     name: str
@@ -70,7 +68,6 @@ class Preset:
     tuning_steps: int = 100
     clients: int = 10
     seeds: int = 3
-    dataset_needed: bool = True
 
     def run_config(
         self, method: Method, seed: int, *, tuning: bool = False
@@ -194,7 +191,6 @@ _ALL_PRESETS = (
         evaluations=3,
         clients=4,
         seeds=1,
-        dataset_needed=False,
     ),
     Preset(
         "cifar10-resnet18",
