@@ -162,20 +162,25 @@ def test_report_shows_messages_and_searches(folder: Path) -> None:
          "textbook_bytes": 100.0, "entropy_bytes": 101.0},
         {"kind": "trial", "method": "rival", "config": {"lr": 0.1}, "steps": 5, "accuracy": 0.3},
         {"kind": "trial", "method": "rival", "config": {"lr": 0.2}, "steps": 5, "accuracy": 0.4},
+        {"kind": "trial", "method": "rival", "config": {"lr": 0.1}, "steps": 9, "accuracy": 0.39},
     ]  # fmt: skip
     path = folder / "tiny.jsonl"
     path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
     lines = report(PRESET, read_results(path), folder)
     assert any("104" in line and "1.040" in line and "1.030" in line for line in lines)
-    assert "tuned in 5 steps (< wins)" in lines
-    assert any("lr=0.1: 30.00 %, lr=0.2: 40.00 % <" in line for line in lines)
+    assert "tuned (< wins)" in lines
+    assert any(
+        "5 steps: lr=0.1: 30.00 %, lr=0.2: 40.00 %; 9 steps: lr=0.1: 39.00 % <" in line
+        for line in lines
+    )
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_tuning_is_shorter_than_a_run(preset: Preset) -> None:
     for method in preset.methods:
         if method.grid:
-            config = preset.run_config(method, 0, tuning=True)
-            local = int(config["local-steps"]) if config["strategy"] == "fedavg" else 1
-            steps = preset.tuning_steps * (1 if local == 1 else 2)
-            assert int(config["num-rounds"]) * local == steps < preset.steps
+            for final in (False, True):
+                wanted = preset.trial_steps(method, final)
+                config = preset.run_config(method, 0, wanted)
+                local = int(config["local-steps"]) if config["strategy"] == "fedavg" else 1
+                assert int(config["num-rounds"]) * local == wanted < preset.steps

@@ -35,24 +35,30 @@ def test_search_goes_on_beyond_the_end(
     assert beyond(found) == following
 
 
-def test_search_tries_one_key_at_a_time() -> None:
+def test_search_tries_one_key_at_a_time_and_the_two_best_again() -> None:
     tried = []
 
-    def trial(values: dict[str, ConfigValue]) -> float:
-        tried.append(values)
-        return -abs(float(values["a"]) - 0.2) - (values.get("b") != "good")
+    def trial(values: dict[str, ConfigValue], final: bool) -> float:
+        tried.append((values, final))
+        best = 0.4 if final else 0.2  # what is best at first is not best at the end
+        return -abs(float(values["a"]) - best) - (values.get("b") != "good")
 
     assert search({"a": (0.1, 0.2, 0.4), "b": ("bad", "good")}, trial) == {"a": 0.2, "b": "good"}
     assert tried == [
-        {"a": 0.1}, {"a": 0.2}, {"a": 0.4}, {"a": 0.2, "b": "bad"}, {"a": 0.2, "b": "good"}
+        ({"a": 0.1}, False), ({"a": 0.2}, False), ({"a": 0.4}, False),
+        ({"a": 0.1}, True), ({"a": 0.2}, True),
+        ({"a": 0.2, "b": "bad"}, False), ({"a": 0.2, "b": "good"}, False),
+        ({"a": 0.2, "b": "bad"}, True), ({"a": 0.2, "b": "good"}, True),
     ]  # fmt: skip
+    assert search({"a": (0.2, 0.25, 0.1)}, trial) == {"a": 0.25}
 
 
 def test_search_stops_three_values_beyond_its_grid() -> None:
     tried: list[ConfigValue] = []
 
-    def trial(values: dict[str, ConfigValue]) -> float:
-        tried.append(values["a"])
+    def trial(values: dict[str, ConfigValue], final: bool) -> float:
+        if not final:
+            tried.append(values["a"])
         return float(values["a"])
 
     assert search({"a": (1.0, 2.0)}, trial) == {"a": 16.0}
@@ -72,7 +78,7 @@ def test_trial_ends_as_a_run_on_the_engine_does(tmp_path: Path) -> None:
 
 
 def preset(*methods: Method) -> Preset:
-    return Preset("tiny", "Uploads", DIGITS, methods, 4, 16, 1, clients=2)
+    return Preset("tiny", "Uploads", DIGITS, methods, 4, 16, 1, tuning_steps=2, clients=2)
 
 
 def test_pieces_side_by_side_are_done_once(tmp_path: Path) -> None:
@@ -120,16 +126,26 @@ def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None
         "rival", {"strategy": "gradient", "compressor": "top-k"}, grid={"learning-rate": (0.1, 0.2)}
     )
     path = tmp_path / "tiny.jsonl"
-    trial = {"kind": "trial", "method": "rival", "steps": 4}
-    found = {0.1: 0.2, 0.2: 0.3, 0.4: 0.4, 0.8: 0.1}
-    rows = [{**trial, "config": {"learning-rate": k}, "accuracy": v} for k, v in found.items()]
+    found = {
+        (0.1, 2): 0.2,
+        (0.2, 2): 0.3,
+        (0.4, 2): 0.4,
+        (0.8, 2): 0.1,
+        (0.2, 6): 0.5,
+        (0.4, 6): 0.6,
+    }
+    trial = {"kind": "trial", "method": "rival"}
+    rows = [
+        {**trial, "config": {"learning-rate": rate}, "steps": steps, "accuracy": accuracy}
+        for (rate, steps), accuracy in found.items()
+    ]
     append_rows(path, [{"kind": "size", "method": "rival"}, *rows])
     append_rows(path, [{"kind": "run", "method": "rival", "seed": 0}])
     lines: list[str] = []
     compare(preset(rival), APP, tmp_path, "", seeds=1, echo=lines.append)
     assert lines == []
     append_rows(path, [{"kind": "trial", "method": "other", "config": {}, "accuracy": 1}])
-    assert len(read_results(path).trials) == 5
+    assert len(read_results(path).trials) == 7
 
 
 @pytest.mark.parametrize(

@@ -52,8 +52,7 @@ class Preset:
     evaluations : int
         Evaluation points, evenly spaced over the steps.
     tuning_steps : int
-        Optimizer steps of each run of the search over a method's grid; twice as many for
-        federated averaging.
+        Optimizer steps of a short trial of the search over a method's grid, see `trial_steps`.
     clients : int
     seeds : int
     """
@@ -65,19 +64,28 @@ class Preset:
     steps: int
     batch_size: int
     evaluations: int
-    tuning_steps: int = 100
+    tuning_steps: int = 20
     clients: int = 10
     seeds: int = 3
 
+    def trial_steps(self, method: Method, final: bool) -> int:
+        """Return the optimizer steps of a trial, three times as many in a final.
+
+        Federated averaging takes another share of them, as it starts slowly.
+        """
+        shares = (3 if final else 1) + (method.config.get("strategy") == "fedavg")
+        return shares * self.tuning_steps
+
     def run_config(
-        self, method: Method, seed: int, *, tuning: bool = False
+        self, method: Method, seed: int, trial_steps: int | None = None
     ) -> dict[str, ConfigValue]:
-        """Return the run config of a method: its steps in the rounds that its strategy takes."""
-        steps, evaluations = (self.tuning_steps, 1) if tuning else (self.steps, self.evaluations)
+        """Return the run config of a method: its steps in the rounds that its strategy takes.
+
+        A trial takes `trial_steps` and is evaluated at its end alone.
+        """
+        steps, evaluations = (trial_steps, 1) if trial_steps else (self.steps, self.evaluations)
         chosen = {**self.config, **method.config, "seed": seed}
         strategy = chosen.get("strategy", "replay")
-        if tuning and strategy == "fedavg":  # a few averages more, or the smallest rate wins
-            steps *= 2
         own = max(1, round(self.batch_size / self.clients))
         if strategy == "replay":
             shape: dict[str, ConfigValue] = {
@@ -210,7 +218,7 @@ _ALL_PRESETS = (
         steps=100,
         batch_size=320,
         evaluations=5,
-        tuning_steps=30,
+        tuning_steps=20,
     ),
     Preset(
         "fashion-mnist",

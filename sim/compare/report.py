@@ -126,19 +126,21 @@ def tuned(preset: Preset, results: Results) -> list[str]:
     for method in methods_run(preset, results):
         trials = [trial for trial in results.trials if trial["method"] == method.name]
         if trials:
-            best = max(trials, key=lambda trial: trial["accuracy"])
-            tried = ", ".join(
-                f"{_values(trial['config'])}: {100 * trial['accuracy']:.2f} %"
-                + (" <" if trial is best else "")
-                for trial in trials
-            )
-            lines.append(f"{method.name:28}{tried}")
-    return [f"tuned in {_trial_steps(results)} steps (< wins)", *lines] if lines else []
-
-
-def _trial_steps(results: Results) -> str:
-    """Return the steps of the searches."""
-    return " or ".join(str(steps) for steps in sorted({row["steps"] for row in results.trials}))
+            lengths = sorted({trial["steps"] for trial in trials})
+            longest = [trial for trial in trials if trial["steps"] == lengths[-1]]
+            best = max(longest, key=lambda trial: trial["accuracy"])
+            stages = [
+                f"{steps} steps: "
+                + ", ".join(
+                    f"{_values(trial['config'])}: {100 * trial['accuracy']:.2f} %"
+                    + (" <" if trial is best else "")
+                    for trial in trials
+                    if trial["steps"] == steps
+                )
+                for steps in lengths
+            ]
+            lines.append(f"{method.name:28}{'; '.join(stages)}")
+    return ["tuned (< wins)", *lines] if lines else []
 
 
 def _values(config: Mapping[str, Any]) -> str:

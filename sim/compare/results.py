@@ -38,10 +38,10 @@ class Results:
         """Whether a run is there."""
         return any(run["method"] == method and run["seed"] == seed for run in self.runs)
 
-    def trial(self, method: str, config: Mapping[str, ConfigValue]) -> Row | None:
+    def trial(self, method: str, config: Mapping[str, ConfigValue], steps: int) -> Row | None:
         """Return a trial that is there."""
-        found = (t for t in self.trials if t["method"] == method and t["config"] == config)
-        return next(found, None)
+        wanted = {"method": method, "config": config, "steps": steps}
+        return next((row for row in self.trials if wanted.items() <= row.items()), None)
 
     def has_size(self, method: str) -> bool:
         """Whether the size of a method's message is there."""

@@ -6,11 +6,14 @@ from sim.run_config import ConfigValue
 
 _BEYOND = 3  # values tried beyond a grid at most
 
-Trial = Callable[[dict[str, ConfigValue]], float]
+Trial = Callable[[dict[str, ConfigValue], bool], float]
 
 
 def search(grid: Mapping[str, tuple[ConfigValue, ...]], trial: Trial) -> dict[str, ConfigValue]:
     """Return the best value of each key, tried one key at a time.
+
+    Short trials choose two finalists, longer ones the winner: what is best at first is often too
+    small a learning rate for the end.
 
     Parameters
     ----------
@@ -18,7 +21,7 @@ def search(grid: Mapping[str, tuple[ConfigValue, ...]], trial: Trial) -> dict[st
         Values of each key; where the best of a geometric grid lies at its end, up to three
         values beyond it are tried.
     trial : callable
-        Accuracy of some values.
+        Accuracy of some values; its second argument says whether it is a final.
     """
     best: dict[str, ConfigValue] = {}
     for key, given in grid.items():
@@ -26,10 +29,12 @@ def search(grid: Mapping[str, tuple[ConfigValue, ...]], trial: Trial) -> dict[st
         values = list(given)
         while values:
             value = values.pop(0)
-            found[value] = trial({**best, key: value})
+            found[value] = trial({**best, key: value}, False)
             if not values and len(found) < len(given) + _BEYOND:
                 values = beyond(found)
-        best[key] = max(found, key=found.__getitem__)
+        finalists = sorted(found, key=found.__getitem__)[-2:]
+        finals = {value: trial({**best, key: value}, True) for value in finalists}
+        best[key] = max(finals, key=finals.__getitem__)
     return best
 
 

@@ -64,8 +64,9 @@ class Task:
         if self._compresses() and not results.has_size(self.method.name):
             return True
 
-        def known(values: dict[str, ConfigValue]) -> float:
-            row = results.trial(self.method.name, values)
+        def known(values: dict[str, ConfigValue], final: bool) -> float:
+            steps = self.preset.trial_steps(self.method, final)
+            row = results.trial(self.method.name, values, steps)
             if row is None:
                 raise LookupError
             return float(row["accuracy"])
@@ -114,22 +115,23 @@ class Task:
         """Return the best values of the method's grid, with trials of the file if it has them."""
         return search(self.method.grid, self._trial)
 
-    def _trial(self, values: dict[str, ConfigValue]) -> float:
-        known = read_results(self.path).trial(self.method.name, values)
+    def _trial(self, values: dict[str, ConfigValue], final: bool) -> float:
+        steps = self.preset.trial_steps(self.method, final)
+        known = read_results(self.path).trial(self.method.name, values, steps)
         if known is None:
             from sim.compare.trial import accuracy_in_process
 
-            config = self._config(_TUNING_SEED, tuning=True) | values
-            steps, accuracy = accuracy_in_process(config, self.app, self.preset.clients)
+            config = self._config(_TUNING_SEED, steps) | values
+            taken, accuracy = accuracy_in_process(config, self.app, self.preset.clients)
             known = {"method": self.method.name, "config": values}
-            known |= {"steps": steps, "accuracy": accuracy}
+            known |= {"steps": taken, "accuracy": accuracy}
             append_rows(self.path, [{"kind": "trial", **known}])
             shown = ", ".join(f"{key} = {value}" for key, value in values.items())
-            self._echo(f"{shown}: {100 * accuracy:.2f} % after {steps} steps")
+            self._echo(f"{shown}: {100 * accuracy:.2f} % after {taken} steps")
         return float(known["accuracy"])
 
-    def _config(self, seed: int, *, tuning: bool = False) -> dict[str, ConfigValue]:
-        config = self.preset.run_config(self.method, seed, tuning=tuning)
+    def _config(self, seed: int, trial_steps: int | None = None) -> dict[str, ConfigValue]:
+        config = self.preset.run_config(self.method, seed, trial_steps)
         if self.data_dir:
             config["data-dir"] = self.data_dir
         if self.threads:
