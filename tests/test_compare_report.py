@@ -118,7 +118,19 @@ def test_an_interrupted_line_is_left_out(folder: Path) -> None:
     with path.open("a") as file:
         file.write('{"kind": "point", "meth')
     assert read_results(path) == whole
-    assert whole.done("ours", 1) and not whole.done("ours", 2)
+    assert whole.run("ours", 1) and not whole.run("ours", 2)
+
+
+def test_of_two_runs_the_later_one_counts(folder: Path) -> None:
+    path = folder / "tiny.jsonl"
+    before = read_results(path)
+    text = path.read_text()
+    write(path, {"ours": [[0.4, 0.6]]}, {"ours": 7})
+    path.write_text(text + path.read_text())
+    after = read_results(path)
+    assert len(after.runs) == len(before.runs) and len(after.points) == len(before.points)
+    again = [point for point in after.points if (point["method"], point["seed"]) == ("ours", 0)]
+    assert [(point["accuracy"], point["uplink_bytes"]) for point in again] == [(0.4, 7), (0.6, 14)]
 
 
 def test_report_writes_table_and_figures(folder: Path) -> None:

@@ -2,15 +2,17 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sim.__main__ import main
 from sim.compare.presets import Method, Preset
-from sim.compare.results import append_rows, read_results
+from sim.compare.results import append_rows
 from sim.compare.runner import compare
 from sim.compare.search import beyond, search
+from sim.compare.task import Task
 from sim.compare.trial import accuracy_in_process
 from sim.launcher import RunError, launch
 from sim.run_config import ConfigValue
@@ -140,12 +142,16 @@ def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None
         for (rate, steps), accuracy in found.items()
     ]
     append_rows(path, [{"kind": "size", "method": "rival"}, *rows])
-    append_rows(path, [{"kind": "run", "method": "rival", "seed": 0}])
+    run = {"kind": "run", "method": "rival", "seed": 0, "config": {"learning-rate": 0.4}}
+    append_rows(path, [run])
     lines: list[str] = []
     compare(preset(rival), APP, tmp_path, "", seeds=1, echo=lines.append)
     assert lines == []
-    append_rows(path, [{"kind": "trial", "method": "other", "config": {}, "accuracy": 1}])
-    assert len(read_results(path).trials) == 7
+    task = Task(preset(rival), rival, 0, APP, path, "")
+    assert not task.needed()
+    append_rows(path, [{**run, "config": {"learning-rate": 0.2}}])
+    assert task.needed()  # 0.4 has won
+    assert replace(task, seed=1).needed()
 
 
 @pytest.mark.parametrize(

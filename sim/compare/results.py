@@ -34,9 +34,9 @@ class Results:
     trials: list[Row]
     sizes: list[Row]
 
-    def done(self, method: str, seed: int) -> bool:
-        """Whether a run is there."""
-        return any(run["method"] == method and run["seed"] == seed for run in self.runs)
+    def run(self, method: str, seed: int) -> Row | None:
+        """Return a run that is there."""
+        return next((run for run in self.runs if _is_of(run, method, seed)), None)
 
     def trial(self, method: str, config: Mapping[str, ConfigValue], steps: int) -> Row | None:
         """Return a trial that is there."""
@@ -52,13 +52,20 @@ class Results:
         found: dict[str, tuple[float, list[Row]]] = {}
         for run in self.runs:
             if run["seed"] == seed and "images" in run:
-                own = [p for p in self.points if (p["method"], p["seed"]) == (run["method"], seed)]
+                own = [point for point in self.points if _is_of(point, run["method"], seed)]
                 found.setdefault(run["images"], (run["server_seconds"], own))
         return found
 
 
+def _is_of(row: Row, method: str, seed: int) -> bool:
+    return bool(row["method"] == method and row["seed"] == seed)
+
+
 def read_results(path: Path) -> Results:
-    """Read a JSONL file; a line that an interruption cut off is left out."""
+    """Read a JSONL file; of a method and seed run twice, the later run counts.
+
+    A line that an interruption cut off is left out.
+    """
     results = Results([], [], [], [])
     if not path.exists():
         return results
@@ -73,7 +80,11 @@ def read_results(path: Path) -> Results:
             row = json.loads(line)
         except ValueError:
             continue
-        kinds[row.pop("kind")].append(row)
+        kind = row.pop("kind")
+        if kind == "run":
+            for rows in (results.runs, results.points):
+                rows[:] = [old for old in rows if not _is_of(old, row["method"], row["seed"])]
+        kinds[kind].append(row)
     return results
 
 

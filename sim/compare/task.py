@@ -7,13 +7,15 @@ import re
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from sim.compare.presets import Method, Preset
-from sim.compare.results import Row, append_rows, read_results
+from sim.compare.results import Results, Row, append_rows, read_results
 from sim.compare.search import search
 from sim.launcher import RunError, launch
 from sim.run_config import ConfigValue
@@ -57,25 +59,21 @@ class Task:
         return self.method.name + (", search" if self.seed is None else f", seed {self.seed}")
 
     def needed(self) -> bool:
-        """Whether there is anything to do."""
+        """Whether there is anything to do; a run by other values than the search's winners counts.
+
+        A later search, with more values or steps, may have other winners.
+        """
         results = read_results(self.path)
-        if self.seed is not None:
-            return not results.done(self.method.name, self.seed)
-        if self._compresses() and not results.has_size(self.method.name):
+        if self.seed is None and self._compresses() and not results.has_size(self.method.name):
             return True
-
-        def known(values: dict[str, ConfigValue], final: bool) -> float:
-            steps = self.preset.trial_steps(self.method, final)
-            row = results.trial(self.method.name, values, steps)
-            if row is None:
-                raise LookupError
-            return float(row["accuracy"])
-
         try:
-            search(self.method.grid, known)
+            winners = search(self.method.grid, partial(self._known, results))
         except LookupError:
             return True
-        return False
+        if self.seed is None:
+            return False
+        run = results.run(self.method.name, self.seed)
+        return run is None or not winners.items() <= run["config"].items()
 
     def perform(self) -> None:
         """Do it and append the results."""
@@ -115,20 +113,26 @@ class Task:
         """Return the best values of the method's grid, with trials of the file if it has them."""
         return search(self.method.grid, self._trial)
 
-    def _trial(self, values: dict[str, ConfigValue], final: bool) -> float:
+    def _known(self, results: Results, values: dict[str, ConfigValue], final: bool) -> float:
+        """Return the accuracy of a trial that is there; LookupError if it is not."""
         steps = self.preset.trial_steps(self.method, final)
-        known = read_results(self.path).trial(self.method.name, values, steps)
-        if known is None:
-            from sim.compare.trial import accuracy_in_process
+        row = results.trial(self.method.name, values, steps)
+        if row is None:
+            raise LookupError(f"no trial of {self.method.name} with {values}, {steps} steps")
+        return float(row["accuracy"])
 
-            config = self._config(_TUNING_SEED, steps) | values
-            taken, accuracy = accuracy_in_process(config, self.app, self.preset.clients)
-            known = {"method": self.method.name, "config": values}
-            known |= {"steps": taken, "accuracy": accuracy}
-            append_rows(self.path, [{"kind": "trial", **known}])
-            shown = ", ".join(f"{key} = {value}" for key, value in values.items())
-            self._echo(f"{shown}: {100 * accuracy:.2f} % after {taken} steps")
-        return float(known["accuracy"])
+    def _trial(self, values: dict[str, ConfigValue], final: bool) -> float:
+        with suppress(LookupError):
+            return self._known(read_results(self.path), values, final)
+        from sim.compare.trial import accuracy_in_process
+
+        config = self._config(_TUNING_SEED, self.preset.trial_steps(self.method, final)) | values
+        steps, accuracy = accuracy_in_process(config, self.app, self.preset.clients)
+        trial = {"method": self.method.name, "config": values, "steps": steps}
+        append_rows(self.path, [{"kind": "trial", **trial, "accuracy": accuracy}])
+        shown = ", ".join(f"{key} = {value}" for key, value in values.items())
+        self._echo(f"{shown}: {100 * accuracy:.2f} % after {steps} steps")
+        return accuracy
 
     def _config(self, seed: int, trial_steps: int | None = None) -> dict[str, ConfigValue]:
         config = self.preset.run_config(self.method, seed, trial_steps)
