@@ -1,6 +1,7 @@
 """The search over a method's hyperparameters, before its seeds are run."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from sim.run_config import ConfigValue
 
@@ -12,8 +13,8 @@ Trial = Callable[[dict[str, ConfigValue], bool], float]
 def search(grid: Mapping[str, tuple[ConfigValue, ...]], trial: Trial) -> dict[str, ConfigValue]:
     """Return the best value of each key, tried one key at a time.
 
-    Short trials choose two finalists, longer ones the winner: what is best at first is often too
-    small a learning rate for the end.
+    Short trials choose a value. What is best at first is often too small a learning rate for the
+    end, so longer trials go on from it to larger values of those tried, while they gain.
 
     Parameters
     ----------
@@ -21,7 +22,7 @@ def search(grid: Mapping[str, tuple[ConfigValue, ...]], trial: Trial) -> dict[st
         Values of each key; where the best of a geometric grid lies at its end, up to three
         values beyond it are tried.
     trial : callable
-        Accuracy of some values; its second argument says whether it is a final.
+        Accuracy of some values; its second argument says whether the trial is a longer one.
     """
     best: dict[str, ConfigValue] = {}
     for key, given in grid.items():
@@ -32,9 +33,28 @@ def search(grid: Mapping[str, tuple[ConfigValue, ...]], trial: Trial) -> dict[st
             found[value] = trial({**best, key: value}, False)
             if not values and len(found) < len(given) + _BEYOND:
                 values = beyond(found)
-        finalists = sorted(found, key=found.__getitem__)[-2:]
-        finals = {value: trial({**best, key: value}, True) for value in finalists}
-        best[key] = max(finals, key=finals.__getitem__)
+        best[key] = _larger(found, partial(_final, trial, best, key))
+    return best
+
+
+def _final(trial: Trial, others: Mapping[str, ConfigValue], key: str, value: ConfigValue) -> float:
+    return trial({**others, key: value}, True)
+
+
+def _larger(
+    found: Mapping[ConfigValue, float], final: Callable[[ConfigValue], float]
+) -> ConfigValue:
+    """Return the best value of short trials, or a larger one if it wins in longer ones."""
+    best = max(found, key=found.__getitem__)
+    if not isinstance(best, float):
+        return best
+    larger = sorted(value for value in found if isinstance(value, float) and value > best)
+    accuracy = final(best) if larger else 0.0
+    for value in larger:
+        gained = final(value)
+        if gained <= accuracy:
+            break
+        best, accuracy = value, gained
     return best
 
 
