@@ -9,13 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
 from sim.compare.presets import PRESETS, Preset
 from sim.launcher import RunError, launch
 from sim.run_config import ConfigValue, RunConfigError, make_run_config, read_defaults
-from sim.superlink import KEEP_FREED_MEMORY
+from sim.superlink import KEEP_FREED_MEMORY, interrupt
 
 APP = Path(__file__).resolve().parents[1]
 
@@ -24,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; return the exit code: 0, 1 (run failed), 2 (bad arguments) or 130."""
     # Waiting threads shall not spin: server, simulated clients and Ray share the CPUs.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGHUP, _terminate)
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGHUP, interrupt)
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
     try:
@@ -115,11 +113,11 @@ def compare(options: argparse.Namespace) -> None:
     from sim.compare.runner import compare as run_preset
 
     preset = PRESETS[options.preset]
-    os.environ.update(KEEP_FREED_MEMORY)  # trials and uploads train in processes started here
     if options.report:
         results = read_results(options.out / f"{preset.name}.jsonl")
     else:
         _check_comparison(preset, options.only, options.data_dir)
+        os.environ.update(KEEP_FREED_MEMORY)  # trials and uploads train in processes started here
         results = run_preset(
             preset,
             options.app,
@@ -291,10 +289,6 @@ def _several(text: str) -> int:
 
 def _folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
-
-
-def _terminate(number: int, _: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

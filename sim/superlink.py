@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, NoReturn
 
 CONNECTION = "sim"  # its name in Flower's configuration
 
@@ -109,6 +110,11 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def interrupt(number: int, _: FrameType | None) -> NoReturn:
+    """Handle a signal as Ctrl-C is handled: everything that was started is stopped."""
+    raise KeyboardInterrupt
 
 
 def stop_group(group: int) -> None:

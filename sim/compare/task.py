@@ -11,7 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from sim.compare.presets import Method, Preset
@@ -19,6 +18,7 @@ from sim.compare.results import Results, Row, append_rows, read_results
 from sim.compare.search import search
 from sim.launcher import RunError, launch
 from sim.run_config import ConfigValue
+from sim.superlink import interrupt
 
 _EVALUATED = re.compile(r"round \d+/\d+: accuracy .*? %, up [^,]*")
 _TUNING_SEED = 1000  # of no run that is reported
@@ -172,7 +172,7 @@ class Task:
 def perform(task: Task) -> NoReturn:
     """Do a task as a process; exit with 0, with 1 and a message on stderr, or with 130."""
     # The terminal's Ctrl-C reaches this process too; the parent passes on what only it gets.
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         task.perform()
     except RunError as error:
@@ -181,10 +181,6 @@ def perform(task: Task) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0)
-
-
-def _terminate(number: int, _: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def machine() -> str:
