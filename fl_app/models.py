@@ -5,7 +5,6 @@ import math
 from typing import cast
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 _SMALL_SIDE = 28
@@ -162,6 +161,8 @@ def _normalize(channels: int) -> Normalize:
 
 
 def _torchvision_resnet(name: str, stem: str, channels: int, classes: int) -> nn.Module:
+    import torchvision  # here, as the small models do without and it takes a second
+
     network = cast(nn.Module, torchvision.models.get_model(name, num_classes=classes))
     if stem == "3x3":
         network.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
