@@ -56,7 +56,7 @@ def from_record(cls: type[T], record: Mapping[str, Any]) -> T:
         On a missing entry, a wrong type or a value that `cls` refuses.
     """
     values, missing = {}, []
-    for field in fields(cls):  # type: ignore[arg-type]
+    for field in fields(cls):  # type: ignore[arg-type]  # dataclasses only
         key = field.name.replace("_", "-")
         if key in record:
             values[field.name] = _of_type(key, record[key], field.type)

@@ -137,7 +137,7 @@ def local_steps(model: "nn.Module", batches: Minibatches, instruction: LocalInst
     for step in range(first, first + instruction.local_steps):
         loss = batches.losses(model, step).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         optimizer.step()
 
 

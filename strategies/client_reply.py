@@ -130,7 +130,7 @@ def read_seconds(record: ConfigRecord, stage: str) -> float:
     """Telemetry: a missing or odd value is zero, it does not cost the client its reply."""
     value = record.get(f"seconds-{stage}")
     usable = isinstance(value, float) and math.isfinite(value) and value > 0
-    return float(value) if usable else 0.0  # type: ignore[arg-type]
+    return float(value) if usable else 0.0  # type: ignore[arg-type]  # not narrowed by `usable`
 
 
 def read_memory_bytes(record: ConfigRecord) -> int:

@@ -105,7 +105,7 @@ class ServerModel:
             outputs = self.model(self._memory_format(samples))
         loss = (weights * self.criterion(outputs.float(), targets)).sum() / weights.sum()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         self._advance()
         return loss.detach()
 

@@ -72,7 +72,7 @@ def central_states(
         samples = torch.from_numpy(np.concatenate([x for x, _ in drawn])).float() / 255
         targets = torch.from_numpy(np.concatenate([y for _, y in drawn]))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(samples), targets).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(model(samples), targets).backward()  # type: ignore[no-untyped-call]  # torch
         optimizer.step()
         scheduler.step()
         states.append(copy.deepcopy(model.state_dict()))

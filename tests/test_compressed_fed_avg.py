@@ -108,10 +108,10 @@ def test_local_momentum_starts_anew_each_round() -> None:
             )
             for step in (2 * number, 2 * number + 1):
                 optimizer.zero_grad()
-                _loss(model, source, client, step).backward()  # type: ignore[no-untyped-call]
+                _loss(model, source, client, step).backward()  # type: ignore[no-untyped-call]  # torch
                 optimizer.step()
             trained.append(dict(model.state_dict()))
-        initial = {name: sum(t[name] for t in trained) / 3 for name in initial}  # type: ignore[misc]
+        initial = {name: sum(t[name] for t in trained) / 3 for name in initial}  # type: ignore[misc]  # sum
         assert largest_difference(state, initial) < 1e-6
 
 
@@ -250,7 +250,7 @@ def test_bad_changes_are_counted_and_the_round_goes_on() -> None:
         lambda message, context: None,
     ]
     strategy = _strategy(batch_norm_model, compression="fp32")
-    states = states_after_rounds(strategy, InProcessGrid(clients), 2)  # type: ignore[arg-type]
+    states = states_after_rounds(strategy, InProcessGrid(clients), 2)  # type: ignore[arg-type]  # None
     assert strategy.failures == {
         "delta": 2, "record": 2, "count": 2, "buffers": 2, "error": 2, "no-reply": 2
     }  # fmt: skip

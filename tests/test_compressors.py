@@ -89,7 +89,7 @@ def test_values_that_are_not_finite_are_refused(
 @pytest.mark.parametrize("compressor", ALL, ids=repr)
 def test_other_dtypes_are_refused(compressor: GradientCompressor) -> None:
     with pytest.raises(CodecError, match="float64"):
-        compressor.compress([np.zeros(3)], None, generator(1))  # type: ignore[list-item]
+        compressor.compress([np.zeros(3)], None, generator(1))  # type: ignore[list-item]  # the point
 
 
 @pytest.mark.parametrize("compressor", ALL, ids=repr)
