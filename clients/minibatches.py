@@ -18,6 +18,7 @@ from codec import (
     batch_losses,
     dropout_seed,
     generator,
+    keyed_augmentation,
     per_sample_criterion,
 )
 from codec.batch_norm import encode_statistics, fresh_statistics, statistics
@@ -31,8 +32,9 @@ Criterion = Callable[["Tensor", "Tensor"], "Tensor"]
 # (samples float32 (B, *shape) in [0, 1], a generator on their device) -> samples of that shape
 Augmentation = Callable[["Tensor", "torch.Generator"], "Tensor"]
 
-# Last keys of the client's generators, beside those of compressors (1) and dropout (2).
-_ORDER_STREAM, _AUGMENTATION_STREAM, _STATISTICS_STREAM = 3, 4, 5
+# Last keys of the client's generators, beside those of compressors (1), dropout (2) and
+# augmentation (4).
+_ORDER_STREAM, _STATISTICS_STREAM = 3, 5
 
 
 def epoch_minibatch(
@@ -127,24 +129,13 @@ class Minibatches:
 
         indices = epoch_minibatch(len(self.source), self.size, step, self.seed, self.client)
         samples, targets = fetch(self.source, indices, self.spec)
-        augment = self._augmentation(step, next(model.parameters()).device)
+        device = next(model.parameters()).device
+        augment = keyed_augmentation(self.augment, self.seed, step, self.client, device)
         with torch.random.fork_rng():
             torch.manual_seed(dropout_seed(self.seed, step, self.client))
             return batch_losses(
                 model, self.criterion, samples, targets, spec=self.spec, augment=augment
             )
-
-    def _augmentation(
-        self, step: int, device: "torch.device"
-    ) -> "Callable[[Tensor], Tensor] | None":
-        import torch
-
-        if self.augment is None:
-            return None
-        augment, stream = self.augment, torch.Generator(device)
-        key = generator(self.seed, step, self.client, _AUGMENTATION_STREAM)
-        stream.manual_seed(int(key.integers(2**63)))
-        return lambda samples: augment(samples, stream)
 
     def statistics(
         self, model: "nn.Module", count: int, server_round: int

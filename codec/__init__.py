@@ -6,6 +6,7 @@ from codec.gradient import (
     batch_gradient,
     batch_losses,
     dropout_seed,
+    keyed_augmentation,
     losses_gradient,
     per_sample_criterion,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "dropout_seed",
     "encode_samples",
     "generator",
+    "keyed_augmentation",
     "losses_gradient",
     "per_sample_criterion",
     "reconstruct_samples",

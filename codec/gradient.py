@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     import torch
 
     Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 
-_DROPOUT_STREAM = 2  # last key of the client's generator of dropout masks
+# Last keys of a client's generators, beside those of compressors (1) and order (3).
+_DROPOUT_STREAM, _AUGMENTATION_STREAM = 2, 4
 
 
 def to_unit(samples: "torch.Tensor", low: float, high: float) -> "torch.Tensor":
@@ -34,6 +36,29 @@ def dropout_seed(seed: int, server_round: int, client: int) -> int:
     A residual fits no other masks than those it was taken with.
     """
     return int(generator(seed, server_round, client, _DROPOUT_STREAM).integers(2**63))
+
+
+def keyed_augmentation(
+    augment: "Augmentation | None", seed: int, step: int, client: int, device: "torch.device"
+) -> "Callable[[torch.Tensor], torch.Tensor] | None":
+    """Bind an augmentation to the generator of a client's batch: the same at both ends.
+
+    Parameters
+    ----------
+    augment : callable or None
+        ``(samples, torch.Generator) -> samples``; None gives None.
+    seed, step, client : int
+        Key of the generator.
+    device : torch.device
+        Where the generator draws.
+    """
+    if augment is None:
+        return None
+    import torch
+
+    stream = torch.Generator(device)
+    stream.manual_seed(int(generator(seed, step, client, _AUGMENTATION_STREAM).integers(2**63)))
+    return lambda samples: augment(samples, stream)
 
 
 def per_sample_criterion(criterion: "Criterion | None") -> "Criterion":
@@ -151,12 +176,13 @@ def batch_gradient(
     *,
     spec: SampleSpec,
     batch_size: int,
+    augment: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
 ) -> "list[torch.Tensor]":
     """Return the gradient of ``(1 / batch_size) * sum_i weights_i * loss_i`` at a batch.
 
     Parameters
     ----------
-    model, criterion, samples, targets, spec
+    model, criterion, samples, targets, spec, augment
         See `batch_losses`; N may be 0.
     weights : float32 (N,)
         Importance weights.
@@ -173,5 +199,5 @@ def batch_gradient(
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not len(samples) or not parameters:
         return [torch.zeros_like(p) for p in parameters]
-    losses = batch_losses(model, criterion, samples, targets, spec=spec)
+    losses = batch_losses(model, criterion, samples, targets, spec=spec, augment=augment)
     return losses_gradient(model, losses, weights, batch_size)

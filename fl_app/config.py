@@ -135,7 +135,8 @@ class RunConfig:
     server_steps: int = _key(100, "replay: optimizer steps per round", _COUNT)
     server_batch_size: int = _key(64, "replay: samples per optimizer step", _COUNT)
     augment: str = _choice(
-        "replay: what minibatches go through (auto: crop for digits, crop-flip for photographs)",
+        "what minibatches go through (auto: crop for digits, crop-flip for photographs); "
+        "not used with a refinement",
         *("auto", "none", "crop", "crop-flip"),
     )
     optimizer: str = _choice("optimizer of the server", "sgd", "adam", "adamw")

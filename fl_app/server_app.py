@@ -107,11 +107,14 @@ def make_strategy(config: RunConfig, test: Images) -> AccountedStrategy[Any]:
         "device": config.device,
         "sample_shape": shape,
     }
+    augment = make_augmentation(config.augment, config.dataset)
     if config.strategy == "sgd":
         return QuantizedDataSGD(
             **common,
             batch_size=config.batch_size,
             refinement=config.residual,
+            # a residual fits the plain samples that the client took it at
+            augment=augment if config.residual.kind == "none" else None,
         )
     return QuantizedDataReplay(
         **common,
@@ -119,7 +122,7 @@ def make_strategy(config: RunConfig, test: Images) -> AccountedStrategy[Any]:
         samples_per_round=config.samples_per_round,
         server_steps=config.server_steps,
         server_batch_size=config.server_batch_size,
-        augment=make_augmentation(config.augment, config.dataset),
+        augment=augment,
     )
 
 

@@ -32,7 +32,13 @@ CLIENTS = 4
 KEEP_RATE = 0.5
 COMMON = {"keep-rate": KEEP_RATE, "step": 0.43, "learning-rate": 0.05}
 MODES: dict[str, dict[str, int | str]] = {
-    "streaming": {"strategy": "sgd", "num-rounds": 400, "eval-every": 100, "batch-size": 64},
+    "streaming": {
+        "strategy": "sgd",
+        "num-rounds": 400,
+        "eval-every": 100,
+        "batch-size": 64,
+        "augment": "none",  # scores are taken at plain samples
+    },
     "replay": {
         "strategy": "replay",
         "num-rounds": 10,

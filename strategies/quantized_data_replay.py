@@ -3,11 +3,9 @@
 import time
 from collections.abc import Callable
 from logging import INFO, WARNING
-from typing import TypeAlias
 
 import torch
 from flwr.common import log
-from torch import Tensor
 
 from codec import CodecOptions, DecodeLimits, generator
 from strategies.accounted_strategy import RoundResult
@@ -15,11 +13,15 @@ from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
 from strategies.quantized_data import QuantizedDataStrategy
 from strategies.reply import Expectation, Reply
 from strategies.sample_bank import SampleBank
-from strategies.server_model import Criterion, ModelLike, OptimizerLike, SchedulerLike, ServerModel
+from strategies.server_model import (
+    Augmentation,
+    Criterion,
+    ModelLike,
+    OptimizerLike,
+    SchedulerLike,
+    ServerModel,
+)
 from strategies.server_strategy import SERVER_STREAM
-
-# (samples float32 (B, *shape) in [0, 1], a generator on their device) -> samples of that shape
-Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 
 _NEVER = -1
 _MINIBATCHES, _AUGMENTATION = 1, 2

@@ -6,13 +6,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec import CodecOptions, DecodeLimits, Refinement, batch_gradient, dropout_seed
+from codec import (
+    CodecOptions,
+    DecodeLimits,
+    Refinement,
+    batch_gradient,
+    dropout_seed,
+    keyed_augmentation,
+)
 from strategies.accounted_strategy import RoundResult
 from strategies.client_reply import BadReply
 from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
 from strategies.quantized_data import QuantizedDataStrategy
 from strategies.reply import Expectation, Reply
-from strategies.server_model import Criterion, ModelLike, OptimizerLike, SchedulerLike, ServerModel
+from strategies.server_model import (
+    Augmentation,
+    Criterion,
+    ModelLike,
+    OptimizerLike,
+    SchedulerLike,
+    ServerModel,
+)
 
 
 class QuantizedDataSGD(QuantizedDataStrategy):
@@ -52,6 +66,9 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         Bytes that a client may spend on samples per round; 0: unlimited.
     refinement : Refinement or str
         How the residual is compressed; a string is the kind, at its default rate.
+    augment : callable, optional
+        ``(samples, torch.Generator) -> samples`` on each client's decoded samples, scaled to
+        [0, 1]. Not with a refinement, which the client takes at its plain samples.
     fraction_train, min_available_nodes, seed, on_round
         See :class:`ServerStrategy`.
     sample_shape : tuple[int, ...], optional
@@ -80,6 +97,7 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         uniform_share: float = 0.2,
         uplink_budget: int = 0,
         refinement: Refinement | str = "none",
+        augment: Augmentation | None = None,
         fraction_train: float = 1.0,
         min_available_nodes: int = 1,
         seed: int = 0,
@@ -97,6 +115,9 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         if isinstance(refinement, str):
             refinement = Refinement(refinement)
         compressor = refinement.compressor()
+        if augment is not None and compressor is not None:
+            raise ValueError(f"augment must be None with refinement {refinement.kind}")
+        self._augment = augment
         server_model = ServerModel(
             model,
             optimizer,
@@ -174,6 +195,9 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         loss = 0.0
         if reply.payload is not None and reply.decoded is not None:
             decoded = reply.decoded
+            augment = keyed_augmentation(
+                self._augment, self.seed, server_round, reply.client, server.device
+            )
             with server.autocast(), torch.random.fork_rng():
                 torch.manual_seed(dropout_seed(self.seed, server_round, reply.client))
                 gradient = batch_gradient(
@@ -184,6 +208,7 @@ class QuantizedDataSGD(QuantizedDataStrategy):
                     decoded.weights,
                     spec=reply.payload.spec,
                     batch_size=reply.num_examples,
+                    augment=augment,
                 )
             per_sample = torch.cat(losses).cpu().numpy()
             loss = float(np.dot(decoded.weights, per_sample)) / reply.num_examples

@@ -60,7 +60,9 @@ def make_strategy(**options: Any) -> QuantizedDataSGD:
 
 
 def central_states(
-    sources: list[RecordingSource], num_rounds: int
+    sources: list[RecordingSource],
+    num_rounds: int,
+    augment: Callable[[torch.Tensor], torch.Tensor] = lambda samples: samples,
 ) -> list[dict[str, torch.Tensor]]:
     """Parameters after each step of plain SGD on what the clients drew, joined by round."""
     model = make_model()
@@ -72,7 +74,7 @@ def central_states(
         samples = torch.from_numpy(np.concatenate([x for x, _ in drawn])).float() / 255
         targets = torch.from_numpy(np.concatenate([y for _, y in drawn]))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(samples), targets).backward()  # type: ignore[no-untyped-call]  # torch
+        nn.functional.cross_entropy(model(augment(samples)), targets).backward()  # type: ignore[no-untyped-call]  # torch
         optimizer.step()
         scheduler.step()
         states.append(copy.deepcopy(model.state_dict()))

@@ -40,6 +40,34 @@ def test_identity_codec_is_central_sgd_step_for_step() -> None:
     assert strategy.ledger.sections("downlink")["arrays"] == 0
 
 
+def test_augmentation_is_applied_to_the_decoded_samples() -> None:
+    strategy = make_strategy(codec=IDENTITY, augment=lambda samples, _: samples.flip(-1))
+    sources = make_sources()
+    states = states_after_rounds(strategy, make_grid(sources), 5)
+    expected = central_states(sources, 5, lambda samples: samples.flip(-1))
+    assert largest_difference(states[-1], expected[-1]) < 1e-5
+    assert largest_difference(states[-1], central_states(sources, 5)[-1]) > 1e-3
+
+
+def test_augmentation_draws_from_a_generator_of_its_round_and_client() -> None:
+    draws: list[float] = []
+
+    def noisy(samples: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+        draws.append(float(torch.rand(1, generator=stream)))
+        return samples
+
+    for _ in range(2):
+        states_after_rounds(make_strategy(augment=noisy), make_grid(make_sources()), 2)
+    first, again = draws[: 2 * CLIENTS], draws[2 * CLIENTS :]
+    assert first == again and len(set(first)) == 2 * CLIENTS
+
+
+def test_augmentation_excludes_a_refinement() -> None:
+    """The client takes the residual at plain samples."""
+    with pytest.raises(ValueError, match="augment must be None with refinement fp32"):
+        make_strategy(refinement="fp32", augment=lambda samples, _: samples)
+
+
 @pytest.mark.parametrize("importance", ["random", "loss", "grad-norm"])
 def test_lossless_refinement_is_central_sgd(importance: str) -> None:
     strategy = make_strategy(
