@@ -1,5 +1,6 @@
 """Committed tables are what the raw results beside them give."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_results_are_of_the_preset_as_it_is(preset: Preset) -> None:
             searched = set(method.grid)
             found = {key: run["config"][key] for key in asked if key not in searched}
             assert found == {key: value for key, value in asked.items() if key not in searched}
+
+
+def test_readme_selects_rows_of_the_table() -> None:
+    name = "fashion-mnist"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (selected,) = re.findall(rf"<!-- rows of {name} -->\n(.*?)<!-- end of rows -->", readme, re.S)
+    table = iter((RESULTS / f"{name}.md").read_text(encoding="utf-8").splitlines())
+    for line in selected.splitlines():
+        assert line in table, f"not a line of {name}.md, or not in its order: {line}"
 
 
 def test_readme_has_the_headline_table() -> None:
