@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from clients.dataset import IndexedDataset
 from clients.exchange import array_record, config_record, load_model, stored_arrays, timed
-from clients.minibatches import Augmentation, Criterion, Minibatches
+from clients.minibatches import Minibatches
 from clients.source import SampleSource
 from clients.training_instruction import TrainingInstruction
-from codec import generator, losses_gradient
+from codec import Augmentation, Criterion, generator, losses_gradient
 from codec.gradient_options import GradientOptions
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from clients.exchange import (
     stored_arrays,
     timed,
 )
-from clients.minibatches import Augmentation, Criterion, Minibatches
+from clients.minibatches import Minibatches
 from clients.source import SampleSource
 from clients.training_instruction import TrainingInstruction
-from codec import CodecError, generator
+from codec import Augmentation, CodecError, Criterion, generator
 from codec.compressors.joined import joined
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """Minibatches of a client that trains, epoch by epoch without state; no Flower here."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,7 +12,9 @@ from clients.dataset import IndexedDataset
 from clients.source import SampleSource, as_source, fetch, source_spec
 from clients.training_instruction import TrainingInstruction
 from codec import (
+    Augmentation,
     CodecOptions,
+    Criterion,
     SampleSpec,
     batch_losses,
     dropout_seed,
@@ -25,12 +26,7 @@ from codec.batch_norm import encode_statistics, fresh_statistics, statistics
 from codec.gradient import to_unit
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
-
-Criterion = Callable[["Tensor", "Tensor"], "Tensor"]
-# (samples float32 (B, *shape) in [0, 1], a generator on their device) -> samples of that shape
-Augmentation = Callable[["Tensor", "torch.Generator"], "Tensor"]
 
 # Last keys of the client's generators, beside those of compressors (1), dropout (2) and
 # augmentation (4).

@@ -1,6 +1,5 @@
 """What the kept, quantized samples miss of the minibatch's gradient."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.importance import ModelOutputs, recorded_outputs
-from codec import DecodedSamples, SampleSpec, batch_gradient, batch_losses, losses_gradient
+from codec import (
+    Criterion,
+    DecodedSamples,
+    SampleSpec,
+    batch_gradient,
+    batch_losses,
+    losses_gradient,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Criterion = Callable[["Tensor", "Tensor"], "Tensor"]
 Gradient = list[NDArray[np.float32]]
 
 

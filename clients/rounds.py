@@ -13,10 +13,17 @@ from clients.candidates import Candidates, draw_minibatch
 from clients.encoder import Encoder, encode_within_budget
 from clients.importance import ModelOutputs, model_outputs, score
 from clients.instruction import Instruction
-from clients.refinement import Criterion, ForwardPass, forward_pass, gradient_residual
+from clients.refinement import ForwardPass, forward_pass, gradient_residual
 from clients.selection import FIRST_TRIED, Selection, Selector, make_selector, whole
 from clients.source import SampleSource, fetch, source_spec
-from codec import DecodedSamples, SampleSpec, dropout_seed, generator, per_sample_criterion
+from codec import (
+    Criterion,
+    DecodedSamples,
+    SampleSpec,
+    dropout_seed,
+    generator,
+    per_sample_criterion,
+)
 
 if TYPE_CHECKING:
     from torch import nn

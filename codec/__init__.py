@@ -3,6 +3,8 @@
 from codec.compression import COMPRESSIONS, Compression
 from codec.errors import CodecError, PayloadError
 from codec.gradient import (
+    Augmentation,
+    Criterion,
     batch_gradient,
     batch_losses,
     dropout_seed,
@@ -26,9 +28,11 @@ __all__ = [
     "COMPRESSIONS",
     "INCLUSION_UNIT",
     "REFINEMENTS",
+    "Augmentation",
     "CodecError",
     "CodecOptions",
     "Compression",
+    "Criterion",
     "DecodeLimits",
     "DecodedSamples",
     "PayloadError",

@@ -5,6 +5,7 @@ cancel only if both ends compute the very same function, so it is written once, 
 """
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +15,12 @@ from codec.random import generator
 from codec.spec import SampleSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
 
-    Criterion = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    Augmentation = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+# (model outputs, targets (B,)) -> the loss of each sample (B,), or a scalar
+Criterion = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+# (samples float32 (B, *shape) in [0, 1], a generator on their device) -> samples of that shape
+Augmentation = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
 
 # Last keys of a client's generators, beside those of compressors (1) and order (3).
 _DROPOUT_STREAM, _AUGMENTATION_STREAM = 2, 4
@@ -39,7 +40,7 @@ def dropout_seed(seed: int, server_round: int, client: int) -> int:
 
 
 def keyed_augmentation(
-    augment: "Augmentation | None", seed: int, step: int, client: int, device: "torch.device"
+    augment: Augmentation | None, seed: int, step: int, client: int, device: "torch.device"
 ) -> "Callable[[torch.Tensor], torch.Tensor] | None":
     """Bind an augmentation to the generator of a client's batch: the same at both ends.
 
@@ -61,7 +62,7 @@ def keyed_augmentation(
     return lambda samples: augment(samples, stream)
 
 
-def per_sample_criterion(criterion: "Criterion | None") -> "Criterion":
+def per_sample_criterion(criterion: Criterion | None) -> Criterion:
     """Turn a criterion into one that gives a loss for each sample.
 
     Parameters
@@ -105,7 +106,7 @@ def _default_criterion(outputs: "torch.Tensor", targets: "torch.Tensor") -> "tor
 
 def batch_losses(
     model: "torch.nn.Module",
-    criterion: "Criterion",
+    criterion: Criterion,
     samples: NDArray[Any],
     targets: NDArray[Any],
     *,
@@ -169,7 +170,7 @@ def losses_gradient(
 
 def batch_gradient(
     model: "torch.nn.Module",
-    criterion: "Criterion",
+    criterion: Criterion,
     samples: NDArray[Any],
     targets: NDArray[Any],
     weights: NDArray[np.float32],

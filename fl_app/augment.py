@@ -1,13 +1,12 @@
 """Augmentation of a minibatch, whole and on its own device."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-Augmentation = Callable[[Tensor, Generator], Tensor]
+from codec import Augmentation
 
 
 def make_augmentation(name: str, dataset: str) -> Augmentation | None:

@@ -14,7 +14,7 @@ from fl_app.partition import partition_indices
 if TYPE_CHECKING:
     from torch import nn
 
-    from fl_app.augment import Augmentation
+    from codec import Augmentation
 
 app = ClientApp()
 

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from codec import Compression
+from codec import Compression, Criterion
 from codec.batch_norm import statistics
 from codec.compressors import GradientCompressor
 from codec.compressors.joined import joined
@@ -32,7 +32,7 @@ from strategies.client_reply import (
     read_seconds,
 )
 from strategies.options import check_range, is_due
-from strategies.server_model import Criterion, ModelLike, ServerModel
+from strategies.server_model import ModelLike, ServerModel
 
 _ARRAYS, _WEIGHT = "arrays", "num-examples"
 

@@ -8,7 +8,7 @@ import torch
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from codec import Compression
+from codec import Compression, Criterion
 from codec.batch_norm import pooled_statistics, statistics
 from codec.gradient_options import GradientOptions
 from codec.majority_vote import majority
@@ -25,7 +25,7 @@ from strategies.client_reply import (
     read_seconds,
 )
 from strategies.options import check_range, is_due
-from strategies.server_model import Criterion, ModelLike, OptimizerLike, SchedulerLike, ServerModel
+from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 from strategies.server_strategy import Entries, ServerStrategy
 
 Arrays = list[NDArray[np.float32]]

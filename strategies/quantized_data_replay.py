@@ -7,15 +7,13 @@ from logging import INFO, WARNING
 import torch
 from flwr.common import log
 
-from codec import CodecOptions, DecodeLimits, generator
+from codec import Augmentation, CodecOptions, Criterion, DecodeLimits, generator
 from strategies.accounted_strategy import RoundResult
 from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
 from strategies.quantized_data import QuantizedDataStrategy
 from strategies.reply import Expectation, Reply
 from strategies.sample_bank import SampleBank
 from strategies.server_model import (
-    Augmentation,
-    Criterion,
     ModelLike,
     OptimizerLike,
     SchedulerLike,

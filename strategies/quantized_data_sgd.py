@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from codec import (
+    Augmentation,
     CodecOptions,
+    Criterion,
     DecodeLimits,
     Refinement,
     batch_gradient,
@@ -20,8 +22,6 @@ from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
 from strategies.quantized_data import QuantizedDataStrategy
 from strategies.reply import Expectation, Reply
 from strategies.server_model import (
-    Augmentation,
-    Criterion,
     ModelLike,
     OptimizerLike,
     SchedulerLike,

@@ -11,11 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from codec import per_sample_criterion
+from codec import Criterion, per_sample_criterion
 
-Criterion: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-# (samples float32 (B, *shape) in [0, 1], a generator on their device) -> samples of that shape
-Augmentation: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 ModelLike: TypeAlias = nn.Module | Callable[[], nn.Module]
 OptimizerLike: TypeAlias = Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerLike: TypeAlias = LRScheduler | Callable[[Optimizer], LRScheduler]
