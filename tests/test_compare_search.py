@@ -153,6 +153,17 @@ def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None
     assert replace(task, seed=1).needed()
 
 
+def test_trials_take_the_same_steps_whatever_the_local_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config: dict[str, ConfigValue] = {"strategy": "fedavg", "compressor": "none", "local-steps": 4}
+    rival = Method("rival", {**config, "model": "small-resnet"}, grid={"local-steps": (4, 2)})
+    Task(preset(rival), rival, None, APP, tmp_path / "tiny.jsonl", "").perform()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1] for line in lines] == ["local-steps = 4", "local-steps = 2"]
+    assert all(line.endswith("% after 4 steps") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -7,8 +7,9 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -84,7 +85,7 @@ class Task:
             self._run(self.seed)
 
     def _run(self, seed: int) -> None:
-        config = self._config(seed) | self._search()
+        config = self._config(seed, self._search())
         run, points = self._measure(config)
         named = {"method": self.method.name, "seed": seed}
         rows = [{"kind": "run", **named, **run}]
@@ -105,7 +106,7 @@ class Task:
             return
         from sim.compare.sizes import message_size
 
-        size = message_size(self._config(_TUNING_SEED), self.app)
+        size = message_size(self._config(_TUNING_SEED, {}), self.app)
         if size is not None:
             append_rows(self.path, [{"kind": "size", "method": self.method.name, **size}])
 
@@ -126,16 +127,20 @@ class Task:
             return self._known(read_results(self.path), values, final)
         from sim.compare.trial import accuracy_in_process
 
-        config = self._config(_TUNING_SEED, self.preset.trial_steps(self.method, final)) | values
-        steps, accuracy = accuracy_in_process(config, self.app, self.preset.clients)
+        steps = self.preset.trial_steps(self.method, final)
+        config = self._config(_TUNING_SEED, values, steps)
+        taken, accuracy = accuracy_in_process(config, self.app, self.preset.clients)
         trial = {"method": self.method.name, "config": values, "steps": steps}
         append_rows(self.path, [{"kind": "trial", **trial, "accuracy": accuracy}])
         shown = ", ".join(f"{key} = {value}" for key, value in values.items())
-        self._echo(f"{shown}: {100 * accuracy:.2f} % after {steps} steps")
+        self._echo(f"{shown}: {100 * accuracy:.2f} % after {taken} steps")
         return accuracy
 
-    def _config(self, seed: int, trial_steps: int | None = None) -> dict[str, ConfigValue]:
-        config = self.preset.run_config(self.method, seed, trial_steps)
+    def _config(
+        self, seed: int, values: Mapping[str, ConfigValue], trial_steps: int | None = None
+    ) -> dict[str, ConfigValue]:
+        method = replace(self.method, config={**self.method.config, **values})
+        config = self.preset.run_config(method, seed, trial_steps)
         if self.data_dir:
             config["data-dir"] = self.data_dir
         if self.threads:
