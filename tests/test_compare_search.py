@@ -153,6 +153,16 @@ def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None
     assert replace(task, seed=1).needed()
 
 
+def test_a_method_that_does_not_compress_is_not_prepared_again(tmp_path: Path) -> None:
+    plain = Method("plain", {"strategy": "fedavg", "compressor": "none", "local-steps": 2})
+    append_rows(
+        tmp_path / "tiny.jsonl", [{"kind": "run", "method": "plain", "seed": 0, "config": {}}]
+    )
+    lines: list[str] = []
+    compare(preset(plain), APP, tmp_path, "", seeds=1, echo=lines.append)
+    assert lines == []
+
+
 def test_trials_take_the_same_steps_whatever_the_local_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

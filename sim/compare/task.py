@@ -98,7 +98,7 @@ class Task:
         )
 
     def _compresses(self) -> bool:
-        return self.method.config.get("strategy") in ("gradient", "fedavg")
+        return self.method.config.get("compressor", "none") != "none"
 
     def _measure_message(self) -> None:
         """Append the size of a message of the method, if it is not there and it has one."""
