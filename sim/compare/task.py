@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -65,7 +65,7 @@ class Task:
         A later search, with more values or steps, may have other winners.
         """
         results = read_results(self.path)
-        if self.seed is None and self._compresses() and not results.has_size(self.method.name):
+        if self.seed is None and self._lacks_size(results):
             return True
         try:
             winners = search(self.method.grid, partial(self._known, results))
@@ -97,12 +97,13 @@ class Task:
             f"{run['wall_seconds']:.0f} s"
         )
 
-    def _compresses(self) -> bool:
-        return self.method.config.get("compressor", "none") != "none"
+    def _lacks_size(self, results: Results) -> bool:
+        compresses = self.method.config.get("compressor", "none") != "none"
+        return compresses and not results.has_size(self.method.name)
 
     def _measure_message(self) -> None:
         """Append the size of a message of the method, if it is not there and it has one."""
-        if not self._compresses() or read_results(self.path).has_size(self.method.name):
+        if not self._lacks_size(read_results(self.path)):
             return
         from sim.compare.sizes import message_size
 
@@ -139,8 +140,7 @@ class Task:
     def _config(
         self, seed: int, values: Mapping[str, ConfigValue], trial_steps: int | None = None
     ) -> dict[str, ConfigValue]:
-        method = replace(self.method, config={**self.method.config, **values})
-        config = self.preset.run_config(method, seed, trial_steps)
+        config = self.preset.run_config(self.method.with_values(values), seed, trial_steps)
         if self.data_dir:
             config["data-dir"] = self.data_dir
         if self.threads:
