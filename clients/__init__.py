@@ -3,11 +3,11 @@
 Nothing here imports torch unless a model is needed.
 """
 
+from clients.baselines.gradient import GradientInstruction, train_gradient
+from clients.baselines.local_training import LocalInstruction, train_local
 from clients.candidates import draw_minibatch
-from clients.gradient_client import GradientInstruction, train_gradient
 from clients.handler import train
 from clients.instruction import Instruction
-from clients.local_training import LocalInstruction, train_local
 from clients.source import ArraySource, SampleSource, as_source, source_spec
 
 __all__ = [

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from clients.dataset import IndexedDataset
+from clients.delivery import SentSamples
 from clients.exchange import array_record, config_record, load_model, stored_arrays, timed
 from clients.instruction import Instruction
 from clients.rounds import Contribution, Task, replay_quota, replay_round, sgd_round
-from clients.sent import SentSamples
 from clients.source import SampleSource, as_source
 from codec import CodecError, Criterion
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.budget import Encoder, encode_within_budget
 from clients.candidates import Candidates, draw_minibatch
-from clients.encoder import Encoder, encode_within_budget
 from clients.importance import ModelOutputs, model_outputs, score
 from clients.instruction import Instruction
 from clients.refinement import ForwardPass, forward_pass, gradient_residual

@@ -1,8 +1,9 @@
 """Codec shared by both ends: samples and gradients to bytes, and back."""
 
-from codec.compression import COMPRESSIONS, Compression
 from codec.errors import CodecError, PayloadError
-from codec.gradient import (
+from codec.gradients.compression import COMPRESSIONS, Compression
+from codec.gradients.refinement import REFINEMENTS, Refinement
+from codec.learning.gradient import (
     Augmentation,
     Criterion,
     batch_gradient,
@@ -12,17 +13,16 @@ from codec.gradient import (
     losses_gradient,
     per_sample_criterion,
 )
-from codec.payload import DecodeLimits, SamplePayload
 from codec.random import generator
-from codec.refinement import REFINEMENTS, Refinement
-from codec.samples import (
+from codec.samples.coding import (
     DecodedSamples,
     decode_samples,
     encode_samples,
     reconstruct_samples,
 )
-from codec.spec import CodecOptions, SampleSpec
-from codec.targets import INCLUSION_UNIT
+from codec.samples.payload import DecodeLimits, SamplePayload
+from codec.samples.spec import CodecOptions, SampleSpec
+from codec.samples.targets import INCLUSION_UNIT
 
 __all__ = [
     "COMPRESSIONS",

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from clients.gradient_client import GradientInstruction
+from clients.baselines.gradient import GradientInstruction
+from clients.baselines.local_training import LocalInstruction
 from clients.importance import IMPORTANCES
 from clients.instruction import Instruction
-from clients.local_training import LocalInstruction
 from clients.selection import SELECTIONS
 from codec import REFINEMENTS, CodecError, CodecOptions, Compression, Refinement
-from codec.compression import COMPRESSIONS
+from codec.gradients.compression import COMPRESSIONS
 
 T = TypeVar("T")
 

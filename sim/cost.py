@@ -28,8 +28,8 @@ from codec import (
     generator,
     per_sample_criterion,
 )
-from codec.compressors import make_compressor
-from codec.samples import quantize_samples
+from codec.gradients import make_compressor
+from codec.samples.coding import quantize_samples
 from fl_app.models import build_model
 
 LOCAL_STEP = "local gradient step"

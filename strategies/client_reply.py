@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import CodecError
-from codec.batch_norm import decode_statistics
-from codec.compressors import GradientCompressor
+from codec.gradients import GradientCompressor
+from codec.learning.batch_norm import decode_statistics
 
 PAYLOAD_KEY = "payload"
 
@@ -116,7 +116,7 @@ def decoded_statistics(data: bytes, expected: Sequence[Tensor]) -> list[NDArray[
     Parameters
     ----------
     data : bytes
-        See `codec.batch_norm.encode_statistics`.
+        See `codec.learning.batch_norm.encode_statistics`.
     expected : Sequence[Tensor]
         Those of the server's model, for their shapes.
     """

@@ -15,7 +15,7 @@ from codec import (
     SampleSpec,
     decode_samples,
 )
-from codec.compressors import GradientCompressor
+from codec.gradients import GradientCompressor
 from strategies.client_reply import (
     BadReply,
     ClientReply,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients import ArraySource
-from clients.minibatches import epoch_minibatch
+from clients.baselines.minibatches import epoch_minibatch
 from strategies import AccountedStrategy
 
 SHAPE, CLASSES, CLIENTS, BATCH, SEED = (1, 8, 8), 4, 3, 12, 5

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from codec import PayloadError
-from codec.batch_norm import (
+from codec.learning.batch_norm import (
     decode_statistics,
     encode_statistics,
     fresh_statistics,

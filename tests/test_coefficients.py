@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from codec import PayloadError
-from codec.coefficients import (
+from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
+from codec.samples.block_dct.coefficients import (
     _CAP,
     _PREDICTED,
     _PRIOR,
@@ -21,7 +22,6 @@ from codec.coefficients import (
     layout,
     line_entropy,
 )
-from codec.entropy import BitDecoder, BitEncoder, Ints
 
 PLANS = [
     (1, (1,)), (1, (64,)), (3, (40,)), (20, (9,)), (1, (1, 1)), (1, (8, 8)), (3, (8, 8)),
@@ -148,7 +148,7 @@ def test_each_wave_has_a_law_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     magnitude = np.where((place % 2 == 0)[:, None], sparse, dense)
     table = magnitude * rng.choice([-1, 1], magnitude.shape)
     size = len(encode(table, plan))
-    monkeypatch.setattr("codec.coefficients._MEMORY", 1e9)
+    monkeypatch.setattr("codec.samples.block_dct.coefficients._MEMORY", 1e9)
     assert size < 0.9 * len(encode(table, plan))
 
 

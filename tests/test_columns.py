@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from codec.coefficients import line_entropy
-from codec.columns import code_columns
-from codec.entropy import BitDecoder, BitEncoder, Ints
+from codec.coding.columns import code_columns
+from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
+from codec.samples.block_dct.coefficients import line_entropy
 
 
 def encode(table: Ints, width: int) -> bytes:

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from clients import ArraySource, train_local
 from codec import Compression
-from codec.batch_norm import statistics
-from codec.compressors import COMPRESSORS, Float32
-from codec.compressors.joined import Joined
+from codec.gradients import COMPRESSORS, Float32
+from codec.gradients.joined import Joined
+from codec.learning.batch_norm import statistics
 from strategies import CompressedFedAvg, RoundResult
 
 SIZES, BATCH, RATE = (40, 30, 20), 10, 0.1

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from codec import CodecError, Compression, Refinement
-from codec.compressors import COMPRESSORS, EDEN, QSGD, PowerSGD, RandK, TopK
+from codec.gradients import COMPRESSORS, EDEN, QSGD, PowerSGD, RandK, TopK
 
 
 def test_rates_reach_the_compressor() -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from codec import CodecError, generator
-from codec.compressors import COMPRESSORS, GradientCompressor, Memory, eden, make_compressor
-from codec.compressors.floats import encode_floats
-from codec.compressors.frame import Frame
-from codec.compressors.tensors import Array, largest_indices
+from codec.coding.floats import encode_floats
+from codec.gradients import COMPRESSORS, GradientCompressor, Memory, eden, make_compressor
+from codec.gradients.frame import Frame
+from codec.gradients.tensors import Array, largest_indices
 
 ALL = [make_compressor(name) for name in COMPRESSORS]
 UNBIASED = [

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from codec import PayloadError, generator
-from codec.compressors import COMPRESSORS, GradientCompressor, make_compressor
-from codec.compressors.floats import decode_floats, encode_floats
-from codec.compressors.frame import VERSION, Frame, read_frame
-from codec.compressors.sizes import entropy_bits
-from codec.compressors.symbols import (
+from codec.coding.floats import decode_floats, encode_floats
+from codec.coding.symbols import (
     LARGE,
     decode_integers,
     decode_symbols,
     encode_integers,
     encode_symbols,
 )
+from codec.gradients import COMPRESSORS, GradientCompressor, make_compressor
+from codec.gradients.frame import VERSION, Frame, read_frame
+from sim.compare.theoretical_size import entropy_bits
 
 SHAPES: list[tuple[int, ...]] = [(30, 20), (5,), (), (0, 3)]
 ALL = [

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from codec import PayloadError, generator
-from codec.compressors import GradientCompressor, make_compressor
-from codec.compressors.joined import joined
-from codec.compressors.sizes import entropy_bits, theoretical_size
-from codec.compressors.tensors import Array
-from codec.majority_vote import Ballot
+from codec.gradients import GradientCompressor, make_compressor
+from codec.gradients.joined import joined
+from codec.gradients.majority_vote import Ballot
+from codec.gradients.tensors import Array
 from fl_app.data import load
 from fl_app.models import SmallResNet
+from sim.compare.theoretical_size import entropy_bits, theoretical_size
 
 COMPRESSORS = [
     make_compressor("fp32"),

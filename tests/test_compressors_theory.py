@@ -7,11 +7,11 @@ import pytest
 from numpy.typing import NDArray
 
 from codec import generator
-from codec.compressors import GradientCompressor, Memory, make_compressor
-from codec.compressors.floats import decode_words, encode_floats
-from codec.compressors.frame import read_frame
-from codec.compressors.symbols import decode_integers
-from codec.compressors.tensors import Array
+from codec.coding.floats import decode_words, encode_floats
+from codec.coding.symbols import decode_integers
+from codec.gradients import GradientCompressor, Memory, make_compressor
+from codec.gradients.frame import read_frame
+from codec.gradients.tensors import Array
 
 
 def normal(size: int | tuple[int, ...], seed: int = 0) -> Array:

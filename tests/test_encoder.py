@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clients.encoder import Encoder, encode_within_budget
+from clients.budget import Encoder, encode_within_budget
 from clients.selection import Selection, make_selector, ranked_selector
 from codec import CodecError, CodecOptions, SamplePayload, SampleSpec, decode_samples
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from codec import PayloadError
-from codec.entropy import (
+from codec.coding.range_coder import (
     AdaptiveBits,
     BitCoder,
     BitDecoder,

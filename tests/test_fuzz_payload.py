@@ -24,7 +24,7 @@ from codec import (
     decode_samples,
     encode_samples,
 )
-from codec.spec import DTYPES
+from codec.samples.spec import DTYPES
 
 LIMITS = DecodeLimits(samples=1000, values=1 << 13)
 MUTATIONS, ROUNDS = 10_000, 10  # in so many tests

@@ -7,9 +7,9 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
 from clients import ArraySource, GradientInstruction, train_gradient
-from clients.gradient_client import GradientMemory, compress_gradient
+from clients.baselines.gradient import GradientMemory, compress_gradient
 from codec import CodecError, generator
-from codec.compressors.tensors import Array
+from codec.gradients.tensors import Array
 
 SHAPES: list[tuple[int, ...]] = [(20, 30), (7,), ()]
 

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from clients import ArraySource, train_gradient
 from codec import Compression
-from codec.compressors import COMPRESSORS, Float32
-from codec.compressors.joined import Joined
+from codec.gradients import COMPRESSORS, Float32
+from codec.gradients.joined import Joined
 from strategies import RoundResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")

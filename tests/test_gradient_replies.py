@@ -20,9 +20,9 @@ from small_task import (
 from torch import Tensor, nn
 
 from clients import train_gradient
-from codec.batch_norm import encode_statistics, statistics
-from codec.compressors import Float32
-from codec.compressors.joined import Joined
+from codec.gradients import Float32
+from codec.gradients.joined import Joined
+from codec.learning.batch_norm import encode_statistics, statistics
 from strategies import RoundResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -23,7 +23,7 @@ from torch import nn
 from clients import ArraySource, Instruction, draw_minibatch, train
 from clients.importance import SCORED, model_outputs, score
 from codec import CodecError, SamplePayload, batch_gradient, decode_samples, generator
-from codec.compressors import make_compressor
+from codec.gradients import make_compressor
 
 
 def test_sgd_sends_the_minibatch_of_the_keyed_generator() -> None:

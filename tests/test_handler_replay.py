@@ -17,8 +17,8 @@ from instructed_client import (
 )
 
 from clients import ArraySource, train
+from clients.delivery import SentSamples
 from clients.importance import IMPORTANCES, SCORED, model_outputs, score
-from clients.sent import SentSamples
 from codec import CodecError, generator
 
 

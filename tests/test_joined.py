@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from codec import PayloadError, generator
-from codec.compressors import COMPRESSORS, make_compressor
-from codec.compressors.joined import JOINABLE, Joined, joined
+from codec.gradients import COMPRESSORS, make_compressor
+from codec.gradients.joined import JOINABLE, Joined, joined
 
 SHAPES: list[tuple[int, ...]] = [(20, 30), (7,), (), (0, 3), (8, 4, 3, 3)]
 

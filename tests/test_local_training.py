@@ -7,11 +7,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
 from clients import ArraySource, LocalInstruction, train_local
-from clients.local_training import local_steps
-from clients.minibatches import Minibatches
+from clients.baselines.local_training import local_steps
+from clients.baselines.minibatches import Minibatches
 from codec import CodecError
-from codec.compressors import Float32
-from codec.compressors.joined import Joined
+from codec.gradients import Float32
+from codec.gradients.joined import Joined
 
 
 def network() -> nn.Module:

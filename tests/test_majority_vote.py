@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from codec import CodecError, PayloadError, generator
-from codec.majority_vote import Ballot, majority
+from codec.gradients.majority_vote import Ballot, majority
 
 SHAPES: list[tuple[int, ...]] = [(20, 30), (7,), (), (0, 3)]
 

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from clients import ArraySource
-from clients.minibatches import Minibatches, epoch_minibatch
+from clients.baselines.minibatches import Minibatches, epoch_minibatch
 from clients.training_instruction import TrainingInstruction
 from codec import CodecError, per_sample_criterion
-from codec.batch_norm import decode_statistics
+from codec.learning.batch_norm import decode_statistics
 
 
 def source(count: int = 23) -> ArraySource:

@@ -18,11 +18,11 @@ from codec import (
     decode_samples,
     encode_samples,
 )
-from codec.payload import MAGIC, VERSION
-from codec.wire import Reader, varint
+from codec.coding.cursor import Reader, varint
+from codec.samples.payload import MAGIC, VERSION
 
 # SHA-256 of `golden(name).to_bytes()`. Another digest is another format: raise
-# `codec.payload.VERSION` and print the new digests with `python tests/test_payload.py`.
+# `codec.samples.payload.VERSION` and print the new digests with `python tests/test_payload.py`.
 GOLDEN = {
     "image": "d23653f844aa84e587f35edefc247cc57b3f373a40ed93824b5c7717eb98ff49",
     "blocks": "66c2089d18026fbceb2ffae3a67e2d23a00df6e3321a37e7fd6ef4dc6bf111b5",

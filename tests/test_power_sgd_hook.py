@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from codec.compressors import make_compressor
+from codec.gradients import make_compressor
 
 ROWS, COLUMNS, RANK, STEPS = 24, 40, 2, 6
 PLAIN = 2  # steps that the hook takes uncompressed before it starts

@@ -5,10 +5,17 @@ import pytest
 from numpy.typing import NDArray
 
 from codec import CodecOptions, SampleSpec, encode_samples
-from codec.entropy import Ints
-from codec.prediction import ONE, Prediction, Weights, block_means, predictable, weights
-from codec.samples import quantize_samples
-from codec.transform import Transform, _inverse_blocks, forward, resolve
+from codec.coding.range_coder import Ints
+from codec.samples.block_dct.prediction import (
+    ONE,
+    Prediction,
+    Weights,
+    block_means,
+    predictable,
+    weights,
+)
+from codec.samples.block_dct.transform import Transform, _inverse_blocks, forward, resolve
+from codec.samples.coding import quantize_samples
 
 BLOCKS = [(8, 8), (4, 4), (16, 16), (8, 5), (128,), (2, 2), (7,)]
 

@@ -244,7 +244,7 @@ def test_summary_and_progress_are_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
-    monkeypatch.setattr("strategies.quantized_data_replay._LOG_SECONDS", 0.0)
+    monkeypatch.setattr("strategies.replay._LOG_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, logger="flwr"):
         _strategy().start(_grid(), num_rounds=1)
     text = "\n".join(record.getMessage() for record in caplog.records)

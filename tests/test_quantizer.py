@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from codec.quantizer import Array, Key, centroid_offsets, dequantize, quantize
+from codec.samples.quantizer import Array, Key, centroid_offsets, dequantize, quantize
 
 KINDS = ("nearest", "stochastic", "dithered")
 RANDOM = ("stochastic", "dithered")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from clients.encoder import Encoder
+from clients.budget import Encoder
 from clients.importance import score
 from clients.refinement import forward_pass, gradient_residual
 from clients.selection import Selection, probability_selector
@@ -24,7 +24,7 @@ from codec import (
     generator,
     per_sample_criterion,
 )
-from codec.compressors import EDEN, GradientCompressor
+from codec.gradients import EDEN, GradientCompressor
 
 SPEC = SampleSpec((1, 8, 8), "uint8", 0, 255, classes=3, codec=CodecOptions(step=0.5))
 SEED = 11

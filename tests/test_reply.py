@@ -10,11 +10,11 @@ import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from codec import CodecOptions, DecodeLimits, SamplePayload, SampleSpec, encode_samples
-from codec.columns import code_columns
-from codec.compressors import Float32, make_compressor
-from codec.compressors.floats import encode_words
-from codec.compressors.frame import Frame
-from codec.entropy import BitEncoder
+from codec.coding.columns import code_columns
+from codec.coding.floats import encode_words
+from codec.coding.range_coder import BitEncoder
+from codec.gradients import Float32, make_compressor
+from codec.gradients.frame import Frame
 from strategies.reply import BadReply, Expectation, Reply, parse_reply
 
 SPEC = SampleSpec((1, 4, 4), "uint8", 0, 255, classes=10)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import CodecError, CodecOptions, PayloadError, SampleSpec
-from codec.spec import DTYPES, MAX_VALUES_PER_SAMPLE
-from codec.wire import Reader
+from codec.coding.cursor import Reader
+from codec.samples.spec import DTYPES, MAX_VALUES_PER_SAMPLE
 
 PROPERTY = settings(max_examples=150, deadline=None, derandomize=True)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from codec.steps import coefficient_steps
-from codec.transform import resolve
+from codec.samples.block_dct.steps import coefficient_steps
+from codec.samples.block_dct.transform import resolve
 
 
 def test_upper_half_upper_third_and_colour_detail_are_coarser() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from codec import CodecError
-from codec.transform import Array, dct_matrix, forward, inverse, resolve
+from codec.samples.block_dct.transform import Array, dct_matrix, forward, inverse, resolve
 
 # shape, block: the block divides the sample, so that the transform is a rotation
 FITTING = [

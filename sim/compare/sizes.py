@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from codec import generator
-from codec.compressors.sizes import theoretical_size
-from codec.gradient_options import GradientOptions
+from codec.gradients.gradient_options import GradientOptions
 from fl_app.config import RunConfig
 from fl_app.data import load
 from fl_app.models import build_model
+from sim.compare.theoretical_size import theoretical_size
 from sim.run_config import ConfigValue, read_defaults
 
 
@@ -28,7 +28,7 @@ def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any
     -------
     dict or None
         ``coordinates``, ``serialized_bytes``, ``textbook_bytes`` and ``entropy_bytes``, see
-        `codec.compressors.sizes.TheoreticalSize`; None for what sends nothing compressed.
+        `sim.compare.theoretical_size.TheoreticalSize`; None for what sends nothing compressed.
     """
     config = RunConfig.from_run_config({**read_defaults(app), **run_config})
     if config.strategy not in ("gradient", "fedavg") or not config.compression:

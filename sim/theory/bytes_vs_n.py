@@ -10,7 +10,7 @@ from clients.instruction import Instruction
 from clients.rounds import Task, sgd_round
 from clients.source import ArraySource, fetch
 from codec import CodecOptions, batch_gradient, generator, per_sample_criterion
-from codec.compressors import make_compressor
+from codec.gradients import make_compressor
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec import CodecOptions, SamplePayload, SampleSpec, decode_samples, encode_samples
-from codec.compressors import make_compressor
+from codec.gradients import make_compressor
 from sim.theory.problems import FEATURES, HIGH, LOW, LeastSquares, Problem, Vector
 
 QUANTIZERS = ("stochastic", "dithered")

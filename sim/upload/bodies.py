@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import wire
-from codec.columns import code_columns
-from codec.entropy import BitDecoder, BitEncoder
+from codec.coding import cursor as wire
+from codec.coding.columns import code_columns
+from codec.coding.range_coder import BitDecoder, BitEncoder
 
 _HEAD = 1024  # bytes at the start of a file in which common ones are looked for
 

@@ -3,7 +3,8 @@
 import zlib
 from collections.abc import Iterator
 
-from codec import PayloadError, wire
+from codec import PayloadError
+from codec.coding import cursor as wire
 
 
 def strip_jpeg(file: bytes) -> bytes:

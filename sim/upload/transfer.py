@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import CodecError, PayloadError, wire
+from codec import CodecError, PayloadError
+from codec.coding import cursor as wire
 from sim.upload.bodies import pack, unpack
 from sim.upload.formats import CODECS, LOSSLESS, ImageCodec, codec_named
 from sim.upload.sheets import Grid, Images, cut_out, lay_out, sheet_grid

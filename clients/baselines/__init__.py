@@ -1,0 +1,1 @@
+"""Clients of the baselines: compressed gradients and local training."""

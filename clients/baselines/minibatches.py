@@ -1,0 +1,178 @@
+"""Minibatches of a client that trains, epoch by epoch without state; no Flower here."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.candidates import draw_minibatch
+from clients.dataset import IndexedDataset
+from clients.source import SampleSource, as_source, fetch, source_spec
+from clients.training_instruction import TrainingInstruction
+from codec import (
+    Augmentation,
+    CodecOptions,
+    Criterion,
+    SampleSpec,
+    batch_losses,
+    dropout_seed,
+    generator,
+    keyed_augmentation,
+    per_sample_criterion,
+)
+from codec.learning.batch_norm import encode_statistics, fresh_statistics, statistics
+from codec.learning.gradient import to_unit
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Last keys of the client's generators, beside those of compressors (1), dropout (2) and
+# augmentation (4).
+_ORDER_STREAM, _STATISTICS_STREAM = 3, 5
+
+
+def epoch_minibatch(
+    length: int, batch_size: int, step: int, seed: int, client: int
+) -> NDArray[np.int64]:
+    """Return the indices of a client's minibatch at a step.
+
+    Every epoch is a permutation of its own, keyed by (seed, epoch, client), cut into minibatches;
+    what is left at its end is not used. The step alone says where that is, so that nothing needs
+    to be remembered between rounds. A client that is asked in some rounds only skips the
+    minibatches of the others.
+
+    Parameters
+    ----------
+    length : int
+        Samples of the client, >= 1.
+    batch_size : int
+        Samples drawn; all of them if there are fewer.
+    step : int
+        Number of the minibatch, from 0.
+    seed, client : int
+
+    Returns
+    -------
+    (min(batch_size, length),) int64 array
+    """
+    epoch, place = divmod(step, max(1, length // batch_size))
+    order = generator(seed, epoch, client, _ORDER_STREAM).permutation(length)
+    return order[place * batch_size :][:batch_size].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Minibatches:
+    """Minibatches of one client, and what a model makes of them.
+
+    Attributes
+    ----------
+    source : SampleSource
+        At least one sample.
+    client, seed : int
+        Key of all random numbers, with the step.
+    size : int
+        Samples in a minibatch.
+    criterion : callable
+        Loss of (outputs, targets), one per sample: see `codec.per_sample_criterion`.
+    augment : callable, optional
+        ``(samples, torch.Generator) -> samples``, on samples scaled to [0, 1].
+    """
+
+    source: SampleSource
+    client: int
+    seed: int
+    size: int
+    criterion: Criterion
+    augment: Augmentation | None = None
+
+    @classmethod
+    def of(
+        cls,
+        instruction: TrainingInstruction,
+        client: int,
+        source: SampleSource | IndexedDataset,
+        criterion: Criterion | None,
+        augment: Augmentation | None,
+    ) -> "Minibatches":
+        """Return the minibatches that an instruction asks of a client."""
+        return cls(
+            as_source(source),
+            client,
+            instruction.seed,
+            instruction.batch_size,
+            per_sample_criterion(criterion),
+            augment,
+        )
+
+    @cached_property
+    def spec(self) -> SampleSpec:
+        """Shape and value range of the samples; `CodecError` if there are none."""
+        return source_spec(self.source, CodecOptions())
+
+    def losses(self, model: "nn.Module", step: int) -> "Tensor":
+        """Return each sample's loss at a step, Tensor (B,), with its graph.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Put in train mode; its device is where the work is done.
+        step : int
+            Number of the minibatch, from 0; also keys augmentation and dropout.
+        """
+        import torch
+
+        indices = epoch_minibatch(len(self.source), self.size, step, self.seed, self.client)
+        samples, targets = fetch(self.source, indices, self.spec)
+        device = next(model.parameters()).device
+        augment = keyed_augmentation(self.augment, self.seed, step, self.client, device)
+        with torch.random.fork_rng():
+            torch.manual_seed(dropout_seed(self.seed, step, self.client))
+            return batch_losses(
+                model, self.criterion, samples, targets, spec=self.spec, augment=augment
+            )
+
+    def statistics(
+        self, model: "nn.Module", count: int, server_round: int
+    ) -> list[NDArray[np.float32]]:
+        """Return the statistics of batch normalization over some random minibatches.
+
+        The minibatches are not augmented: the statistics serve samples that are not either.
+
+        Parameters
+        ----------
+        model : torch.nn.Module
+            Left in evaluation mode, with those statistics.
+        count : int
+            Minibatches; fewer if the client has fewer samples, none if it has a single one.
+        server_round : int
+            Keys the choice.
+
+        Returns
+        -------
+        list of float32 arrays
+            See `codec.learning.batch_norm.statistics`; empty without batch normalization.
+        """
+        import torch
+
+        kept = statistics(model)
+        if not kept or len(self.source) < 2:
+            return []
+        rng = generator(self.seed, server_round, self.client, _STATISTICS_STREAM)
+        indices = draw_minibatch(len(self.source), count * self.size, rng)
+        device = next(model.parameters()).device
+        with torch.no_grad(), fresh_statistics(model):
+            # A batch of one has no variance.
+            for part in np.array_split(indices, max(1, len(indices) // max(2, self.size))):
+                samples, _ = fetch(self.source, part, self.spec)
+                inputs = torch.as_tensor(samples, device=device).float()
+                model(to_unit(inputs, self.spec.low, self.spec.high))
+        return [tensor.float().cpu().numpy() for tensor in kept]
+
+    def buffers(self, model: "nn.Module", instruction: TrainingInstruction) -> dict[str, bytes]:
+        """Return the reply's entry of statistics; none if not asked for, or there are none."""
+        if not instruction.buffers:
+            return {}
+        kept = self.statistics(model, instruction.buffers, instruction.server_round)
+        return {"buffers": encode_statistics(kept)} if kept else {}

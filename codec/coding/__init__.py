@@ -1,0 +1,1 @@
+"""Entropy coding: cursors over bytes, the range coder, and models of symbols."""

@@ -1,0 +1,1 @@
+"""What both ends compute alike: gradients and the statistics of batch normalization."""

@@ -1,0 +1,1 @@
+"""The block-transform codec of images and series."""

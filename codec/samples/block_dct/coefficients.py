@@ -1,0 +1,344 @@
+"""Entropy coding of quantized transform coefficients, frequency by frequency.
+
+Coefficients of all the samples of a payload are coded together, lowest frequency first. Two
+facts predict the magnitude of one: the *level* of its frequency, the mean magnitude over the
+payload, which is sent ahead (forward adaptation), and the *activity* of its sample, how large
+the neighbours that are already known, and the prediction from the blocks around, came out
+against what they are on average. Level and activity choose the adaptive distribution; the
+prediction chooses that of the sign. Frequencies of equal order form a wave, whose contexts depend
+on earlier waves alone, so that a wave is coded by array operations; each wave starts from what
+the earlier ones taught, as from a guess that its own first values soon outweigh.
+
+Nothing here takes a logarithm or an exponential that the decoder must repeat: contexts are
+integers and quotients of integers, the same on every platform.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.coding.range_coder import AdaptiveBits, BitCoder, Bits, Ints, code_raw, code_unary
+from codec.errors import PayloadError
+from codec.samples.block_dct.prediction import ONE, Prediction
+
+Context: TypeAlias = tuple[Ints, NDArray[np.float64]]
+
+_RUNS = 14  # magnitudes up to here are unary, beyond escape
+_ACTIVITY = np.array([0.25, 0.36, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0])  # bin edges
+_BINS = len(_ACTIVITY) + 1
+_LOWEST, _HIGHEST = -30, 12  # levels in half octaves: mean magnitude 2**(level / 2)
+_LEVELS = _HIGHEST - _LOWEST + 1
+_MAX_LEVEL = 44  # a mean magnitude of 2**22 is more than an escape code carries
+_ABSENT = np.iinfo(np.int64).min
+_FIXED = ONE  # fixed point of mean magnitudes
+_KEPT = 4096  # coefficients up to which contexts are kept from payload to payload
+_PIECE = 16  # lines of a wave whose contexts are taken together
+_GROUP = 8  # channels that predict one another
+_CAP = 18  # a neighbour counts for at most so many times its mean magnitude
+_PREDICTED = 40  # weight of a prediction's magnitude among those of the neighbours
+_PRIOR = 820 << 20  # weight of what is usual; a magnitude of 1 counts for its weight << 28
+_MOST_PREDICTED = 1 << 40
+_THIRDS = np.array([1048576, 832255, 660561])  # 2**(20 - k / 3)
+_LEAST = -16  # level below which a mean magnitude is less than its fixed point
+_MEMORY = 64  # observations that earlier waves count for
+_SURENESS = np.array([3, 8, 15, 26, 38, 56, 77, 115, 154, 230])  # bin edges of predictions / ONE
+_DISAGREEING = np.array([0.5, 0.48, 0.45, 0.42, 0.38, 0.34, 0.3, 0.25, 0.2, 0.15, 0.1])
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How frequencies relate: the waves they are coded in, and their causal neighbours.
+
+    Attributes
+    ----------
+    waves : tuple of int64 arrays
+        Indices of the coefficients of each wave; together they are 0 .. size - 1.
+    neighbours : int32 (size, k)
+        Indices of coefficients of earlier waves; `size` stands for none.
+    weights : int64 (k,)
+        Their weight in the activity.
+    """
+
+    waves: tuple[Ints, ...]
+    neighbours: NDArray[np.int32]
+    weights: Ints
+
+    def contexts(self) -> "Iterable[list[Context]]":
+        """For each wave, in pieces: its neighbours (m,), and their weights (piece, m)."""
+        return self._kept_contexts if self.size <= _KEPT else map(self._context, self.waves)
+
+    @cached_property
+    def _kept_contexts(self) -> "list[list[Context]]":
+        return list(map(self._context, self.waves))
+
+    def _context(self, wave: Ints) -> "list[Context]":
+        return [self._weights(wave[i : i + _PIECE]) for i in range(0, len(wave), _PIECE)]
+
+    def _weights(self, piece: Ints) -> "Context":
+        near = self.neighbours[piece]
+        known, column = np.unique(near, return_inverse=True)
+        weights = np.zeros((len(near), len(known)))
+        row = np.repeat(np.arange(len(near)), near.shape[1])
+        np.add.at(weights, (row, column.ravel()), np.tile(self.weights, len(near)))
+        weights[:, known == self.size] = 0  # stands for none
+        return known.astype(np.int64), weights
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients in a row."""
+        return len(self.neighbours)
+
+
+# (channel distance, frequency offset along each axis) -> weight, found on photographs
+_NEIGHBOURS_2D = {
+    (0, -1, 0): 20, (0, 0, -1): 20, (0, -1, -1): 11, (0, -2, 0): 8, (0, 0, -2): 8,
+    (0, -2, 1): 6, (0, 1, -2): 6, (0, -2, -1): 6, (0, -1, -2): 6, (0, -2, -2): 2,
+    (0, -3, 0): 2, (0, 0, -3): 2, (0, -3, 1): 2, (0, 1, -3): 2, (0, -3, 2): 2, (0, 2, -3): 2,
+    (0, -3, -1): 1, (0, -1, -3): 1, (0, -4, 0): 1, (0, 0, -4): 1,
+    (1, 0, 0): 9, (2, 0, 0): 9, (1, -1, 0): 3, (1, 0, -1): 3, (2, -1, 0): 2, (2, 0, -1): 2,
+}  # fmt: skip
+_NEIGHBOURS_1D = {(0, -1): 12, (0, -2): 8, (0, -3): 4, (1, 0): 14, (2, 0): 10, (1, -1): 6}
+
+
+@lru_cache(maxsize=4)
+def layout(channels: int, shape: tuple[int, ...]) -> Layout:
+    """Return the coding order of `channels` blocks of transform coefficients.
+
+    Parameters
+    ----------
+    channels : int
+        Channels; each sees those before it at the same frequency, within groups of eight,
+        so that the number of waves does not grow with the channels.
+    shape : tuple of int
+        Size of a block, one or two axes.
+    """
+    offsets = _NEIGHBOURS_2D if len(shape) == 2 else _NEIGHBOURS_1D
+    grid = np.indices((channels, *shape)).reshape(1 + len(shape), -1)  # (axes, size)
+    place = grid[0] % _GROUP
+    order = grid[1:].sum(axis=0) * _GROUP + place
+    ordered = np.argsort(order, kind="stable")
+    waves = tuple(np.split(ordered, np.flatnonzero(np.diff(order[ordered])) + 1))
+    size = grid.shape[1]
+    neighbours = np.full((size, len(offsets)), size, np.int32)
+    for column, offset in enumerate(offsets):
+        at = grid + np.array([-offset[0], *offset[1:]])[:, None]
+        limits = np.array([channels, *shape])[:, None]
+        inside = ((at >= 0) & (at < limits)).all(axis=0) & (offset[0] <= place)
+        inside &= at[1:].any(axis=0) | (offset[0] > 0)  # the mean says nothing of the texture
+        flat = np.ravel_multi_index(tuple(np.clip(at, 0, limits - 1)), (channels, *shape))
+        neighbours[inside, column] = flat[inside]
+    return Layout(waves, neighbours, np.array(list(offsets.values())))
+
+
+def code_coefficients(
+    coder: BitCoder,
+    model: "CoefficientModel",
+    plan: Layout,
+    rows: int,
+    table: Ints | None,
+    prediction: Prediction | None = None,
+) -> Ints:
+    """Code quantized coefficients, int64 (plan.size, rows), one line per frequency.
+
+    Parameters
+    ----------
+    coder : BitCoder
+        Encoder or decoder.
+    model : CoefficientModel
+        What was learned so far of this stream; it learns on.
+    plan : Layout
+        Order and neighbours.
+    rows : int
+        Blocks coded together (samples times blocks per sample).
+    table : int64 (plan.size, rows) or None
+        None when decoding. Magnitudes below 2**22.
+    prediction : Prediction, optional
+        Of these coefficients, where blocks have neighbours.
+
+    Returns
+    -------
+    int64 (plan.size, rows)
+        The coefficients.
+    """
+    levels = code_levels(coder, plan, rows, table)
+    decoded = np.zeros((plan.size, rows), np.int64)
+    known = np.zeros((plan.size + 1, rows))  # capped magnitudes; the last line is none
+    mean = np.append(_mean_magnitude(levels), 0)
+    share = np.append(_share(levels), 0)
+    for whole, pieces in zip(plan.waves, plan.contexts(), strict=True):
+        present = levels[whole] > _ABSENT
+        wave = whole[present]
+        if not len(wave):
+            continue
+        predicted = np.zeros((len(whole), 1), np.int64)
+        if prediction is not None:
+            predicted = prediction.of(whole, decoded)
+        contexts = zip(pieces, np.split(predicted, range(_PIECE, len(whole), _PIECE)), strict=True)
+        activity = np.concatenate(
+            [
+                _activity(w * share[near], known[near], mean[near], around)
+                for (near, w), around in contexts
+            ]
+        )
+        part = None if table is None else table[wave].ravel()
+        model.forget()
+        values = _code_wave(coder, model, levels[wave], activity[present], predicted[present], part)
+        decoded[wave] = values.reshape(len(wave), rows)
+        known[wave] = np.minimum(np.abs(decoded[wave]) * _FIXED, _CAP * mean[wave, None])
+    return decoded
+
+
+def code_levels(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
+    """Code the level of every frequency: half octaves of the mean magnitude, or absent.
+
+    Returns
+    -------
+    int64 (plan.size,)
+        Levels; the smallest int64 where a frequency is zero throughout.
+
+    Raises
+    ------
+    PayloadError
+        When decoding meets a level that no encoder writes.
+    """
+    lowest = -2 * max(rows, 1).bit_length()
+    true = None if table is None else measure_levels(table, lowest)
+    present = AdaptiveBits(np.array([0.1, 0.5, 0.8, 0.9]))
+    sign = AdaptiveBits(np.array([0.5, 0.5]))
+    size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
+    decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else level - lowest + 1
+    for wave in plan.waves:
+        near = decoded[plan.neighbours[wave]] * (plan.weights > 4)
+        support = np.count_nonzero(near, axis=1)
+        guess = near.sum(axis=1) // np.maximum(support, 1)
+        part = None if true is None else true[wave]
+        bits: Bits | None = None if part is None else (part > 0).astype(np.int32)
+        there = present.code(coder, np.minimum((support + 1) // 2, 3), bits) == 1
+        step = None if part is None else part[there] - guess[there]
+        context = np.minimum(support[there], 1)
+        magnitude = code_unary(coder, size, context, None if step is None else np.abs(step))
+        moved = magnitude > 0
+        down = None if step is None else (step[moved] < 0).astype(np.int32)
+        magnitude[moved] *= 1 - 2 * sign.code(coder, context[moved], down).astype(np.int64)
+        decoded[wave[there]] = guess[there] + magnitude
+    levels = decoded[:-1]
+    if (levels < 0).any() or (levels + lowest > _MAX_LEVEL + 1).any():
+        raise PayloadError(f"coefficient level outside [{lowest}, {_MAX_LEVEL}]")
+    return np.where(levels > 0, levels + lowest - 1, _ABSENT)
+
+
+def measure_levels(table: Ints, lowest: int) -> Ints:
+    """Return 1 + level - `lowest` of each line of `table`, 0 where the line is zero."""
+    mean = np.abs(table).mean(axis=1)
+    level = np.round(2 * np.log2(np.maximum(mean, 2.0**-40))).astype(np.int64)
+    return np.where(mean > 0, np.maximum(level - lowest, 0) + 1, 0)
+
+
+def _mean_magnitude(levels: Ints) -> Ints:
+    """Fixed-point mean magnitude of each level, at least 1; 0 where absent."""
+    octave, half = np.divmod(np.where(levels == _ABSENT, 0, levels), 2)
+    mantissa = np.where(half == 1, 362, 256) * np.int64(_FIXED)  # 2**0.5 in 1/256
+    scaled = np.where(octave >= 0, mantissa << np.maximum(octave, 0), mantissa)
+    scaled = np.where(octave < 0, scaled >> np.minimum(-np.minimum(octave, 0), 40), scaled) >> 8
+    return np.where(levels == _ABSENT, 0, np.maximum(scaled, 1))
+
+
+def _share(levels: Ints) -> Ints:
+    """Return what a unit of magnitude counts for at each level: its mean to the power -2/3.
+
+    A compromise between the sum of magnitudes, which the lowest frequencies rule, and that of
+    their ratios to what is usual, where rare ones weigh too much.
+    """
+    octaves, thirds = np.divmod(np.maximum(levels, _LEAST), 3)
+    coarse = _THIRDS[thirds] >> np.maximum(octaves, 0)
+    shares: Ints = coarse << np.maximum(-octaves, 0)
+    return shares
+
+
+def _activity(
+    weights: NDArray[np.float64], known: NDArray[np.float64], mean: Ints, predicted: Ints
+) -> Ints:
+    """Bin of observed over expected magnitude of what is known, int64 (wave, rows).
+
+    The sums are of integers below 2**53, hence the same in any order of summation.
+    """
+    rows = predicted.shape[1]
+    around = np.minimum(np.abs(predicted), _MOST_PREDICTED // rows)
+    usual = around.sum(axis=1, keepdims=True) // rows
+    weight = _PREDICTED * _share(np.searchsorted(_MEANS, usual, side="right") + _LEAST - 1)
+    expected = _PRIOR + (weights @ mean)[:, None] + weight * usual
+    observed = _PRIOR + weights @ known + weight * np.minimum(around, _CAP * usual)
+    bins: Ints = np.searchsorted(_ACTIVITY, observed / expected)
+    return bins
+
+
+_MEANS = _mean_magnitude(np.arange(_LEAST, _MAX_LEVEL + 1))
+
+
+class CoefficientModel:
+    """The adaptive tables: of magnitudes by level and activity, of signs by prediction."""
+
+    def __init__(self, tables: list[AdaptiveBits], signs: AdaptiveBits) -> None:
+        self.tables, self.signs = tables, signs
+
+    @classmethod
+    def start(cls) -> Self:
+        """Tables that know nothing but the geometric law of the level's mean."""
+        octaves = np.repeat(np.arange(_LOWEST, _HIGHEST + 1) / 2, _BINS)
+        tilt = np.tile((np.arange(_BINS) - _BINS // 2) * 0.45, _LEVELS)
+        mean = 2.0 ** np.round(octaves + tilt)  # whole powers of two: exact everywhere
+        p_one = np.clip(mean / (1 + mean), 2.0**-12, 0.98)
+        later = np.clip(p_one, 0.15, 0.9)
+        magnitudes = [AdaptiveBits(p_one)] + [AdaptiveBits(later) for _ in range(_RUNS - 1)]
+        return cls(magnitudes, AdaptiveBits(_DISAGREEING, strength=32.0))
+
+    def forget(self) -> None:
+        """Keep what was learned as a guess worth few observations: other frequencies follow."""
+        for table in (*self.tables, self.signs):
+            table.forget(_MEMORY)
+
+
+def _code_wave(
+    coder: BitCoder,
+    model: CoefficientModel,
+    levels: Ints,
+    activity: Ints,
+    predicted: Ints,
+    part: Ints | None,
+) -> Ints:
+    """Code the values of one wave, flattened (frequencies * rows,)."""
+    shift = np.maximum(0, levels // 2 - 1)  # large magnitudes: model the top, send the rest raw
+    shape = activity.shape
+    row_level = np.clip(levels - 2 * shift, _LOWEST, _HIGHEST) - _LOWEST
+    contexts = (row_level[:, None] * _BINS + activity).ravel()
+    shifts = np.broadcast_to(shift[:, None], shape).ravel()
+    magnitude = None if part is None else np.abs(part)
+    top = code_unary(
+        coder, model.tables, contexts, None if magnitude is None else magnitude >> shifts
+    )
+    if shift.any():
+        top = (top << shifts) | code_raw(coder, shifts, magnitude)
+    rows = np.flatnonzero(top)
+    expected = np.broadcast_to(predicted, shape).ravel()[rows]
+    surprise = None if part is None else ((part[rows] < 0) != (expected < 0)).astype(np.int32)
+    sureness = np.searchsorted(_SURENESS, np.abs(expected), side="right")
+    surprise = model.signs.code(coder, sureness, surprise)
+    top[rows] *= np.where((surprise == 1) != (expected < 0), -1, 1)
+    return top
+
+
+def line_entropy(table: Ints) -> float:
+    """Empirical entropy in bits of int64 (lines, rows), each line by its own distribution.
+
+    No side information is counted: a coder that must also describe the distributions
+    cannot reach this number unless it knows more than they say.
+    """
+    ordered = np.sort(table[table.any(axis=1)], axis=1)
+    first = np.ones(ordered.shape, bool)  # of each run of equal values
+    first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    counts = np.diff(np.append(np.flatnonzero(first), ordered.size))
+    return float((counts * np.log2(table.shape[1] / counts)).sum())

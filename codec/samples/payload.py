@@ -1,0 +1,145 @@
+"""The wire format of a set of quantized samples.
+
+::
+
+    "QD"  version  spec  count  key  sections  (id, length)...  bytes of each section  CRC-32
+
+Numbers are varints where no size is given. The CRC covers everything before it. Version 1.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from codec.coding import cursor as wire
+from codec.errors import PayloadError
+from codec.samples.quantizer import Key
+from codec.samples.spec import SampleSpec
+
+MAGIC = b"QD"
+VERSION = 4
+SECTIONS = ("targets", "weights", "offsets", "coefficients")
+_CRC_BYTES = 4
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What a decoder is willing to hold.
+
+    Attributes
+    ----------
+    samples : int
+        Samples in one payload.
+    values : int
+        Numbers in one payload: samples times values per sample, times bytes per value where
+        they are coded without loss. Decoding holds a few arrays of this many entries.
+    """
+
+    samples: int = 1 << 20
+    values: int = 1 << 26
+
+
+@dataclass(frozen=True)
+class SamplePayload:
+    """Coded samples with all that is needed to decode them.
+
+    Attributes
+    ----------
+    spec : SampleSpec
+        What the samples are.
+    count : int
+        Number of samples, >= 0.
+    sections : mapping of str to bytes
+        The coded parts, by the names in `SECTIONS`; empty ones are left out.
+    key : (int, int, int)
+        Seed, client and payload: key of the dither. Travels only where the decoder needs it.
+    """
+
+    spec: SampleSpec
+    count: int
+    sections: Mapping[str, bytes]
+    key: Key = (0, 0, 0)
+
+    def to_bytes(self) -> bytes:
+        """Return the serialized payload."""
+        names = [name for name in SECTIONS if self.sections.get(name)]
+        table = b"".join(
+            bytes([SECTIONS.index(name)]) + wire.varint(len(self.sections[name])) for name in names
+        )
+        key = b"".join(map(wire.varint, self.key)) if self._has_key else b""
+        head = MAGIC + bytes([VERSION]) + self.spec.to_bytes() + wire.varint(self.count) + key
+        body = head + bytes([len(names)]) + table + b"".join(self.sections[n] for n in names)
+        return body + struct.pack("<I", zlib.crc32(body))
+
+    @property
+    def _has_key(self) -> bool:
+        return self.spec.codec.quantizer == "dithered"
+
+    @classmethod
+    def from_bytes(cls, data: bytes, limits: DecodeLimits = DecodeLimits()) -> "SamplePayload":
+        """Read a payload.
+
+        Parameters
+        ----------
+        data : bytes
+            What `to_bytes` returned.
+        limits : DecodeLimits
+            Largest payload to accept; checked before anything is allocated.
+
+        Raises
+        ------
+        PayloadError
+            If the bytes are truncated, altered, of another version or beyond the limits.
+        """
+        if data[: len(MAGIC)] != MAGIC:
+            raise PayloadError(
+                f"starts with {data[: len(MAGIC)]!r}; a payload starts with {MAGIC!r}"
+            )
+        body, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
+        reader = wire.Reader(body)
+        reader.take(len(MAGIC), "magic")
+        version = reader.byte("version")
+        if version != VERSION:
+            raise PayloadError(f"version is {version}; this codec reads version {VERSION}")
+        if struct.pack("<I", zlib.crc32(body)) != crc:
+            raise PayloadError(f"CRC-32 mismatch in {len(data)} bytes: truncated or altered")
+        spec = SampleSpec.read(reader)
+        count = reader.varint("count")
+        _check_limits(spec, count, limits)
+        key = (0, 0, 0)
+        if spec.codec.quantizer == "dithered":
+            key = (reader.varint("seed"), reader.varint("client"), reader.varint("payload"))
+        sections = _read_sections(reader)
+        reader.finish()
+        return cls(spec, count, sections, key)
+
+    def section_bytes(self) -> dict[str, int]:
+        """Return the serialized bytes of each section and of the ``header``."""
+        sizes = {name: len(part) for name, part in self.sections.items() if part}
+        return {"header": len(self.to_bytes()) - sum(sizes.values()), **sizes}
+
+
+def _check_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -> None:
+    transform = spec.transform
+    values = transform.coefficients * transform.blocks
+    if spec.codec.quantizer == "identity":
+        values *= np.dtype(spec.dtype).itemsize  # coded byte by byte, as targets are
+    per_sample = max(values, 4 * spec.target_size)
+    if count > limits.samples or count * per_sample > limits.values:
+        raise PayloadError(
+            f"{count} samples of {per_sample} values; the limits are {limits.samples} samples "
+            f"and {limits.values} values"
+        )
+
+
+def _read_sections(reader: wire.Reader) -> dict[str, bytes]:
+    lengths: dict[str, int] = {}
+    for _ in range(reader.byte("number of sections")):
+        index = reader.byte("section")
+        if index >= len(SECTIONS) or SECTIONS[index] in lengths:
+            raise PayloadError(f"section {index} is unknown or repeated")
+        lengths[SECTIONS[index]] = reader.varint("section length")
+    return {name: reader.take(length, name) for name, length in lengths.items()}

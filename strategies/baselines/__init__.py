@@ -1,0 +1,1 @@
+"""The baselines: gradient compression and federated averaging."""
