@@ -1,8 +1,8 @@
 """Codec shared by both ends: samples and gradients to bytes, and back."""
 
-from codec.errors import CodecError, PayloadError
-from codec.gradients.compression import COMPRESSIONS, Compression
-from codec.gradients.refinement import REFINEMENTS, Refinement
+from codec.errors import CodecError, OptionError, PayloadError
+from codec.gradients.compression import Compression
+from codec.gradients.refinement import Refinement
 from codec.learning.gradient import (
     Augmentation,
     Criterion,
@@ -20,14 +20,16 @@ from codec.samples.coding import (
     encode_samples,
     reconstruct_samples,
 )
+from codec.samples.options import CodecOptions
 from codec.samples.payload import DecodeLimits, SamplePayload
-from codec.samples.spec import CodecOptions, SampleSpec
+from codec.samples.registry import SAMPLE_CODECS
+from codec.samples.sample_codec import SampleCodec
+from codec.samples.spec import SampleSpec
 from codec.samples.targets import INCLUSION_UNIT
 
 __all__ = [
-    "COMPRESSIONS",
     "INCLUSION_UNIT",
-    "REFINEMENTS",
+    "SAMPLE_CODECS",
     "Augmentation",
     "CodecError",
     "CodecOptions",
@@ -35,8 +37,10 @@ __all__ = [
     "Criterion",
     "DecodeLimits",
     "DecodedSamples",
+    "OptionError",
     "PayloadError",
     "Refinement",
+    "SampleCodec",
     "SamplePayload",
     "SampleSpec",
     "batch_gradient",

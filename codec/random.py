@@ -6,6 +6,8 @@ Raw Philox words are used, since NumPy promises their stability and not that of
 ``Generator`` methods.
 """
 
+from enum import IntEnum
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,41 @@ def generator(seed: int, *key: int) -> np.random.Generator:
         If a part of the key lies outside its range.
     """
     return np.random.Generator(_bit_generator(_GENERATOR, seed, *key))
+
+
+class Stream(IntEnum):
+    """Independent streams of random numbers, the last part of a generator's key."""
+
+    # A client's, beside its main stream (selection, minibatches of streaming): `client_generator`.
+    COMPRESSOR = 1
+    DROPOUT = 2
+    ORDER = 3
+    AUGMENTATION = 4
+    STATISTICS = 5
+    # The server's: `server_generator`.
+    SERVER_NODES = 100
+    SERVER_MINIBATCHES = 101
+    SERVER_AUGMENTATION = 102
+
+
+_SERVER = 2**32 - 1  # stands where a client's number does
+
+
+def client_generator(
+    seed: int, step: int, client: int, stream: Stream | None = None
+) -> np.random.Generator:
+    """Return a client's generator of a round, step or epoch; None is its main stream."""
+    return generator(seed, step, client, *([] if stream is None else [stream]))
+
+
+def server_generator(seed: int, server_round: int, stream: Stream) -> np.random.Generator:
+    """Return one of the server's generators of a round."""
+    return generator(seed, server_round, _SERVER, stream - Stream.SERVER_NODES)
+
+
+def torch_seed(source: np.random.Generator) -> int:
+    """Return a seed for torch's generators, in [0, 2**63)."""
+    return int(source.integers(2**63))
 
 
 def uniform(shape: tuple[int, ...], seed: int, *key: int) -> NDArray[np.float32]:

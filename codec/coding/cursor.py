@@ -36,6 +36,10 @@ class Reader:
         self._at += size
         return self._data[self._at - size : self._at]
 
+    def rest(self) -> bytes:
+        """Read all that is left."""
+        return self.take(len(self._data) - self._at, "rest")
+
     def byte(self, what: str) -> int:
         """Read one byte."""
         return self.take(1, what)[0]

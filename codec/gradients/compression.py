@@ -1,20 +1,20 @@
 """A gradient compressor and its rate: one choice, known to both ends."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-from codec.errors import CodecError
+from codec.errors import OptionError
 from codec.gradients import COMPRESSORS, GradientCompressor, make_compressor
 from codec.gradients.eden import RELATIVE_ERROR
+from codec.options import COUNT, PROPER_SHARE, Options, Range, choice, option
 
 UNCOMPRESSED = "none"
-COMPRESSIONS = (UNCOMPRESSED, *COMPRESSORS)
-_BITS = {"eden": max(RELATIVE_ERROR), "qsgd": 16}
+_MOST_BITS = {"eden": max(RELATIVE_ERROR)}
 
 
 @dataclass(frozen=True)
-class Compression:
-    """Name and rate of a gradient compressor.
+class Compression(Options):
+    """Name and rate of a gradient compressor; false where nothing is compressed.
 
     Attributes
     ----------
@@ -30,41 +30,30 @@ class Compression:
 
     Raises
     ------
-    CodecError
+    OptionError
         On an illegal value; names what is legal.
     """
 
-    key: ClassVar[str] = "compressor"  # name of the kind in instructions and messages
-    kinds: ClassVar[tuple[str, ...]] = COMPRESSIONS
-
-    kind: str = UNCOMPRESSED
-    bits: int = 2
-    density: float = 0.01
-    rank: int = 2
+    kind: str = choice(
+        "gradient: compressor of the gradient (none: fp32); fedavg: of the model's change",
+        *(UNCOMPRESSED, *COMPRESSORS),
+        key="compressor",
+    )
+    bits: int = option(2, "eden, qsgd: bits per coordinate", Range(1, 16), key="compressor-bits")
+    density: float = option(
+        0.01, "top-k, rand-k: share of the coordinates", PROPER_SHARE, key="compressor-density"
+    )
+    rank: int = option(2, "powersgd: rank", COUNT, key="compressor-rank")
 
     def __post_init__(self) -> None:
-        if self.kind not in self.kinds:
-            raise CodecError(f"{self.key} = {self.kind!r} is not one of {', '.join(self.kinds)}")
-        most = _BITS.get(self.kind, 16)
-        if not 1 <= self.bits <= most:
-            raise CodecError(f"compressor-bits = {self.bits} outside [1, {most}] of {self.kind}")
-        if not 0 < self.density <= 1:
-            raise CodecError(f"compressor-density = {self.density} outside (0, 1]")
-        if self.rank < 1:
-            raise CodecError(f"compressor-rank = {self.rank} must be >= 1")
+        super().__post_init__()
+        most = _MOST_BITS.get(self.kind)
+        if most is not None and self.bits > most:
+            raise OptionError("bits", f"= {self.bits} must be in [1, {most}] for {self.kind}")
 
     def __bool__(self) -> bool:
         """Whether anything is compressed at all."""
         return self.kind != UNCOMPRESSED
-
-    def entries(self) -> dict[str, str | int | float]:
-        """Return kind and rate as they stand in an instruction."""
-        return {
-            self.key: self.kind,
-            "compressor-bits": self.bits,
-            "compressor-density": self.density,
-            "compressor-rank": self.rank,
-        }
 
     def compressor(self) -> GradientCompressor | None:
         """Return the compressor, which is the decoder of every rate; None for "none"."""

@@ -1,20 +1,17 @@
 """How the residual of a gradient is compressed: one choice, known to both ends."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from codec.errors import CodecError
-from codec.gradients import EDEN, GradientCompressor
-from codec.gradients.compression import COMPRESSIONS, Compression
+from codec.gradients import COMPRESSORS, EDEN, GradientCompressor
+from codec.gradients.compression import UNCOMPRESSED, Compression
 from codec.gradients.eden import RELATIVE_ERROR
 from codec.gradients.tensors import Array
+from codec.options import POSITIVE, choice, option
 
 AUTO = "auto"
-REFINEMENTS = (COMPRESSIONS[0], AUTO, *COMPRESSIONS[1:])
 
 
 @dataclass(frozen=True)
@@ -33,23 +30,21 @@ class Refinement(Compression):
 
     Raises
     ------
-    CodecError
+    OptionError
         On an illegal value; names what is legal.
     """
 
-    key: ClassVar[str] = "refinement"
-    kinds: ClassVar[tuple[str, ...]] = REFINEMENTS
-
-    tolerance: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.tolerance > 0 and math.isfinite(self.tolerance)):
-            raise CodecError(f"refinement-tolerance = {self.tolerance} must be > 0 and finite")
-
-    def entries(self) -> dict[str, str | int | float]:
-        """Return kind, rate and tolerance as they stand in an instruction."""
-        return {**super().entries(), "refinement-tolerance": self.tolerance}
+    kind: str = choice(
+        "streaming: compressor of the gradient residual (auto: eden at the rate it needs)",
+        *(UNCOMPRESSED, AUTO, *COMPRESSORS),
+        key="refinement",
+    )
+    tolerance: float = option(
+        0.3,
+        "auto: error that may stay in the gradient, as a share of its norm",
+        POSITIVE,
+        key="refinement-tolerance",
+    )
 
     def compressor(self) -> GradientCompressor | None:
         """Return the compressor, which is the decoder of every rate; None for "none"."""

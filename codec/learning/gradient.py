@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.random import generator
+from codec.random import Stream, client_generator, torch_seed
 from codec.samples.spec import SampleSpec
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 Criterion = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 # (samples float32 (B, *shape) in [0, 1], a generator on their device) -> samples of that shape
 Augmentation = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
-
-# Last keys of a client's generators, beside those of compressors (1) and order (3).
-_DROPOUT_STREAM, _AUGMENTATION_STREAM = 2, 4
 
 
 def to_unit(samples: "torch.Tensor", low: float, high: float) -> "torch.Tensor":
@@ -36,7 +33,7 @@ def dropout_seed(seed: int, server_round: int, client: int) -> int:
 
     A residual fits no other masks than those it was taken with.
     """
-    return int(generator(seed, server_round, client, _DROPOUT_STREAM).integers(2**63))
+    return torch_seed(client_generator(seed, server_round, client, Stream.DROPOUT))
 
 
 def keyed_augmentation(
@@ -58,7 +55,7 @@ def keyed_augmentation(
     import torch
 
     stream = torch.Generator(device)
-    stream.manual_seed(int(generator(seed, step, client, _AUGMENTATION_STREAM).integers(2**63)))
+    stream.manual_seed(torch_seed(client_generator(seed, step, client, Stream.AUGMENTATION)))
     return lambda samples: augment(samples, stream)
 
 

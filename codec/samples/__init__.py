@@ -1,1 +1,1 @@
-"""Samples to bytes and back."""
+"""Samples to bytes and back: sample codecs, and the payload that they fill."""

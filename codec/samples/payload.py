@@ -4,7 +4,8 @@
 
     "QD"  version  spec  count  key  sections  (id, length)...  bytes of each section  CRC-32
 
-Numbers are varints where no size is given. The CRC covers everything before it. Version 1.
+Numbers are varints where no size is given. The CRC covers everything before it. Byte by byte:
+``docs/payload.md``.
 """
 
 import struct
@@ -12,16 +13,14 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
-from codec.coding import cursor as wire
+from codec.coding import cursor
 from codec.errors import PayloadError
-from codec.samples.quantizer import Key
+from codec.samples.sample_codec import Key
 from codec.samples.spec import SampleSpec
 
 MAGIC = b"QD"
-VERSION = 4
-SECTIONS = ("targets", "weights", "offsets", "coefficients")
+VERSION = 5
+TARGETS, WEIGHTS, VALUES = SECTIONS = ("targets", "weights", "values")
 _CRC_BYTES = 4
 
 
@@ -34,8 +33,8 @@ class DecodeLimits:
     samples : int
         Samples in one payload.
     values : int
-        Numbers in one payload: samples times values per sample, times bytes per value where
-        they are coded without loss. Decoding holds a few arrays of this many entries.
+        Numbers in one payload: samples times `SampleCodec.decoded_values`. Decoding holds a few
+        arrays of this many entries.
     """
 
     samples: int = 1 << 20
@@ -67,16 +66,17 @@ class SamplePayload:
         """Return the serialized payload."""
         names = [name for name in SECTIONS if self.sections.get(name)]
         table = b"".join(
-            bytes([SECTIONS.index(name)]) + wire.varint(len(self.sections[name])) for name in names
+            bytes([SECTIONS.index(name)]) + cursor.varint(len(self.sections[name]))
+            for name in names
         )
-        key = b"".join(map(wire.varint, self.key)) if self._has_key else b""
-        head = MAGIC + bytes([VERSION]) + self.spec.to_bytes() + wire.varint(self.count) + key
+        key = b"".join(map(cursor.varint, self.key)) if self._has_key else b""
+        head = MAGIC + bytes([VERSION]) + self.spec.to_bytes() + cursor.varint(self.count) + key
         body = head + bytes([len(names)]) + table + b"".join(self.sections[n] for n in names)
         return body + struct.pack("<I", zlib.crc32(body))
 
     @property
     def _has_key(self) -> bool:
-        return self.spec.codec.quantizer == "dithered"
+        return self.spec.sample_codec.needs_key(self.spec.codec)
 
     @classmethod
     def from_bytes(cls, data: bytes, limits: DecodeLimits = DecodeLimits()) -> "SamplePayload":
@@ -99,7 +99,7 @@ class SamplePayload:
                 f"starts with {data[: len(MAGIC)]!r}; a payload starts with {MAGIC!r}"
             )
         body, crc = data[:-_CRC_BYTES], data[-_CRC_BYTES:]
-        reader = wire.Reader(body)
+        reader = cursor.Reader(body)
         reader.take(len(MAGIC), "magic")
         version = reader.byte("version")
         if version != VERSION:
@@ -110,7 +110,7 @@ class SamplePayload:
         count = reader.varint("count")
         _check_limits(spec, count, limits)
         key = (0, 0, 0)
-        if spec.codec.quantizer == "dithered":
+        if spec.sample_codec.needs_key(spec.codec):
             key = (reader.varint("seed"), reader.varint("client"), reader.varint("payload"))
         sections = _read_sections(reader)
         reader.finish()
@@ -123,11 +123,7 @@ class SamplePayload:
 
 
 def _check_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -> None:
-    transform = spec.transform
-    values = transform.coefficients * transform.blocks
-    if spec.codec.quantizer == "identity":
-        values *= np.dtype(spec.dtype).itemsize  # coded byte by byte, as targets are
-    per_sample = max(values, 4 * spec.target_size)
+    per_sample = max(spec.sample_codec.decoded_values(spec), 4 * spec.target_size)
     if count > limits.samples or count * per_sample > limits.values:
         raise PayloadError(
             f"{count} samples of {per_sample} values; the limits are {limits.samples} samples "
@@ -135,7 +131,7 @@ def _check_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -> None:
         )
 
 
-def _read_sections(reader: wire.Reader) -> dict[str, bytes]:
+def _read_sections(reader: cursor.Reader) -> dict[str, bytes]:
     lengths: dict[str, int] = {}
     for _ in range(reader.byte("number of sections")):
         index = reader.byte("section")

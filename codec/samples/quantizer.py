@@ -1,8 +1,7 @@
 """Scalar quantizers: real values in units of the step to integers, and back.
 
 `nearest`
-    Rounds to the closest level, with an optional dead zone around zero; biased, and the
-    cheapest in bits. Error at most half a step outside the dead zone.
+    Rounds to the closest integer; biased, and the cheapest in bits. Error at most half a step.
 `stochastic`
     Rounds up with probability equal to the fraction: unbiased, variance at most step^2 / 4.
 `dithered`
@@ -11,20 +10,26 @@
     and no bits spent on the dither.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.errors import CodecError
 from codec.random import uniform
+from codec.samples.sample_codec import Array, Key
 
-Array = NDArray[np.float32]
+if TYPE_CHECKING:
+    from codec.samples.spec import SampleSpec
+
 Symbols = NDArray[np.int64]
-Key = tuple[int, ...]
 
-QUANTIZERS = ("nearest", "stochastic", "dithered", "identity")
-UNBIASED = ("stochastic", "dithered", "identity")
+QUANTIZERS = ("nearest", "stochastic", "dithered")
+UNBIASED = ("stochastic", "dithered")
+MAX_MAGNITUDE = 1 << 22
 
 
-def quantize(scaled: Array, kind: str, *, dead_zone: float, key: Key) -> Symbols:
+def quantize(scaled: Array, kind: str, *, key: Key) -> Symbols:
     """Quantize values given in units of the step.
 
     Parameters
@@ -32,11 +37,9 @@ def quantize(scaled: Array, kind: str, *, dead_zone: float, key: Key) -> Symbols
     scaled : float32, any shape
         Values divided by their step.
     kind : str
-        ``nearest``, ``stochastic`` or ``dithered``.
-    dead_zone : float
-        For ``nearest``: how much of a step the zero bin is wider on each side, in [0, 0.5).
+        One of `QUANTIZERS`.
     key : tuple of int
-        Seed, client, payload and level: the key of the generator.
+        Seed, client, payload and level of the transform: the key of the generator.
 
     Returns
     -------
@@ -44,7 +47,7 @@ def quantize(scaled: Array, kind: str, *, dead_zone: float, key: Key) -> Symbols
         Symbols.
     """
     if kind == "nearest":
-        return (np.sign(scaled) * np.floor(np.abs(scaled) + (0.5 - dead_zone))).astype(np.int64)
+        return (np.sign(scaled) * np.floor(np.abs(scaled) + 0.5)).astype(np.int64)
     # floor(scaled + uniform), for both stochastic rounding and rounding after the dither
     # `uniform - 1/2`; by parts, since float32 would round the sum of a large value up.
     floor = np.floor(scaled)
@@ -52,43 +55,34 @@ def quantize(scaled: Array, kind: str, *, dead_zone: float, key: Key) -> Symbols
     return floor.astype(np.int64) + up
 
 
-def dequantize(symbols: Symbols, kind: str, *, offsets: tuple[float, float], key: Key) -> Array:
+def dequantize(symbols: Symbols, kind: str, *, key: Key) -> Array:
     """Return the values, in units of the step, that `symbols` stand for.
 
     Parameters
     ----------
     symbols : int64, any shape
         What `quantize` returned.
-    kind : str
-        As in `quantize`.
-    offsets : (float, float)
-        For ``nearest``: how far magnitudes of one, and of two or more, lie towards zero.
-    key : tuple of int
+    kind, key
         As in `quantize`.
     """
     values = symbols.astype(np.float32)
     if kind == "dithered":
         return values - (uniform(symbols.shape, *key) - np.float32(0.5))
-    if kind == "nearest" and any(offsets):
-        magnitude = np.abs(symbols)
-        values -= np.sign(values) * np.choose(
-            np.minimum(magnitude, 2), np.array([0, *offsets], np.float32)
-        )
     return values
 
 
-def centroid_offsets(scaled: Array, symbols: Symbols) -> tuple[float, float]:
-    """Return how far the mean of the values lies from their level, towards zero.
-
-    Separately for magnitudes of one and of two or more; the decoder that moves its levels
-    there has the least mean squared error (Lloyd, 1982).
-    """
-    coded = np.flatnonzero(symbols)
-    magnitude = np.abs(symbols.ravel()[coded])
-    towards_zero = magnitude - np.abs(scaled.ravel()[coded])
-    ones = magnitude == 1
-    return _mean(towards_zero[ones]), _mean(towards_zero[~ones])
+def check_magnitude(largest: int) -> None:
+    """Raise `CodecError` if a symbol is larger than the entropy coder takes."""
+    if largest >= MAX_MAGNITUDE:
+        raise CodecError(
+            f"a quantized coefficient is {largest} steps; legal: below {MAX_MAGNITUDE}. "
+            "Use a larger step"
+        )
 
 
-def _mean(values: Array) -> float:
-    return float(values.mean()) if values.size else 0.0
+def within_range(values: Array, spec: "SampleSpec") -> Array:
+    """Return decoded samples within the range of their source, unless clipping would bias them."""
+    if spec.codec.quantizer in UNBIASED:
+        return values
+    clipped: Array = np.clip(values, spec.low, spec.high)
+    return clipped

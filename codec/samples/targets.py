@@ -9,7 +9,7 @@ from codec.coding.columns import code_columns
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
 from codec.errors import CodecError, PayloadError
 from codec.samples.block_dct.coefficients import line_entropy
-from codec.samples.payload import SamplePayload
+from codec.samples.payload import TARGETS, WEIGHTS, SamplePayload
 from codec.samples.spec import SampleSpec
 
 INCLUSION_UNIT = 256  # inclusion probabilities are k/256: both ends know them exactly
@@ -45,7 +45,7 @@ def decode_targets(payload: SamplePayload) -> tuple[NDArray[Any], float]:
         If the section holds none.
     """
     spec = payload.spec
-    section = payload.sections.get("targets", b"")
+    section = payload.sections.get(TARGETS, b"")
     if spec.classes:
         width, ascending = (spec.classes - 1).bit_length(), section[:1] == b"\x01"
         table = code_columns(BitDecoder(section[1:]), width, payload.count, 1, None)
@@ -84,7 +84,7 @@ def encode_weights(inclusion: NDArray[Any], count: int) -> bytes:
 def decode_weights(payload: SamplePayload) -> tuple[NDArray[np.float32], float]:
     """Return importance weights, float32 (N,), and the section's empirical entropy in bits."""
     # No section at all decodes to zeros: nothing left out, every weight one.
-    coder = BitDecoder(payload.sections.get("weights", b""))
+    coder = BitDecoder(payload.sections.get(WEIGHTS, b""))
     left_out = code_columns(coder, 8, payload.count, 1, None)
     inclusion = (INCLUSION_UNIT - left_out[:, 0]).astype(np.float32)
     return np.float32(INCLUSION_UNIT) / inclusion, line_entropy(left_out.T)

@@ -23,7 +23,7 @@ def coefficient_steps(
     Parameters
     ----------
     transform : Transform
-        One level of it; ``identity`` takes one step throughout, and so do block means.
+        One level of it; block means take one step throughout.
     step : float
         Step of the lower half of the band, in sample units.
     tilt : float
@@ -33,7 +33,7 @@ def coefficient_steps(
         Factor of the colour-difference channels.
     """
     steps = np.full((transform.channels, *transform.block_shape), step)
-    if transform.kind != "identity" and transform.stride == 1:
+    if transform.stride == 1:
         axes = [np.arange(size) / size for size in transform.block_shape]
         squared = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
         for edge in (_UPPER_HALF, _UPPER_THIRD):

@@ -14,8 +14,6 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.errors import CodecError
-
 Array = NDArray[np.float32]
 
 # Networks learn more from 8x8 blocks than from larger ones of the same bytes, although their
@@ -36,7 +34,7 @@ class Transform:
     Attributes
     ----------
     kind : str
-        ``dct2`` (C, H, W), ``dct1`` (C, T) or ``identity``.
+        ``dct2`` for samples (C, H, W), ``dct1`` for (C, T).
     shape : tuple of int
         Shape of a sample.
     block : int
@@ -53,20 +51,16 @@ class Transform:
     @property
     def channels(self) -> int:
         """Channels of a block."""
-        return 1 if self.kind == "identity" else self.shape[0]
+        return self.shape[0]
 
     @property
     def block_shape(self) -> tuple[int, ...]:
         """Shape of one channel of a block."""
-        if self.kind == "identity":
-            return (int(np.prod(self.shape)),)
         return tuple(min(self.block, side) for side in self.shape[1:])
 
     @property
     def grid(self) -> tuple[int, ...]:
         """Blocks along each axis."""
-        if self.kind == "identity":
-            return (1,)
         return tuple(
             -(-side // block) for side, block in zip(self.shape[1:], self.block_shape, strict=True)
         )
@@ -96,35 +90,21 @@ class Transform:
         return slice(None, None, self.coefficients // self.channels)
 
 
-def resolve(kind: str, shape: tuple[int, ...], block: int) -> Transform:
-    """Return the transform that `kind` and `block` mean for samples of `shape`.
+def transform_for(shape: tuple[int, ...], block: int) -> Transform:
+    """Return the transform of samples of a shape.
 
     Parameters
     ----------
-    kind : str
-        ``auto`` takes ``dct2`` for three axes, ``dct1`` for two, ``identity`` for one.
     shape : tuple of int
-        Shape of a sample, channels first.
+        Shape of a sample, channels first: (C, H, W) or (C, T).
     block : int
         0 takes 8x8 pixels of an image; of a series the whole up to 256 points, else 128.
-
-    Raises
-    ------
-    CodecError
-        If the transform does not fit the shape.
     """
-    if kind == "auto":
-        kind = {3: "dct2", 2: "dct1"}.get(len(shape), "identity")
-    if kind == "identity":
-        return Transform(kind, shape, 0)
-    axes = {"dct1": 2, "dct2": 3}[kind]
-    if len(shape) != axes:
-        raise CodecError(f"transform {kind!r} needs samples of {axes} axes, got shape {shape}")
-    if kind == "dct2":
-        return Transform(kind, shape, block or _IMAGE_BLOCK)
+    if len(shape) == 3:
+        return Transform("dct2", shape, block or _IMAGE_BLOCK)
     length = shape[1]
     size = block or (length if length <= _WHOLE_SERIES else _LONG_SERIES_BLOCK)
-    return Transform(kind, shape, size)
+    return Transform("dct1", shape, size)
 
 
 def forward(samples: Array, transform: Transform) -> list[Array]:
@@ -136,8 +116,6 @@ def forward(samples: Array, transform: Transform) -> list[Array]:
         For each of ``transform.levels``; block means are zero in all but the last, since the
         next level holds them.
     """
-    if transform.kind == "identity":
-        return [np.ascontiguousarray(samples.reshape(len(samples), -1).T)]
     values, tables = _mix(samples, _COLOUR), []
     for level in transform.levels:
         table = _forward_blocks(values, level)
@@ -152,8 +130,6 @@ def forward(samples: Array, transform: Transform) -> list[Array]:
 
 def inverse(tables: Sequence[Array], transform: Transform) -> Array:
     """Return samples, float32 (N, *shape), of the tables that `forward` returns."""
-    if transform.kind == "identity":
-        return np.ascontiguousarray(tables[0].T).reshape(-1, *transform.shape)
     *finer, last = zip(transform.levels, tables, strict=True)
     values = _inverse_blocks(last[1], last[0])
     for level, table in reversed(finer):

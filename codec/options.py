@@ -1,0 +1,421 @@
+"""Options that are declared once, as fields of a dataclass, and what is derived from them.
+
+A field made by `option` carries its default, its meaning and its legal values. From these come the
+checks of every constructor, the entries of messages, the keys of the run config and their comments
+in ``pyproject.toml``, and the keyword arguments of the strategies.
+"""
+
+import difflib
+import inspect
+import math
+import numbers
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from types import UnionType
+from typing import Any, Self, TypeVar, cast, get_args
+
+import numpy as np
+
+from codec.errors import CodecError, OptionError
+
+T = TypeVar("T")
+OptionsT = TypeVar("OptionsT", bound="Options")
+ClassT = TypeVar("ClassT", bound=type)
+
+Scalar = bool | int | float | str
+Entry = bool | int | float | str | bytes
+
+
+@dataclass(frozen=True)
+class Range:
+    """Interval of legal finite numbers.
+
+    Attributes
+    ----------
+    low, high : float
+        Bounds; `high` is included, and `low` unless `open_low`.
+    open_low : bool
+        Whether `low` itself is not legal.
+    """
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        above = value > self.low if self.open_low else value >= self.low
+        return above and value <= self.high and math.isfinite(value)
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'>' if self.open_low else '>='} {self.low:g}"
+        high = self.high if isinstance(self.high, int) else f"{self.high:g}"
+        return f"in {'(' if self.open_low else '['}{self.low:g}, {high}]"
+
+
+class OneOf(tuple[str, ...]):
+    """Legal names of an enumerated option."""
+
+    def __str__(self) -> str:
+        return "one of " + ", ".join(self)
+
+
+POSITIVE = Range(0, open_low=True)
+SHARE = Range(0, 1)
+PROPER_SHARE = Range(0, 1, open_low=True)
+COUNT = Range(1)
+COUNT_OR_NONE = Range(0)
+
+
+def option(
+    default: T,
+    doc: str,
+    legal: Range | OneOf | None = None,
+    *,
+    key: str = "",
+    float32: bool = False,
+    telemetry: bool = False,
+) -> T:
+    """Declare an option, or a field of a message, in the body of an `Options` class.
+
+    Parameters
+    ----------
+    default : object
+        Default value; its type is the option's. ``MISSING``: the field must be given.
+    doc : str
+        Meaning, in a few words.
+    legal : Range or OneOf, optional
+        Legal values; any of the type if None.
+    key : str
+        Its name in messages and run config; by default the field's, in kebab case.
+    float32 : bool
+        Keep the value in single precision, as it travels.
+    telemetry : bool
+        A received value that is missing or odd becomes the default: it costs nobody a reply.
+    """
+    metadata = {"doc": doc, "legal": legal, "key": key, "float32": float32, "telemetry": telemetry}
+    value: T = field(default=default, metadata=metadata)
+    return value
+
+
+def required(kind: type[T], doc: str, legal: Range | OneOf | None = None) -> T:
+    """Declare a field that has no default; `kind` is its type."""
+    return cast(T, option(MISSING, doc, legal))
+
+
+def choice(doc: str, *names: str, key: str = "") -> str:
+    """Declare an option that has one of some names; the first is the default."""
+    return option(names[0], doc, OneOf(names), key=key)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Base of all groups of options and of the messages: checks every field when it is made.
+
+    Raises
+    ------
+    OptionError
+        If a value has another type or is not legal; names option, value and what is legal.
+    """
+
+    def __post_init__(self) -> None:
+        for name, declared in own_fields(type(self)).items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), declared))
+
+    @classmethod
+    def coerce(cls, value: Any) -> Self:
+        """Return options as they are, or made from the name that is their first field."""
+        return value if isinstance(value, cls) else cast(Any, cls)(value)
+
+    def to_entries(self) -> dict[str, Entry]:
+        """Return the fields as entries of a message; None is left out."""
+        return dict(_entries(self, packed=True))
+
+    @classmethod
+    def from_entries(cls, entries: Mapping[str, Any]) -> Self:
+        """Read what `to_entries` wrote; entries of no meaning here are left alone.
+
+        Raises
+        ------
+        CodecError
+            On a missing entry, a wrong type or an illegal value; names what is legal.
+        """
+        return _read(cls, entries, packed=True)
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Return the fields, those of nested options among them, as entries of a run config."""
+        return cast(dict[str, Scalar], dict(_entries(self, packed=False)))
+
+    @classmethod
+    def from_flat(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_flat` wrote; keys that are absent take their default.
+
+        Raises
+        ------
+        CodecError
+            On a wrong type or an illegal value.
+        """
+        return _read(cls, values, packed=False)
+
+
+class PackedOptions(Options):
+    """Options that travel as one entry of bytes."""
+
+    def to_bytes(self) -> bytes:
+        """Return the options as they travel."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Read what `to_bytes` wrote; `PayloadError` if the bytes are not options."""
+        raise NotImplementedError
+
+
+def pick(cls: type[OptionsT], source: Options, **others: Any) -> OptionsT:
+    """Return options of a class with the values of another's fields of the same names.
+
+    Parameters
+    ----------
+    cls : type
+        What is made.
+    source : Options
+        Where values come from; fields that `cls` has not are left alone.
+    **others
+        Values that go before those of `source`.
+
+    Raises
+    ------
+    CodecError
+        If `cls` refuses the values, such as those that contradict each other.
+    """
+    shared = own_fields(cls).keys() & own_fields(type(source)).keys()
+    return cls(**{name: getattr(source, name) for name in shared} | others)
+
+
+def own_fields(cls: type) -> dict[str, Field[Any]]:
+    """Return the fields of a dataclass by name."""
+    return {declared.name: declared for declared in fields(cls)}
+
+
+def key_of(declared: Field[Any]) -> str:
+    """Return what a field is called in messages and in the run config."""
+    return declared.metadata.get("key") or declared.name.replace("_", "-")
+
+
+def flat_fields(cls: type[Options]) -> Iterator[tuple[str, Field[Any]]]:
+    """Yield key and declaration of every field that is no group itself, nested ones included."""
+    for declared in fields(cls):
+        nested = _nested(declared)
+        if nested is None:
+            yield key_of(declared), declared
+        else:
+            yield from flat_fields(nested)
+
+
+def check(name: str, value: float | str, legal: Range | OneOf) -> None:
+    """Raise `OptionError` with name, value and what is legal unless the value is."""
+    if value not in cast(Container[Any], legal):
+        raise OptionError(name, f"= {value!r:.80} must be {legal}")
+
+
+def did_you_mean(name: str, known: Iterable[str], what: str = "known") -> str:
+    """Return a hint at the known name nearest to an unknown one, or all that are known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"{what}: {', '.join(names)}"
+
+
+# Keyword arguments
+
+
+def split_options(given: Mapping[str, Any], *groups: type[Options]) -> tuple[Any, ...]:
+    """Make groups of options from the keyword arguments of a strategy.
+
+    Parameters
+    ----------
+    given : mapping of str to object
+        Values by the names of the groups' fields; a name may belong to several groups.
+    *groups : type
+        Classes of options.
+
+    Returns
+    -------
+    tuple
+        One instance for each group.
+
+    Raises
+    ------
+    TypeError
+        If no group has a field of a name; names the nearest one.
+    OptionError
+        If a value is not legal.
+    """
+    known = {name for group in groups for name in own_fields(group)}
+    for name in given:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}; {did_you_mean(name, known)}")
+    return tuple(
+        group(**{name: given[name] for name in own_fields(group) if name in given})
+        for group in groups
+    )
+
+
+def takes_options(*groups: type[Options]) -> Callable[[ClassT], ClassT]:
+    """Show the fields of groups as keyword arguments in a class's signature and documentation.
+
+    The class's ``__init__`` takes them as ``**options`` and gives them to `split_options`.
+    """
+
+    def decorate(cls: ClassT) -> ClassT:
+        named: dict[str, Field[Any]] = {}
+        for group in groups:
+            named |= own_fields(group)
+        initializer = inspect.signature(cls.__init__)  # type: ignore[misc]  # read only
+        own = [p for p in initializer.parameters.values() if p.name not in ("self", "options")]
+        shown = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=_default(declared),
+                annotation=declared.type,
+            )
+            for name, declared in named.items()
+        ]
+        cls.__signature__ = inspect.Signature([*own, *shown])  # type: ignore[attr-defined]
+        lines = [f"    {line}" for name in named for line in _documented(name, named[name])]
+        head = "\n\n    Other Parameters\n    ----------------\n"
+        cls.__doc__ = (cls.__doc__ or "").rstrip() + head + "\n".join(lines) + "\n    "
+        return cls
+
+    return decorate
+
+
+def _documented(name: str, declared: Field[Any]) -> list[str]:
+    kind = getattr(declared.type, "__name__", str(declared.type))
+    nested = _nested(declared)
+    text = _sentence(nested.__doc__) if nested else declared.metadata["doc"]
+    legal = declared.metadata.get("legal")
+    shown = "" if nested else f", default={_default(declared)!r}"
+    return [f"{name} : {kind}{shown}", f"    {text}" + (f"; {legal}" if legal else "") + "."]
+
+
+def _sentence(doc: str | None) -> str:
+    return (doc or "").split("\n")[0].rstrip(".")
+
+
+def _default(declared: Field[Any]) -> Any:
+    if declared.default_factory is not MISSING:
+        return declared.default_factory()
+    return declared.default
+
+
+# Checks
+
+
+_KINDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "a string",
+    bytes: "bytes",
+}  # fmt: skip
+
+
+def _checked(name: str, value: Any, declared: Field[Any]) -> Any:
+    """Return a value in the type of its field, if it is legal."""
+    kind: Any = declared.type
+    if isinstance(kind, UnionType):
+        if value is None:
+            return None
+        kind = get_args(kind)[0]
+    if isinstance(kind, type) and issubclass(kind, Options):
+        return kind.coerce(value)
+    if kind not in _KINDS:
+        return value
+    if not _has_type(value, kind):
+        found = type(value).__name__
+        raise OptionError(name, f"= {value!r:.80} must be {_KINDS[kind]}, not {found}")
+    value = kind(value)
+    legal = declared.metadata.get("legal")
+    if declared.metadata.get("float32"):
+        value = _single(value)
+        if isinstance(legal, Range):  # the float32 next to a bound may lie beyond it
+            legal = _SingleRange(legal.low, legal.high, legal.open_low)
+    if legal is not None:
+        check(name, value, legal)
+    return value
+
+
+class _SingleRange(Range):
+    def __contains__(self, value: float) -> bool:
+        return value in Range(_single(self.low), _single(self.high), self.open_low)
+
+
+def _single(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
+
+
+def _has_type(value: Any, kind: type) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return kind is bool
+    if kind is int:
+        return isinstance(value, numbers.Integral)
+    if kind is float:
+        return isinstance(value, numbers.Real)
+    return isinstance(value, kind)
+
+
+# Entries
+
+
+def _nested(declared: Field[Any]) -> type[Options] | None:
+    kind = declared.type
+    return kind if isinstance(kind, type) and issubclass(kind, Options) else None
+
+
+def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
+    for declared in fields(options):
+        value = getattr(options, declared.name)
+        if packed and isinstance(value, PackedOptions):
+            yield key_of(declared), value.to_bytes()
+        elif isinstance(value, Options):
+            yield from _entries(value, packed=packed)
+        elif value is not None:
+            if declared.metadata.get("float32"):  # seven digits are what was asked for
+                value = float(f"{value:.7g}")
+            yield key_of(declared), value
+
+
+def _read(cls: type[OptionsT], entries: Mapping[str, Any], *, packed: bool) -> OptionsT:
+    values: dict[str, Any] = {}
+    missing: list[str] = []
+    for declared in fields(cls):
+        key, nested = key_of(declared), _nested(declared)
+        if nested is not None and not (packed and issubclass(nested, PackedOptions)):
+            values[declared.name] = _read(nested, entries, packed=packed)
+        elif key in entries and (value := _received(key, entries[key], declared)) is not MISSING:
+            values[declared.name] = value
+        elif declared.default is MISSING and declared.default_factory is MISSING:
+            missing.append(key)
+    if missing:
+        raise CodecError(f"message lacks {', '.join(sorted(missing))}")
+    try:
+        return cls(**values)
+    except OptionError as error:
+        known = own_fields(cls)
+        if error.name in known:
+            raise error.under_key(key_of(known[error.name])) from error
+        raise
+
+
+def _received(key: str, value: Any, declared: Field[Any]) -> Any:
+    """Return an entry as the constructor takes it; MISSING for telemetry of no use."""
+    nested = _nested(declared)
+    if nested is not None and issubclass(nested, PackedOptions):
+        if not isinstance(value, bytes):
+            raise OptionError(key, f"= {value!r:.80} must be bytes, not {type(value).__name__}")
+        return nested.from_bytes(value)
+    if declared.metadata.get("telemetry"):
+        try:
+            return _checked(key, value, declared)
+        except OptionError:
+            return MISSING
+    return value

@@ -1,0 +1,27 @@
+"""All sample codecs, by name. A new one is a file of its own and a line here."""
+
+from collections.abc import Mapping
+
+from codec.errors import PayloadError
+from codec.samples.block_dct.codec import BlockDCT
+from codec.samples.columns import Columns
+from codec.samples.lossless import Lossless
+from codec.samples.sample_codec import SampleCodec
+
+SAMPLE_CODECS: Mapping[str, SampleCodec] = {
+    codec.name: codec for codec in (BlockDCT(), Columns(), Lossless())
+}
+
+
+def codec_of_identifier(identifier: int) -> SampleCodec:
+    """Return the codec that an identifier stands for.
+
+    Raises
+    ------
+    PayloadError
+        If there is none.
+    """
+    for codec in SAMPLE_CODECS.values():
+        if codec.identifier == identifier:
+            return codec
+    raise PayloadError(f"unknown codec {identifier}; known: {', '.join(SAMPLE_CODECS)}")
