@@ -1,28 +1,43 @@
-"""Flower's side of a client: an instruction comes in, a payload of quantized samples goes out.
+"""Flower's side of a client: a request comes in, quantized samples go out.
 
-Flower and the clock are known to the message handlers only: here, and in the rivals' clients.
+Flower and the clock are known here and in the baselines' handlers; the rest is pure.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
+from clients.arrays import load_model
+from clients.client_round import ClientRound, Contribution
 from clients.dataset import IndexedDataset
-from clients.delivery import SentSamples
-from clients.exchange import array_record, config_record, load_model, stored_arrays, timed
-from clients.instruction import Instruction
-from clients.rounds import Contribution, Task, replay_quota, replay_round, sgd_round
+from clients.replay import answer_replay
 from clients.source import SampleSource, as_source
+from clients.stopwatch import Stopwatch
+from clients.streaming import answer_streaming
 from codec import CodecError, Criterion
+from codec.messages import (
+    ARRAYS,
+    CONFIG,
+    PAYLOAD,
+    REPLAY,
+    STREAMING,
+    ReplayRequest,
+    Reply,
+    Request,
+    SampleReply,
+    StreamingRequest,
+)
+from codec.options import OneOf, check, own_fields
 
 if TYPE_CHECKING:
     from torch import nn
 
-STAGES = ("importance", "encode", "refinement")
-SENT_KEY = "quantized-data"
-MEMORY_KEY = "refinement-memory"
+RequestT = TypeVar("RequestT", bound=Request)
+Answer = Callable[[ClientRound[Any], RecordDict], tuple[Contribution, int]]
+
+_ANSWERS: Mapping[str, Answer] = {STREAMING: answer_streaming, REPLAY: answer_replay}
 
 
 def train(
@@ -32,13 +47,13 @@ def train(
     model: "Callable[[], nn.Module] | None" = None,
     criterion: Criterion | None = None,
 ) -> Message:
-    """Answer one round's instruction with quantized samples.
+    """Answer one round's request with quantized samples.
 
     Parameters
     ----------
     msg : Message
-        ``content["config"]``: see `clients.instruction.Instruction`. ``content["arrays"]``:
-        the model's state, when it is scored or refined with.
+        ``content["config"]``: a `codec.messages.StreamingRequest` or `ReplayRequest`.
+        ``content["arrays"]``: the model's state, when it is scored or refined with.
     context : Context
         ``node_config["partition-id"]`` (default 0) keys the client's random numbers;
         ``state`` remembers what was sent and the refinement's error memory.
@@ -54,59 +69,59 @@ def train(
     Returns
     -------
     Message
-        ``content["payload"]`` with ``samples`` (payload bytes, empty when nothing is sent),
-        ``refinement`` (bytes, if asked for), ``num-examples``, ``num-sent``, ``remaining``,
-        ``client``, ``memory-bytes`` (of the refinement's error memory) and ``seconds-*``.
+        ``content["payload"]``: a `codec.messages.SampleReply`.
 
     Raises
     ------
     CodecError
-        On an illegal instruction, sample or model; names the value and what is legal.
+        On an illegal request, sample or model; names the value and what is legal.
     """
-    instruction = Instruction.from_record(config_record(msg))
-    seconds = dict.fromkeys(STAGES, 0.0)
-    task = Task(
-        instruction,
-        int(context.node_config.get("partition-id", 0)),
-        as_source(source),
-        stage=lambda name: timed(name, seconds),
+    request: StreamingRequest | ReplayRequest = read_request(msg, StreamingRequest, ReplayRequest)
+    watch = Stopwatch()
+    work: ClientRound[Any] = ClientRound(
+        request, client_number(context), as_source(source), stage=watch.stage
     )
-    if instruction.needs_model:
+    if request.needs_model:
         if model is None:
-            raise CodecError("the instruction scores or refines with a model: pass model=<factory>")
-        loaded = load_model(model, msg.content.get("arrays"))
-        task = replace(task, model=loaded, criterion=criterion)
-    run = _replay if instruction.mode == "replay" else _sgd
-    contribution, remaining = run(task, context.state)
-    answer: dict[str, Any] = {
-        "samples": contribution.data,
-        "num-examples": contribution.considered,
-        "num-sent": len(contribution.sent),
-        "remaining": remaining,
-        "client": task.client,
-        "memory-bytes": sum(part.nbytes for part in contribution.memory or ()),
-        **{f"seconds-{name}": value for name, value in seconds.items()},
-    }
-    if contribution.refinement is not None:
-        answer["refinement"] = contribution.refinement
-    return Message(RecordDict({"payload": ConfigRecord(answer)}), reply_to=msg)
+            raise CodecError("the request scores or refines with a model: pass model=<factory>")
+        loaded = load_model(model, msg.content.get(ARRAYS))
+        work = replace(work, model=loaded, criterion=criterion)
+    contribution, remaining = _ANSWERS[request.mode](work, context.state)
+    reply = SampleReply(
+        client=work.client,
+        samples=contribution.data,
+        num_examples=contribution.considered,
+        num_sent=len(contribution.sent),
+        remaining=remaining,
+        refinement=contribution.refinement,
+        memory_bytes=sum(part.nbytes for part in contribution.memory or ()),
+        **watch.entries(),
+    )
+    return reply_message(msg, reply)
 
 
-def _sgd(task: Task, state: RecordDict) -> tuple[Contribution, int]:
-    contribution = sgd_round(task, stored_arrays(state.get(MEMORY_KEY)))
-    if contribution.memory is not None:
-        state[MEMORY_KEY] = array_record(contribution.memory)
-    return contribution, len(task.source)
+def read_request(msg: Message, *kinds: type[RequestT]) -> RequestT:
+    """Return the request in a message, which must be one of some kinds.
+
+    Raises
+    ------
+    CodecError
+        If there is none, or it is of another kind or not legal.
+    """
+    record = msg.content.get(CONFIG)
+    if not isinstance(record, ConfigRecord):
+        raise CodecError(f"content['{CONFIG}'] must be a ConfigRecord, got {type(record).__name__}")
+    by_mode = {str(own_fields(kind)["mode"].default): kind for kind in kinds}
+    mode = str(record.get("mode"))
+    check("mode", mode, OneOf(by_mode))
+    return by_mode[mode].from_entries(record)
 
 
-def _replay(task: Task, state: RecordDict) -> tuple[Contribution, int]:
-    length, instruction = len(task.source), task.instruction
-    record, before = state.get(SENT_KEY), SentSamples.none(length)
-    if isinstance(record, ConfigRecord):
-        before = SentSamples.from_entries(record, length)
-    settled = before.settle(instruction.acknowledged)
-    contribution = replay_round(task, settled.delivered)
-    after = settled.send(contribution.sent, instruction.server_round)
-    entries: dict[str, Any] = after.to_entries()
-    state[SENT_KEY] = ConfigRecord(entries)
-    return contribution, after.remaining(replay_quota(length, instruction.keep_rate))
+def client_number(context: Context) -> int:
+    """Return the number that keys a client's random numbers."""
+    return int(context.node_config.get("partition-id", 0))
+
+
+def reply_message(msg: Message, reply: Reply) -> Message:
+    """Return the message that carries a reply and nothing else."""
+    return Message(RecordDict({PAYLOAD: ConfigRecord(dict(reply.to_entries()))}), reply_to=msg)

@@ -3,7 +3,7 @@
 Scores are pure functions of what a forward pass yields; `model_outputs` is that pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec import CodecError
+from codec.messages import IMPORTANCES
+from codec.options import OneOf, check
 
 if TYPE_CHECKING:
     import torch
@@ -19,10 +21,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-UNSCORED = ("all", "random")
 UNCERTAINTIES = ("margin", "entropy")  # of a predicted class: scores that ignore the label
-SCORED = ("loss", "grad-norm", *UNCERTAINTIES)
-IMPORTANCES = UNSCORED + SCORED
 
 
 @dataclass(frozen=True)
@@ -139,13 +138,24 @@ def entropy_scores(logits: NDArray[np.floating[Any]]) -> Floats:
     return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - expected)
 
 
+# A new score is a function above, a line here, and its name in `codec.messages.SCORED`.
+SCORES: Mapping[str, Callable[[ModelOutputs, NDArray[Any]], Floats]] = {
+    "loss": lambda outputs, targets: loss_scores(outputs.logits, targets),
+    "grad-norm": lambda outputs, targets: grad_norm_scores(
+        outputs.logits, outputs.features, targets, outputs.bias
+    ),
+    "margin": lambda outputs, _: margin_scores(outputs.logits),
+    "entropy": lambda outputs, _: entropy_scores(outputs.logits),
+}
+
+
 def score(importance: str, outputs: ModelOutputs, targets: NDArray[Any]) -> Floats:
     """Return the (N,) float64 scores that `importance` gives to model outputs.
 
     Raises
     ------
     CodecError
-        If `importance` is not one of `SCORED`, if it needs class labels and the targets are
+        If `importance` is not one of `SCORES`, if it needs class labels and the targets are
         floats, or if a score is not finite (a model that diverged).
     """
     if importance in UNCERTAINTIES and _is_regression(targets):
@@ -153,16 +163,8 @@ def score(importance: str, outputs: ModelOutputs, targets: NDArray[Any]) -> Floa
         raise CodecError(
             f"importance {importance!r} needs class labels; legal for float targets: {legal}"
         )
-    if importance == "loss":
-        scores = loss_scores(outputs.logits, targets)
-    elif importance == "grad-norm":
-        scores = grad_norm_scores(outputs.logits, outputs.features, targets, outputs.bias)
-    elif importance == "margin":
-        scores = margin_scores(outputs.logits)
-    elif importance == "entropy":
-        scores = entropy_scores(outputs.logits)
-    else:
-        raise CodecError(f"importance {importance!r} has no score; legal: {', '.join(SCORED)}")
+    check("importance", importance, OneOf(SCORES))
+    scores = SCORES[importance](outputs, targets)
     if not np.isfinite(scores).all():
         position = int(np.argmin(np.isfinite(scores)))
         raise CodecError(f"{importance} of sample {position} is {scores[position]}, not finite")

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec import INCLUSION_UNIT, CodecError
+from codec.messages import PROBABILITY, SELECTIONS
+from codec.options import OneOf, check
 
-SELECTIONS = ("probability", "threshold", "budget")
 FIRST_TRIED = 64  # samples that the search for a byte budget tries first, unless told better
 BUDGET_FILL = 0.95  # share of the byte budget below which the search goes on
 _BUDGET_AIM = 0.975  # share that each guess aims at
@@ -145,8 +146,7 @@ def make_selector(
     Parameters
     ----------
     rule : str
-        ``probability``, or ``threshold`` and ``budget``, which both take the highest
-        scores and differ in what limits their number.
+        ``probability``, or ``top``, which takes the highest scores.
     scores : (N,) float array, >= 0
     uniform_share : float
         In [0, 1]; used by ``probability``.
@@ -156,9 +156,8 @@ def make_selector(
     CodecError
         If `rule` is none of these.
     """
-    if rule not in SELECTIONS:
-        raise CodecError(f"selection = {rule!r} is not one of {', '.join(SELECTIONS)}")
-    if rule == "probability":
+    check("selection", rule, OneOf(SELECTIONS))
+    if rule == PROBABILITY:
         return probability_selector(scores, uniform_share, generator)
     return ranked_selector(scores, generator)
 

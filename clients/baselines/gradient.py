@@ -1,20 +1,22 @@
-"""A client that sends the compressed gradient of its minibatch: the rival of sending data."""
+"""A client that sends the compressed gradient of its minibatch: the baseline of sending data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from numpy.typing import NDArray
 
+from clients.arrays import array_record, load_model, stored_arrays
 from clients.baselines.minibatches import Minibatches
 from clients.dataset import IndexedDataset
-from clients.exchange import array_record, config_record, load_model, stored_arrays, timed
+from clients.handler import client_number, read_request, reply_message
 from clients.source import SampleSource
-from clients.training_instruction import TrainingInstruction
-from codec import Augmentation, Criterion, generator, losses_gradient
-from codec.gradients.gradient_options import GradientOptions
+from clients.stopwatch import Stopwatch
+from codec import Augmentation, Criterion, losses_gradient
+from codec.messages import ARRAYS, GradientReply, GradientRequest
+from codec.random import Stream, client_generator
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,35 +24,6 @@ if TYPE_CHECKING:
 Arrays = list[NDArray[np.float32]]
 
 RESIDUAL_KEY, VELOCITY_KEY = "gradient-residual", "gradient-velocity"
-_COMPRESSOR_STREAM = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class GradientInstruction(TrainingInstruction):
-    """One round's instruction to send a gradient.
-
-    Attributes
-    ----------
-    momentum_correction, majority_vote : float, bool
-        See `codec.gradients.gradient_options.GradientOptions`.
-
-    Raises
-    ------
-    CodecError
-        On an illegal value, or options that contradict each other.
-    """
-
-    momentum_correction: float = 0.0
-    majority_vote: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _ = self.options  # contradictions are found here
-
-    @property
-    def options(self) -> GradientOptions:
-        """How the gradient is sent."""
-        return GradientOptions(self.compression, self.majority_vote, self.momentum_correction)
 
 
 @dataclass(frozen=True)
@@ -95,12 +68,12 @@ def train_gradient(
     criterion: Criterion | None = None,
     augment: Augmentation | None = None,
 ) -> Message:
-    """Answer one round's instruction with the compressed gradient of a minibatch.
+    """Answer one round's request with the compressed gradient of a minibatch.
 
     Parameters
     ----------
     msg : Message
-        ``content["config"]``: see `GradientInstruction`. ``content["arrays"]``: the model.
+        ``content["config"]``: a `codec.messages.GradientRequest`. ``content["arrays"]``: the model.
     context : Context
         ``node_config["partition-id"]`` (default 0) keys the client's random numbers;
         ``state`` keeps error feedback and velocity.
@@ -116,44 +89,42 @@ def train_gradient(
     Returns
     -------
     Message
-        ``content["payload"]`` with ``gradient`` (bytes), ``num-examples``, ``client``,
-        ``memory-bytes``, ``seconds-*`` and, if asked for and there is batch normalization,
-        ``buffers`` (its statistics, in float16).
+        ``content["payload"]``: a `codec.messages.GradientReply`.
 
     Raises
     ------
     CodecError
-        On an illegal instruction, sample or model, or a gradient that is not finite.
+        On an illegal request, sample or model, or a gradient that is not finite.
     """
-    instruction = GradientInstruction.from_record(config_record(msg))
-    client = int(context.node_config.get("partition-id", 0))
-    batches = Minibatches.of(instruction, client, source, criterion, augment)
-    seconds: dict[str, float] = {}
-    network = load_model(model, msg.content.get("arrays"))
-    with timed("gradient", seconds):
-        losses = batches.losses(network, instruction.server_round - 1)
+    request, client = read_request(msg, GradientRequest), client_number(context)
+    batches = Minibatches.of(request, client, source, criterion, augment)
+    watch = Stopwatch()
+    network = load_model(model, msg.content.get(ARRAYS))
+    with watch.stage("gradient"):
+        losses = batches.losses(network, request.server_round - 1)
         parts = losses_gradient(network, losses, np.ones(len(losses), np.float32), len(losses))
         gradient = [part.float().cpu().numpy() for part in parts]
-    with timed("compress", seconds):
-        rng = generator(instruction.seed, instruction.server_round, client, _COMPRESSOR_STREAM)
+    with watch.stage("compress"):
+        rng = client_generator(request.seed, request.server_round, client, Stream.COMPRESSOR)
         before = GradientMemory.from_state(context.state)
-        data, memory = compress_gradient(gradient, instruction, before, rng)
-    answer: dict[str, Any] = {
-        "gradient": data,
-        "num-examples": len(losses),
-        "client": client,
-        "memory-bytes": memory.nbytes,
-    }
-    with timed("gradient", seconds):
-        answer |= batches.buffers(network, instruction)
+        data, memory = compress_gradient(gradient, request, before, rng)
+    with watch.stage("gradient"):
+        buffers = batches.buffers(network, request)
     memory.to_state(context.state)
-    answer |= {f"seconds-{name}": value for name, value in seconds.items()}
-    return Message(RecordDict({"payload": ConfigRecord(answer)}), reply_to=msg)
+    reply = GradientReply(
+        client=client,
+        gradient=data,
+        num_examples=len(losses),
+        buffers=buffers,
+        memory_bytes=memory.nbytes,
+        **watch.entries(),
+    )
+    return reply_message(msg, reply)
 
 
 def compress_gradient(
     gradient: Sequence[NDArray[np.float32]],
-    instruction: GradientInstruction,
+    request: GradientRequest,
     memory: GradientMemory,
     rng: np.random.Generator,
 ) -> tuple[bytes, GradientMemory]:
@@ -167,7 +138,7 @@ def compress_gradient(
     Parameters
     ----------
     gradient : sequence of float32 arrays
-    instruction : GradientInstruction
+    request : GradientRequest
     memory : GradientMemory
         Not modified.
     rng : numpy.random.Generator
@@ -179,13 +150,13 @@ def compress_gradient(
         If a value is not finite, or the memory does not fit.
     """
     update, velocity = list(gradient), None
-    if instruction.momentum_correction:
+    if request.momentum_correction:
         velocity = memory.velocity or [np.zeros_like(part) for part in gradient]
         pairs = zip(velocity, gradient, strict=True)
-        update = velocity = [instruction.momentum_correction * v + g for v, g in pairs]
-    compressor = instruction.options.compressor()
+        update = velocity = [request.momentum_correction * v + g for v, g in pairs]
+    compressor = request.compressor()
     data, residual = compressor.compress(update, memory.residual, rng)
-    if velocity is not None and not instruction.majority_vote:
+    if velocity is not None and not request.majority_vote:
         sent = compressor.decompress(data, [part.shape for part in gradient])
         velocity = [np.where(s != 0, np.float32(0), v) for s, v in zip(sent, velocity, strict=True)]
     return data, GradientMemory(residual, velocity)

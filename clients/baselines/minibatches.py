@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from clients.candidates import draw_minibatch
 from clients.dataset import IndexedDataset
 from clients.source import SampleSource, as_source, fetch, source_spec
-from clients.training_instruction import TrainingInstruction
 from codec import (
     Augmentation,
     CodecOptions,
@@ -18,19 +17,16 @@ from codec import (
     SampleSpec,
     batch_losses,
     dropout_seed,
-    generator,
     keyed_augmentation,
     per_sample_criterion,
 )
 from codec.learning.batch_norm import encode_statistics, fresh_statistics, statistics
 from codec.learning.gradient import to_unit
+from codec.messages import TrainingRequest
+from codec.random import Stream, client_generator
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-# Last keys of the client's generators, beside those of compressors (1), dropout (2) and
-# augmentation (4).
-_ORDER_STREAM, _STATISTICS_STREAM = 3, 5
 
 
 def epoch_minibatch(
@@ -58,7 +54,7 @@ def epoch_minibatch(
     (min(batch_size, length),) int64 array
     """
     epoch, place = divmod(step, max(1, length // batch_size))
-    order = generator(seed, epoch, client, _ORDER_STREAM).permutation(length)
+    order = client_generator(seed, epoch, client, Stream.ORDER).permutation(length)
     return order[place * batch_size :][:batch_size].astype(np.int64)
 
 
@@ -90,18 +86,18 @@ class Minibatches:
     @classmethod
     def of(
         cls,
-        instruction: TrainingInstruction,
+        request: TrainingRequest,
         client: int,
         source: SampleSource | IndexedDataset,
         criterion: Criterion | None,
         augment: Augmentation | None,
     ) -> "Minibatches":
-        """Return the minibatches that an instruction asks of a client."""
+        """Return the minibatches that a request asks of a client."""
         return cls(
             as_source(source),
             client,
-            instruction.seed,
-            instruction.batch_size,
+            request.seed,
+            request.batch_size,
             per_sample_criterion(criterion),
             augment,
         )
@@ -159,7 +155,7 @@ class Minibatches:
         kept = statistics(model)
         if not kept or len(self.source) < 2:
             return []
-        rng = generator(self.seed, server_round, self.client, _STATISTICS_STREAM)
+        rng = client_generator(self.seed, server_round, self.client, Stream.STATISTICS)
         indices = draw_minibatch(len(self.source), count * self.size, rng)
         device = next(model.parameters()).device
         with torch.no_grad(), fresh_statistics(model):
@@ -170,9 +166,9 @@ class Minibatches:
                 model(to_unit(inputs, self.spec.low, self.spec.high))
         return [tensor.float().cpu().numpy() for tensor in kept]
 
-    def buffers(self, model: "nn.Module", instruction: TrainingInstruction) -> dict[str, bytes]:
-        """Return the reply's entry of statistics; none if not asked for, or there are none."""
-        if not instruction.buffers:
-            return {}
-        kept = self.statistics(model, instruction.buffers, instruction.server_round)
-        return {"buffers": encode_statistics(kept)} if kept else {}
+    def buffers(self, model: "nn.Module", request: TrainingRequest) -> bytes | None:
+        """Return the statistics that a reply carries; None if not asked for, or there are none."""
+        if not request.buffers:
+            return None
+        kept = self.statistics(model, request.buffers, request.server_round)
+        return encode_statistics(kept) if kept else None
