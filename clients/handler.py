@@ -76,11 +76,10 @@ def train(
     CodecError
         On an illegal request, sample or model; names the value and what is legal.
     """
-    request: StreamingRequest | ReplayRequest = read_request(msg, StreamingRequest, ReplayRequest)
-    watch = Stopwatch()
-    work: ClientRound[Any] = ClientRound(
-        request, client_number(context), as_source(source), stage=watch.stage
-    )
+    request = read_request(msg, StreamingRequest, ReplayRequest)
+    assert isinstance(request, StreamingRequest | ReplayRequest)
+    number, watch = client_number(context), Stopwatch()
+    work: ClientRound[Any] = ClientRound(request, number, as_source(source), stage=watch.stage)
     if request.needs_model:
         if model is None:
             raise CodecError("the request scores or refines with a model: pass model=<factory>")

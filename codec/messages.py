@@ -50,7 +50,7 @@ SELECTIONS = (PROBABILITY, TOP)
 STREAMING, REPLAY, GRADIENT, FEDAVG = "streaming", "replay", "gradient", "fedavg"
 
 _MOMENTUM = Range(0, 0.999)
-_SEED = Range(0, 2**63 - 1)
+_SEED = Range(0, 2**32 - 1)  # what NumPy's and torch's generators take
 
 
 # Options
@@ -139,10 +139,16 @@ class BankTraining(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientOptions(Minibatch):
-    """Compressed gradients, one optimizer step a round."""
+class CompressionOptions(Minibatch):
+    """What the baselines compress, and how."""
 
     compression: Compression = field(default_factory=Compression)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientOptions(CompressionOptions):
+    """Compressed gradients, one optimizer step a round."""
+
     majority_vote: bool = option(False, "gradient, sign: bare signs and a vote")
     momentum_correction: float = option(
         0.0, "gradient, top-k and vote: momentum on the clients (set momentum = 0)", _MOMENTUM
@@ -150,10 +156,9 @@ class GradientOptions(Minibatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalOptions(Minibatch):
+class LocalOptions(CompressionOptions):
     """Local training, federated averaging."""
 
-    compression: Compression = field(default_factory=Compression)
     local_steps: int = option(10, "fedavg: steps of a client per round", COUNT)
     momentum: float = option(0.9, "sgd momentum, adam's beta1", _MOMENTUM)
     weight_decay: float = option(5e-4, "weight decay", COUNT_OR_NONE)

@@ -192,6 +192,11 @@ def pick(cls: type[OptionsT], source: Options, **others: Any) -> OptionsT:
     return cls(**{name: getattr(source, name) for name in shared} | others)
 
 
+def values_of(source: Options, *groups: type[Options]) -> dict[str, Any]:
+    """Return the values that options have for the fields of some groups, by name."""
+    return {name: getattr(source, name) for group in groups for name in own_fields(group)}
+
+
 def own_fields(cls: type) -> dict[str, Field[Any]]:
     """Return the fields of a dataclass by name."""
     return {declared.name: declared for declared in fields(cls)}

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from codec import Augmentation
+from fl_app.data import DATASETS
 
 
 def make_augmentation(name: str, dataset: str) -> Augmentation | None:
@@ -20,7 +21,7 @@ def make_augmentation(name: str, dataset: str) -> Augmentation | None:
     dataset : str
         For "auto"; digits, which are centred, are also shifted less than others: by 2 pixels.
     """
-    digits = dataset == "mnist5k"
+    digits = DATASETS[dataset].digits
     if name == "auto":
         name = "crop" if digits else "crop-flip"
     crop = partial(random_crop, padding=2) if digits else random_crop

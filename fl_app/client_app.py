@@ -10,18 +10,17 @@ import clients
 from fl_app.config import RunConfig
 from fl_app.data import load
 from fl_app.partition import partition_indices
+from fl_app.registry import STRATEGIES
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from codec import Augmentation
 
 app = ClientApp()
 
 
 @app.train()
 def train(msg: Message, context: Context) -> Message:
-    """Answer one round's instruction from this node's samples.
+    """Answer one round's request from this node's samples.
 
     ``context.node_config`` may hold "partition-id" and "num-partitions" (a simulation sets both),
     and "data-dir", the node's own folder, which goes before the run config's.
@@ -38,18 +37,7 @@ def train(msg: Message, context: Context) -> Message:
     def model() -> "nn.Module":
         return _model(config.model, source.samples.shape[1:], source.classes, config.stem)
 
-    if config.strategy == "gradient":
-        return clients.train_gradient(msg, context, source, model, augment=augmentation(config))
-    if config.strategy == "fedavg":
-        return clients.train_local(msg, context, source, model, augment=augmentation(config))
-    return clients.train(msg, context, source, model)
-
-
-def augmentation(config: RunConfig) -> "Augmentation | None":
-    """Return what minibatches go through where they are learned from: here, for the rivals."""
-    from fl_app.augment import make_augmentation
-
-    return make_augmentation(config.augment, config.dataset)
+    return STRATEGIES[config.strategy].answer(msg, context, source, model, config)
 
 
 # The actors of a simulation live through all rounds and serve many partitions.

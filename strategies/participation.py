@@ -1,14 +1,75 @@
-"""Which nodes take part in a round."""
+"""Which nodes take part in a round, and the messages that ask them."""
 
 import time
+from collections.abc import Callable, Iterable
 from logging import INFO
 
 import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
 
+from codec.messages import ARRAYS, CONFIG, Participation, Request
+from codec.random import Stream, server_generator
+
 _POLL_SECONDS = 1.0
 _LOG_SECONDS = 10.0
+
+
+def nodes_of_round(
+    grid: Grid, participation: Participation, server_round: int, finished: set[int] | None = None
+) -> list[int]:
+    """Wait for the nodes of a round and choose those that are asked.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's connection to the nodes.
+    participation : Participation
+        How many to wait for and to ask; its seed and the round key the choice.
+    server_round : int
+    finished : set[int], optional
+        Nodes with nothing left to send.
+
+    Returns
+    -------
+    list[int]
+        Node ids, ascending; empty when all have finished.
+    """
+    done = finished or set()
+    connected = wait_for_nodes(grid, participation.min_available_nodes, done)
+    stream = server_generator(participation.seed, server_round, Stream.SERVER_NODES)
+    node_ids = choose_nodes(connected, done, participation.fraction_train, stream)
+    log(INFO, "configure_train: asking %d of %d nodes", len(node_ids), len(connected))
+    return node_ids
+
+
+def train_messages(
+    node_ids: Iterable[int],
+    request_of: Callable[[int], Request],
+    config: ConfigRecord,
+    arrays: ArrayRecord | None = None,
+) -> list[Message]:
+    """Return the messages that carry a round's requests.
+
+    Parameters
+    ----------
+    node_ids : iterable of int
+    request_of : callable
+        From a node id to what the node is asked.
+    config : ConfigRecord
+        Entries of the caller's own ``train_config``; the request's go before them.
+    arrays : ArrayRecord, optional
+        The model, where the request needs it.
+    """
+    messages = []
+    for node_id in node_ids:
+        entries = {**config, **request_of(node_id).to_entries()}
+        content = RecordDict({CONFIG: ConfigRecord(entries)})
+        if arrays is not None:
+            content[ARRAYS] = arrays
+        messages.append(Message(content, node_id, MessageType.TRAIN))
+    return messages
 
 
 def wait_for_nodes(grid: Grid, minimum: int, finished: set[int]) -> set[int]:

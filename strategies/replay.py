@@ -1,40 +1,41 @@
 """Training on a growing bank of quantized samples, several optimizer steps per round."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from logging import INFO, WARNING
+from typing import Any
 
 import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
+from flwr.serverapp import Grid
 
-from codec import Augmentation, CodecOptions, Criterion, DecodeLimits, generator
-from strategies.accounted_strategy import RoundResult
-from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
-from strategies.quantized_data import QuantizedDataStrategy
-from strategies.reply import Expectation, Reply
+from codec import Augmentation, Criterion, DecodeLimits
+from codec.messages import BankTraining, Participation, ReplayOptions, ReplayRequest
+from codec.options import pick, split_options, takes_options
+from codec.random import Stream, server_generator, torch_seed
+from strategies.participation import nodes_of_round, train_messages
+from strategies.received_samples import Expectation, ReceivedSamples, SampleReader
+from strategies.round_book import RoundBook, RoundResult
 from strategies.sample_bank import SampleBank
-from strategies.server_model import (
-    ModelLike,
-    OptimizerLike,
-    SchedulerLike,
-    ServerModel,
-)
-from strategies.server_strategy import SERVER_STREAM
+from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
+from strategies.server_strategy import ServerStrategy
 
 _NEVER = -1
-_MINIBATCHES, _AUGMENTATION = 1, 2
 _LOG_SECONDS = 10.0
 
 
-class QuantizedDataReplay(QuantizedDataStrategy):
+@takes_options(ReplayOptions, BankTraining, Participation)
+class QuantizedDataReplay(ServerStrategy):
     """The server keeps what it received and trains on all of it in every round.
 
     In a round each client sends its next samples, within its budget; the server adds them to its
     :class:`SampleBank` and takes ``server_steps`` optimizer steps on minibatches of the bank. A
     sample is thus paid for once and used in every later epoch. A client that has sent everything
-    is asked no more; when all have, rounds cost no bytes.
+    is not asked again; when all have, rounds cost no bytes.
 
-    A reply may get lost or be rejected. Each instruction therefore names the round of the last
+    A reply may get lost or be rejected. Each request therefore names the round of the last
     reply from that node which was accepted (``"acknowledged"``), and the client counts samples as
     sent only then.
 
@@ -42,33 +43,19 @@ class QuantizedDataReplay(QuantizedDataStrategy):
     ----------
     model, optimizer, criterion, scheduler, device, amp, channels_last
         See :class:`ServerModel`.
-    codec : CodecOptions
-        Quantizer and rate of the samples.
-    samples_per_round : int
-        Most samples that a client sends per round; 0: all.
-    uplink_budget : int
-        Bytes that a client may send per round; 0: unlimited.
-    server_steps : int
-        Optimizer steps per round.
-    server_batch_size : int
-        Samples per optimizer step.
     augment : callable, optional
         ``(samples, torch.Generator) -> samples`` on each minibatch, scaled to [0, 1].
-    importance, selection, uniform_share
-        See :class:`QuantizedDataSGD`.
-    keep_rate : float
-        Share of its samples that a client ever sends, in (0, 1].
-    pool_factor : float
-        With an importance that needs the model: samples that a client scores per sample
-        sent, >= 1.
     memory_limit : int
         Bytes of decoded samples that the bank holds, see :class:`SampleBank`.
-    fraction_train, min_available_nodes, seed, on_round
-        See :class:`ServerStrategy`.
     sample_shape : tuple[int, ...], optional
         Shape of one sample; by default that of the first valid payload.
     limits : DecodeLimits, optional
         What a payload may make the server allocate.
+    on_round : callable, optional
+        Called with the :class:`RoundResult` at the end of each round's training.
+    **options
+        Fields of :class:`codec.messages.ReplayOptions`, :class:`codec.messages.BankTraining` and
+        :class:`codec.messages.Participation`; ``codec`` may be a name.
 
     Attributes
     ----------
@@ -81,6 +68,8 @@ class QuantizedDataReplay(QuantizedDataStrategy):
         If an option is out of its range; names option, value and range.
     """
 
+    request: ReplayRequest
+
     def __init__(
         self,
         model: ModelLike,
@@ -88,95 +77,84 @@ class QuantizedDataReplay(QuantizedDataStrategy):
         criterion: Criterion | None = None,
         scheduler: SchedulerLike | None = None,
         *,
-        codec: CodecOptions | None = None,
-        samples_per_round: int = 0,
-        uplink_budget: int = 0,
-        server_steps: int = 100,
-        server_batch_size: int = 128,
         augment: Augmentation | None = None,
-        importance: str = "all",
-        selection: str = "budget",
-        keep_rate: float = 1.0,
-        uniform_share: float = 0.2,
-        pool_factor: float = 4.0,
         memory_limit: int = 4 << 30,
-        fraction_train: float = 1.0,
-        min_available_nodes: int = 1,
-        seed: int = 0,
         device: str = "auto",
         amp: str | bool = "auto",
         channels_last: str | bool = "auto",
         sample_shape: tuple[int, ...] | None = None,
         limits: DecodeLimits | None = None,
         on_round: Callable[[RoundResult], None] | None = None,
+        **options: Any,
     ) -> None:
-        check_range("samples_per_round", samples_per_round, 0)
-        check_range("server_steps", server_steps, 0)
-        check_range("server_batch_size", server_batch_size, 1)
-        check_range("pool_factor", pool_factor, 1.0)
-        check_filter(importance, selection, keep_rate, uniform_share, uplink_budget)
+        asked, self.training, self.participation = split_options(
+            options, ReplayOptions, BankTraining, Participation
+        )
+        request = pick(ReplayRequest, asked, server_round=0, seed=self.participation.seed)
+        server_model = ServerModel(
+            model,
+            optimizer,
+            criterion,
+            scheduler,
+            device=device,
+            amp=amp,
+            channels_last=channels_last,
+        )
+        super().__init__(server_model, RoundBook(on_round), request)
         limits = limits or DecodeLimits()
         self.bank = SampleBank(memory_limit, limits)
-        self.server_steps = server_steps
-        self.server_batch_size = server_batch_size
+        self._reader = SampleReader(server_model, Expectation(shape=sample_shape, limits=limits))
         self._augment = augment
         self._acknowledged: dict[int, int] = {}
         self._finished: set[int] = set()
-        super().__init__(
-            ServerModel(
-                model,
-                optimizer,
-                criterion,
-                scheduler,
-                device=device,
-                amp=amp,
-                channels_last=channels_last,
-            ),
-            {
-                "mode": "replay",
-                "codec": (codec or CodecOptions()).to_bytes(),
-                "batch-size": samples_per_round,
-                "importance": importance,
-                "selection": selection,
-                "keep-rate": keep_rate,
-                "uniform-share": uniform_share,
-                "pool-factor": pool_factor,
-                "uplink-budget": uplink_budget,
-                "refinement": "none",
-            },
-            sends_model=importance in MODEL_IMPORTANCES,
-            expected=Expectation(shape=sample_shape, limits=limits),
-            fraction_train=fraction_train,
-            min_available_nodes=min_available_nodes,
-            seed=seed,
-            on_round=on_round,
-        )
 
-    def finished_nodes(self) -> set[int]:
-        """Nodes whose every sample has arrived."""
-        return self._finished
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the round's nodes for their next samples; nobody when all have sent everything."""
+        request = replace(self.request, server_round=server_round)
 
-    def node_instruction(self, node_id: int) -> dict[str, int]:
-        """Round of the node's last accepted reply, -1 for none."""
-        return {"acknowledged": self._acknowledged.get(node_id, _NEVER)}
+        def request_of(node_id: int) -> ReplayRequest:
+            return replace(request, acknowledged=self._acknowledged.get(node_id, _NEVER))
 
-    def learn(self, server_round: int, replies: list[Reply]) -> float:
-        """Add the replies' samples to the bank and train on it; mean loss, NaN without a step."""
-        for reply in replies:
-            if reply.payload is not None:
-                self.bank.add_payload(reply.payload, reply.decoded)
-            self._acknowledged[reply.node_id] = server_round
-            if reply.remaining == 0:
-                self._finished.add(reply.node_id)
+        node_ids = nodes_of_round(grid, self.participation, server_round, self._finished)
+        model = arrays if request.needs_model else None
+        messages = train_messages(node_ids, request_of, config, model)
+        self.book.begin(server_round, messages)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Bank the samples and train on all; returns the new arrays and the round's metrics."""
+        accepted = self.book.collect(server_round, replies, self._reader.read)
+        before = self.steps_taken
+        with self.book.stage("train"):
+            self.keep(server_round, accepted)
+            loss = self.learn(server_round)
+        metrics = self.book.finish(server_round, accepted, self.steps_taken - before, loss)
+        return self.server_model.state_arrays(), metrics
+
+    def keep(self, server_round: int, accepted: list[ReceivedSamples]) -> None:
+        """Add the replies' samples to the bank, and remember what each node was told."""
+        for received in accepted:
+            if received.payload is not None:
+                self.bank.add_payload(received.payload, received.decoded)
+            self._acknowledged[received.node_id] = server_round
+            if received.remaining == 0:
+                self._finished.add(received.node_id)
+
+    def learn(self, server_round: int) -> float:
+        """Train on the bank; mean loss, NaN without a step."""
         if not len(self.bank):
             log(WARNING, "no sample has arrived yet: no training in round %d", server_round)
             return float("nan")
         return train_on_bank(
             self.server_model,
             self.bank,
-            steps=self.server_steps,
-            batch_size=self.server_batch_size,
-            seed=self.seed,
+            steps=self.training.server_steps,
+            batch_size=self.training.server_batch_size,
+            seed=self.request.seed,
             server_round=server_round,
             augment=self._augment,
         )
@@ -213,10 +191,10 @@ def train_on_bank(
         Mean loss of the steps; NaN without steps.
     """
     device = server_model.device
-    order = generator(seed, server_round, SERVER_STREAM, _MINIBATCHES)
+    order = server_generator(seed, server_round, Stream.SERVER_MINIBATCHES)
     augmentation = torch.Generator(device)
-    stream = generator(seed, server_round, SERVER_STREAM, _AUGMENTATION)
-    augmentation.manual_seed(int(stream.integers(2**63)))
+    stream = server_generator(seed, server_round, Stream.SERVER_AUGMENTATION)
+    augmentation.manual_seed(torch_seed(stream))
     total = torch.zeros((), device=device)
     started = logged_at = time.perf_counter()
     for step, batch in enumerate(bank.minibatches(batch_size, steps, order, device), start=1):

@@ -12,8 +12,6 @@ from codec import DecodedSamples, DecodeLimits, SamplePayload, decode_samples
 from strategies.server_model import Batch
 
 _DEFAULT_MEMORY_LIMIT = 4 << 30
-# Biased anyway, or exact: rounding what they decode to uint8 costs nothing.
-_ROUNDABLE = ("nearest", "identity")
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class SampleBank:
     Payloads stay as their bytes. Decoded samples are held in one contiguous array, the *window*:
     all of them while they fit in ``memory_limit``; beyond it the window holds as many payloads as
     fit, in random order, and an epoch goes from window to window. Samples of a uint8 source are
-    held as uint8 when the quantizer is biased anyway (``nearest``) or lossless (``identity``), else
-    as float32, which keeps unbiased quantizers unbiased.
+    held as uint8 when their codec is biased anyway or lossless, else as float32, which keeps an
+    unbiased codec unbiased.
 
     Parameters
     ----------
@@ -262,7 +260,10 @@ class SampleBank:
 
 def _to_arrays(payload: SamplePayload, decoded: DecodedSamples) -> _Arrays:
     samples: NDArray[Any] = decoded.samples
-    if payload.spec.dtype == "uint8" and payload.spec.codec.quantizer in _ROUNDABLE:
+    codec = payload.spec.sample_codec
+    # Biased anyway, or exact: rounding what it decodes to costs nothing.
+    roundable = codec.lossless or not codec.is_unbiased(payload.spec.codec)
+    if payload.spec.dtype == "uint8" and roundable:
         samples = np.clip(np.rint(samples), 0, 255).astype(np.uint8)
     return _Arrays(samples, decoded.targets, decoded.weights)
 

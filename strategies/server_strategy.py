@@ -1,117 +1,115 @@
-"""Strategies in which the server takes the optimizer's steps: who is asked, and what is asked."""
+"""What all strategies here are to Flower: they hold the model, and keep books."""
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable
 from logging import INFO
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from torch import nn
 
-from codec import CodecOptions, generator
-from strategies.accounted_strategy import AccountedStrategy, ReplyT, RoundResult
-from strategies.options import check_range
-from strategies.participation import choose_nodes, wait_for_nodes
+from codec.messages import Request
+from strategies.ledger import Ledger
+from strategies.round_book import RoundBook
 from strategies.server_model import ServerModel
 
-# Key of the server's random streams, beside the clients' (seed, round, partition-id).
-SERVER_STREAM = 2**32 - 1
-_SELECT_NODES = 0
 
-Entries = Mapping[str, int | float | str | bytes]
-
-
-class ServerStrategy(AccountedStrategy[ReplyT]):
-    """Base of the strategies in which clients never step a model, the server does.
-
-    A subclass says what a reply must be like, in :meth:`parse`, and what to learn from a round's
-    accepted replies, in :meth:`learn`.
+class ServerStrategy(Strategy):
+    """A strategy with a model of its own; what a round does is up to the subclass.
 
     Parameters
     ----------
     server_model : ServerModel
         What is trained.
-    instruction : Mapping
-        Entries of the instruction's ``ConfigRecord``, beside round and seed.
-    sends_model : bool
-        Whether instructions carry the model.
-    fraction_train : float
-        Share of the connected nodes asked in a round, in (0, 1]; at least one node.
-    min_available_nodes : int
-        Nodes to wait for before a round.
-    seed : int
-        Seed of everything random on both ends, >= 0.
-    on_round : callable, optional
-        See :class:`AccountedStrategy`, whose attributes these strategies have.
+    book : RoundBook
+        Bytes, seconds and failures.
+    request : Request
+        What clients are asked, but for what is a round's or a node's own.
+
+    Attributes
+    ----------
+    num_rounds : int
+        Rounds of the run; 0 before it.
     """
 
-    def __init__(
+    def __init__(self, server_model: ServerModel, book: RoundBook, request: Request) -> None:
+        self.server_model = server_model
+        self.book = book
+        self.request = request
+        self.num_rounds = 0
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that is trained."""
+        return self.server_model.model
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimizer steps so far."""
+        return self.server_model.steps_taken
+
+    @property
+    def ledger(self) -> Ledger:
+        """Bytes in both directions."""
+        return self.book.ledger
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Replies that could not be used, by cause."""
+        return self.book.failures
+
+    def start(
         self,
-        server_model: ServerModel,
-        instruction: Entries,
-        *,
-        sends_model: bool,
-        fraction_train: float,
-        min_available_nodes: int,
-        seed: int,
-        on_round: Callable[[RoundResult], None] | None,
-    ) -> None:
-        check_range("fraction_train", fraction_train, 0.0, 1.0, open_low=True)
-        check_range("min_available_nodes", min_available_nodes, 1)
-        check_range("seed", seed, 0)
-        super().__init__(server_model, on_round)
-        self.seed = seed
-        self.fraction_train = fraction_train
-        self.min_available_nodes = min_available_nodes
-        self._instruction = dict(instruction)
-        self._sends_model = sends_model
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run the strategy, as Flower's own ``start``.
 
-    @abstractmethod
-    def learn(self, server_round: int, replies: list[ReplyT]) -> float:
-        """Train the model on a round's replies, in the order of their clients; mean loss."""
+        Parameters
+        ----------
+        grid : Grid
+            Flower's connection to the nodes.
+        initial_arrays : ArrayRecord, optional
+            State that the model starts from; by default its own.
+        num_rounds, timeout, train_config, evaluate_config, evaluate_fn
+            As in ``flwr.serverapp.strategy.Strategy.start``.
 
-    def finished_nodes(self) -> set[int]:
-        """Nodes that are asked no more."""
-        return set()
+        Returns
+        -------
+        Result
+            Final arrays, and metrics by round.
+        """
+        self.num_rounds = num_rounds
+        if initial_arrays is None:
+            initial_arrays = self.server_model.state_arrays()
+        else:
+            self.server_model.load_arrays(initial_arrays)
+        return super().start(
+            grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
+        )
 
-    def round_instruction(self, server_round: int) -> Entries:
-        """Entries of the instruction that are this round's own."""
-        return {}
+    def is_due(self, server_round: int, every: int) -> bool:
+        """Whether a round is one of every so many, or the last."""
+        return is_due(server_round, every, self.num_rounds)
 
-    def node_instruction(self, node_id: int) -> Entries:
-        """Entries of the instruction that are this node's own."""
-        return {}
-
-    def configure_train(
+    def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Make the round's instructions; none when no node has anything left to send."""
-        finished = self.finished_nodes()
-        connected = wait_for_nodes(grid, self.min_available_nodes, finished)
-        stream = generator(self.seed, server_round, SERVER_STREAM, _SELECT_NODES)
-        node_ids = choose_nodes(connected, finished, self.fraction_train, stream)
-        log(INFO, "configure_train: asking %d of %d nodes", len(node_ids), len(connected))
-        common = {**config, **self._instruction, "server-round": server_round, "seed": self.seed}
-        common |= self.round_instruction(server_round)
-        messages = []
-        for node_id in node_ids:
-            record = ConfigRecord({**common, **self.node_instruction(node_id)})
-            content = RecordDict({"config": record})
-            if self._sends_model:
-                content["arrays"] = arrays
-            messages.append(Message(content, node_id, MessageType.TRAIN))
-        self.begin_round(server_round, messages)
-        return messages
+        """Ask nobody: the model is evaluated on the server, by ``evaluate_fn``."""
+        return []
 
-    def aggregate_train(
+    def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord, MetricRecord]:
-        """Train on what the round brought; returns the new arrays and the round's metrics."""
-        accepted = self.accept(server_round, replies)
-        with self.stage("train"):
-            loss = self.learn(server_round, accepted)
-        metrics = self.finish_round(server_round, accepted, loss)
-        return self.server_model.state_arrays(), metrics
+    ) -> MetricRecord | None:
+        """Return no metrics, as nobody was asked."""
+        return None
 
     def summary(self) -> None:
         """Log the configuration as a tree."""
@@ -122,11 +120,11 @@ class ServerStrategy(AccountedStrategy[ReplyT]):
         log(INFO, "\t│\t├── Optimizer: %s", type(server.optimizer).__name__)
         precision = "bf16 autocast" if server.amp else "fp32"
         log(INFO, "\t│\t└── Device: %s, %s", server.device, precision)
-        log(INFO, "\t├──> Instruction (model sent: %s):", "yes" if self._sends_model else "no")
-        for key, value in self._instruction.items():
-            shown = CodecOptions.from_bytes(value) if isinstance(value, bytes) else value
-            log(INFO, "\t│\t├── %s: %s", key, shown)
-        log(INFO, "\t│\t└── seed: %d", self.seed)
-        log(INFO, "\t└──> Sampling:")
-        log(INFO, "\t\t├── Fraction: train (%.2f)", self.fraction_train)
-        log(INFO, "\t\t└── Minimum available nodes: %d", self.min_available_nodes)
+        log(INFO, "\t└──> Request:")
+        for key, value in self.request.to_flat().items():
+            log(INFO, "\t\t├── %s: %s", key, value)
+
+
+def is_due(server_round: int, every: int, num_rounds: int) -> bool:
+    """Whether a round is one of every so many, or the last."""
+    return server_round % every == 0 or server_round == num_rounds

@@ -1,35 +1,35 @@
 """Minibatch SGD from quantized samples, one optimizer step per round."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from torch import Tensor
 
 from codec import (
     Augmentation,
-    CodecOptions,
     Criterion,
     DecodeLimits,
-    Refinement,
     batch_gradient,
     dropout_seed,
     keyed_augmentation,
 )
-from strategies.accounted_strategy import RoundResult
-from strategies.client_reply import BadReply
-from strategies.options import MODEL_IMPORTANCES, check_filter, check_range
-from strategies.quantized_data import QuantizedDataStrategy
-from strategies.reply import Expectation, Reply
-from strategies.server_model import (
-    ModelLike,
-    OptimizerLike,
-    SchedulerLike,
-    ServerModel,
-)
+from codec.messages import Participation, StreamingOptions, StreamingRequest
+from codec.options import pick, split_options, takes_options
+from strategies.participation import nodes_of_round, train_messages
+from strategies.received import BadReply
+from strategies.received_samples import Expectation, ReceivedSamples, SampleReader
+from strategies.round_book import RoundBook, RoundResult
+from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
+from strategies.server_strategy import ServerStrategy
 
 
-class QuantizedDataSGD(QuantizedDataStrategy):
+@takes_options(StreamingOptions, Participation)
+class QuantizedDataStreaming(ServerStrategy):
     r"""One optimizer step per round on the clients' quantized minibatches.
 
     Each client draws a minibatch of :math:`b_k` samples, keeps sample i with weight
@@ -41,7 +41,7 @@ class QuantizedDataSGD(QuantizedDataStrategy):
 
     Gradients are taken payload by payload: samples of several clients in one batch would change
     BatchNorm's statistics, and the residual would no longer fit. With a lossless residual g is the
-    gradient of the clients' original minibatches; with the codec ``identity``, importance ``all``
+    gradient of the clients' original minibatches; with a lossless codec, importance ``all``
     and no residual likewise.
 
     Parameters
@@ -49,38 +49,26 @@ class QuantizedDataSGD(QuantizedDataStrategy):
     model, optimizer, criterion, scheduler, device, amp, channels_last
         See :class:`ServerModel`. With a refinement autocast stays off, since the residual was
         taken in float32.
-    codec : CodecOptions
-        Quantizer and rate of the samples.
-    batch_size : int
-        Samples that a client draws per round.
-    importance : str
-        Score: ``"all"``, ``"random"``, ``"loss"``, ``"grad-norm"``, ``"margin"`` or
-        ``"entropy"``. The last four need the model on the client, the last two class labels.
-    selection : str
-        ``"probability"`` (unbiased), ``"threshold"`` or ``"budget"``.
-    keep_rate : float
-        Share of the minibatch that is kept, in (0, 1].
-    uniform_share : float
-        Share of the keep probability that is spread evenly, in [0, 1].
-    uplink_budget : int
-        Bytes that a client may spend on samples per round; 0: unlimited.
-    refinement : Refinement or str
-        How the residual is compressed; a string is the kind, at its default rate.
     augment : callable, optional
         ``(samples, torch.Generator) -> samples`` on each client's decoded samples, scaled to
         [0, 1]. Not with a refinement, which the client takes at its plain samples.
-    fraction_train, min_available_nodes, seed, on_round
-        See :class:`ServerStrategy`.
     sample_shape : tuple[int, ...], optional
         Shape of one sample; by default that of the first valid payload.
     limits : DecodeLimits, optional
         What a payload may make the server allocate.
+    on_round : callable, optional
+        Called with the :class:`RoundResult` at the end of each round's training.
+    **options
+        Fields of :class:`codec.messages.StreamingOptions` and
+        :class:`codec.messages.Participation`; ``codec`` and ``refinement`` may be names.
 
     Raises
     ------
     ValueError
         If an option is out of its range; names option, value and range.
     """
+
+    request: StreamingRequest
 
     def __init__(
         self,
@@ -89,34 +77,20 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         criterion: Criterion | None = None,
         scheduler: SchedulerLike | None = None,
         *,
-        codec: CodecOptions | None = None,
-        batch_size: int = 32,
-        importance: str = "all",
-        selection: str = "probability",
-        keep_rate: float = 1.0,
-        uniform_share: float = 0.2,
-        uplink_budget: int = 0,
-        refinement: Refinement | str = "none",
         augment: Augmentation | None = None,
-        fraction_train: float = 1.0,
-        min_available_nodes: int = 1,
-        seed: int = 0,
         device: str = "auto",
         amp: str | bool = "auto",
         channels_last: str | bool = "auto",
         sample_shape: tuple[int, ...] | None = None,
         limits: DecodeLimits | None = None,
         on_round: Callable[[RoundResult], None] | None = None,
+        **options: Any,
     ) -> None:
-        check_range("batch_size", batch_size, 1)
-        check_filter(importance, selection, keep_rate, uniform_share, uplink_budget)
-        if importance == "all" and keep_rate < 1:
-            raise ValueError(f"keep_rate must be 1 with importance all, not {keep_rate}")
-        if isinstance(refinement, str):
-            refinement = Refinement(refinement)
-        compressor = refinement.compressor()
+        asked, self.participation = split_options(options, StreamingOptions, Participation)
+        request = pick(StreamingRequest, asked, server_round=0, seed=self.participation.seed)
+        compressor = request.refinement.compressor()
         if augment is not None and compressor is not None:
-            raise ValueError(f"augment must be None with refinement {refinement.kind}")
+            raise ValueError(f"augment must be None with refinement {request.refinement.kind}")
         self._augment = augment
         server_model = ServerModel(
             model,
@@ -127,34 +101,39 @@ class QuantizedDataSGD(QuantizedDataStrategy):
             amp=amp if compressor is None else False,
             channels_last=channels_last,
         )
-        super().__init__(
-            server_model,
-            {
-                "mode": "sgd",
-                "codec": (codec or CodecOptions()).to_bytes(),
-                "batch-size": batch_size,
-                "importance": importance,
-                "selection": selection,
-                "keep-rate": keep_rate,
-                "uniform-share": uniform_share,
-                "uplink-budget": uplink_budget,
-                **refinement.entries(),
-            },
-            sends_model=importance in MODEL_IMPORTANCES or compressor is not None,
-            expected=Expectation(
-                shape=sample_shape,
-                max_examples=batch_size,
-                compressor=compressor,
-                gradient_shapes=[tuple(p.shape) for p in server_model.trainable()],
-                limits=limits or DecodeLimits(),
-            ),
-            fraction_train=fraction_train,
-            min_available_nodes=min_available_nodes,
-            seed=seed,
-            on_round=on_round,
+        super().__init__(server_model, RoundBook(on_round), request)
+        expected = Expectation(
+            shape=sample_shape,
+            max_examples=request.batch_size,
+            compressor=compressor,
+            gradient_shapes=[tuple(p.shape) for p in server_model.trainable()],
+            limits=limits or DecodeLimits(),
         )
+        self._reader = SampleReader(server_model, expected)
 
-    def learn(self, server_round: int, replies: list[Reply]) -> float:
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the round's nodes for a minibatch each."""
+        request = replace(self.request, server_round=server_round)
+        node_ids = nodes_of_round(grid, self.participation, server_round)
+        model = arrays if request.needs_model else None
+        messages = train_messages(node_ids, lambda _: request, config, model)
+        self.book.begin(server_round, messages)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Step along the average gradient; returns the new arrays and the round's metrics."""
+        accepted = self.book.collect(server_round, replies, self._reader.read)
+        before = self.steps_taken
+        with self.book.stage("train"):
+            loss = self.learn(server_round, accepted)
+        metrics = self.book.finish(server_round, accepted, self.steps_taken - before, loss)
+        return self.server_model.state_arrays(), metrics
+
+    def learn(self, server_round: int, replies: list[ReceivedSamples]) -> float:
         """Take one step along the average of the clients' gradients; none without a gradient.
 
         Returns
@@ -171,7 +150,7 @@ class QuantizedDataSGD(QuantizedDataStrategy):
             scaled = [part * reply.num_examples for part in gradient]
             if not all(torch.isfinite(part).all() for part in scaled):
                 detail = "gradient holds NaN or infinity; the model may have diverged"
-                self.reject(reply.node_id, BadReply("not-finite", detail))
+                self.book.reject(reply.node_id, BadReply("not-finite", detail))
                 continue
             total = [a + b for a, b in zip(total, scaled, strict=True)] if total else scaled
             examples += reply.num_examples
@@ -181,7 +160,9 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         self.server_model.apply_gradient([part / examples for part in total])
         return loss / examples
 
-    def _client_gradient(self, server_round: int, reply: Reply) -> tuple[list[Tensor], float]:
+    def _client_gradient(
+        self, server_round: int, reply: ReceivedSamples
+    ) -> tuple[list[Tensor], float]:
         """Gradient at a client's decoded samples plus its residual, and the loss there."""
         server = self.server_model
         gradient = [torch.zeros_like(parameter) for parameter in server.trainable()]
@@ -196,10 +177,10 @@ class QuantizedDataSGD(QuantizedDataStrategy):
         if reply.payload is not None and reply.decoded is not None:
             decoded = reply.decoded
             augment = keyed_augmentation(
-                self._augment, self.seed, server_round, reply.client, server.device
+                self._augment, self.request.seed, server_round, reply.client, server.device
             )
             with server.autocast(), torch.random.fork_rng():
-                torch.manual_seed(dropout_seed(self.seed, server_round, reply.client))
+                torch.manual_seed(dropout_seed(self.request.seed, server_round, reply.client))
                 gradient = batch_gradient(
                     server.model,
                     recording,

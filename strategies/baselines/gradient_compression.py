@@ -1,44 +1,42 @@
-"""The rival: minibatch SGD from compressed gradients, one optimizer step per round."""
+"""The baseline: minibatch SGD from compressed gradients, one optimizer step per round."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from codec import Compression, Criterion
-from codec.gradients.gradient_options import GradientOptions
 from codec.gradients.majority_vote import majority
 from codec.learning.batch_norm import pooled_statistics, statistics
-from strategies.accounted_strategy import RoundResult
-from strategies.client_reply import (
+from codec.messages import GradientOptions, GradientReply, GradientRequest, Participation
+from codec.options import pick, split_options, takes_options
+from strategies.baselines.statistics import StatisticsOptions
+from strategies.participation import nodes_of_round, train_messages
+from strategies.received import (
     BadReply,
-    ClientReply,
+    Received,
     decoded_statistics,
     decompressed,
-    payload_record,
-    read_bytes,
-    read_integer,
-    read_memory_bytes,
-    read_seconds,
+    read_reply,
 )
-from strategies.options import check_range, is_due
+from strategies.round_book import RoundBook, RoundResult
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
-from strategies.server_strategy import Entries, ServerStrategy
+from strategies.server_strategy import ServerStrategy
 
 Arrays = list[NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class GradientReply(ClientReply):
+class ReceivedGradient(Received):
     """A gradient that passed every check.
 
     Attributes
     ----------
-    num_examples : int
-        Size of the minibatch.
     gradient : list of float32 arrays
         Decompressed, of the mean loss; signs for majority vote.
     buffers : list of float32 arrays, optional
@@ -49,7 +47,8 @@ class GradientReply(ClientReply):
     buffers: Arrays | None
 
 
-class GradientCompression(ServerStrategy[GradientReply]):
+@takes_options(GradientOptions, StatisticsOptions, Participation)
+class GradientCompression(ServerStrategy):
     r"""One optimizer step per round on the average of the clients' compressed gradients.
 
     Each client k draws :math:`b_k` samples, epoch by epoch, takes the gradient :math:`g_k` of
@@ -85,20 +84,12 @@ class GradientCompression(ServerStrategy[GradientReply]):
     ----------
     model, optimizer, criterion, scheduler, device, channels_last
         See :class:`ServerModel`; the criterion is that of its ``evaluate``.
-    compression : Compression or str
-        Compressor and rate; a string is the kind, at its default rate. "fp32" for none.
-    batch_size : int
-        Samples that a client draws per round.
-    majority_vote : bool
-        With "sign": bare signs and a vote instead of scales and error feedback.
-    momentum_correction : float
-        In [0, 1), see above.
-    buffers_every : int
-        Rounds between two evaluations of the model, >= 1.
-    buffer_batches : int
-        Minibatches for the statistics, >= 1.
-    fraction_train, min_available_nodes, seed, on_round
-        See :class:`ServerStrategy`.
+    on_round : callable, optional
+        Called with the :class:`RoundResult` at the end of each round's training.
+    **options
+        Fields of :class:`codec.messages.GradientOptions`, :class:`StatisticsOptions` and
+        :class:`codec.messages.Participation`. ``compression`` may be a name, at its default rate;
+        "none" is "fp32".
 
     Attributes
     ----------
@@ -111,6 +102,8 @@ class GradientCompression(ServerStrategy[GradientReply]):
         If an option is out of its range, or contradicts another.
     """
 
+    request: GradientRequest
+
     def __init__(
         self,
         model: ModelLike,
@@ -118,26 +111,17 @@ class GradientCompression(ServerStrategy[GradientReply]):
         criterion: Criterion | None = None,
         scheduler: SchedulerLike | None = None,
         *,
-        compression: Compression | str = "fp32",
-        batch_size: int = 32,
-        majority_vote: bool = False,
-        momentum_correction: float = 0.0,
-        buffers_every: int = 1,
-        buffer_batches: int = 4,
-        fraction_train: float = 1.0,
-        min_available_nodes: int = 1,
-        seed: int = 0,
         device: str = "auto",
         channels_last: str | bool = "auto",
         on_round: Callable[[RoundResult], None] | None = None,
+        **options: Any,
     ) -> None:
-        check_range("batch_size", batch_size, 1)
-        check_range("buffers_every", buffers_every, 1)
-        check_range("buffer_batches", buffer_batches, 1)
-        if isinstance(compression, str):
-            compression = Compression(compression)
-        options = GradientOptions(compression, majority_vote, momentum_correction)
-        self.compressor = options.compressor()
+        asked, self.statistics, self.participation = split_options(
+            options, GradientOptions, StatisticsOptions, Participation
+        )
+        if not asked.compression:
+            asked = replace(asked, compression=Compression("fp32"))
+        request = pick(GradientRequest, asked, server_round=1, seed=self.participation.seed)
         server_model = ServerModel(
             model,
             optimizer,
@@ -147,61 +131,55 @@ class GradientCompression(ServerStrategy[GradientReply]):
             amp=False,
             channels_last=channels_last,
         )
-        if momentum_correction and _has_momentum(server_model.optimizer):
+        if request.momentum_correction and _has_momentum(server_model.optimizer):
             raise ValueError(
-                f"momentum_correction = {momentum_correction} takes the place of the optimizer's "
-                "momentum, which must be 0"
+                f"momentum_correction = {request.momentum_correction} takes the place of the "
+                "optimizer's momentum, which must be 0"
             )
-        super().__init__(
-            server_model,
-            {
-                "batch-size": batch_size,
-                **compression.entries(),
-                "majority-vote": majority_vote,
-                "momentum-correction": momentum_correction,
-            },
-            sends_model=True,
-            fraction_train=fraction_train,
-            min_available_nodes=min_available_nodes,
-            seed=seed,
-            on_round=on_round,
-        )
-        self.batch_size = batch_size
-        self.majority_vote = majority_vote
-        self.buffers_every = buffers_every
-        self.buffer_batches = buffer_batches
+        super().__init__(server_model, RoundBook(on_round), request)
+        self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
 
-    def round_instruction(self, server_round: int) -> Entries:
-        """Return how many minibatches the statistics of batch normalization are to come from."""
-        due = is_due(server_round, self.buffers_every, self.num_rounds)
-        return {"buffers": self.buffer_batches if due and self._statistics else 0}
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the round's nodes for a gradient each, and for statistics when they are due."""
+        due = self._statistics and self.is_due(server_round, self.statistics.buffers_every)
+        buffers = self.statistics.buffer_batches if due else 0
+        request = replace(self.request, server_round=server_round, buffers=buffers)
+        node_ids = nodes_of_round(grid, self.participation, server_round)
+        messages = train_messages(node_ids, lambda _: request, config, arrays)
+        self.book.begin(server_round, messages)
+        return messages
 
-    def parse(self, message: Message) -> GradientReply:
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Step along the average gradient; returns the new arrays and the round's metrics."""
+        accepted = self.book.collect(server_round, replies, self.read)
+        before = self.steps_taken
+        with self.book.stage("train"):
+            loss = self.learn(server_round, accepted)
+        metrics = self.book.finish(server_round, accepted, self.steps_taken - before, loss)
+        return self.server_model.state_arrays(), metrics
+
+    def read(self, message: Message) -> ReceivedGradient:
         """Decompress and check a reply; `BadReply` if it cannot be used."""
-        record = payload_record(message)
-        num_examples = read_integer(record, "num-examples")
-        if not 1 <= num_examples <= self.batch_size:
-            raise BadReply("count", f"num-examples is {num_examples}, not 1 to {self.batch_size}")
-        packed = {"gradient": read_bytes(record, "gradient")}
+        reply = read_reply(message, GradientReply)
+        most = self.request.batch_size
+        if not 1 <= reply.num_examples <= most:
+            raise BadReply("count", f"num-examples is {reply.num_examples}, not 1 to {most}")
+        sections = {"gradient": len(reply.gradient)}
         shapes = [tuple(parameter.shape) for parameter in self.server_model.trainable()]
-        gradient = decompressed(packed["gradient"], "gradient", self.compressor, shapes)
+        gradient = decompressed(reply.gradient, "gradient", self.compressor, shapes)
         buffers = None
-        if "buffers" in record:
-            packed["buffers"] = read_bytes(record, "buffers")
-            buffers = decoded_statistics(packed["buffers"], self._statistics)
-        return GradientReply(
-            node_id=message.metadata.src_node_id,
-            client=read_integer(record, "client"),
-            num_examples=num_examples,
-            sections={key: len(data) for key, data in packed.items()},
-            seconds={stage: read_seconds(record, stage) for stage in ("gradient", "compress")},
-            memory_bytes=read_memory_bytes(record),
-            gradient=gradient,
-            buffers=buffers,
-        )
+        if reply.buffers is not None:
+            sections["buffers"] = len(reply.buffers)
+            buffers = decoded_statistics(reply.buffers, self._statistics)
+        node_id = message.metadata.src_node_id
+        return ReceivedGradient(node_id, reply, sections, gradient, buffers)
 
-    def learn(self, server_round: int, replies: list[GradientReply]) -> float:
+    def learn(self, server_round: int, replies: list[ReceivedGradient]) -> float:
         """Take one step, and the statistics that came with it; none without a gradient.
 
         Returns
@@ -212,7 +190,9 @@ class GradientCompression(ServerStrategy[GradientReply]):
         if replies:
             weights = [reply.num_examples for reply in replies]
             gradients = [reply.gradient for reply in replies]
-            step = majority(gradients) if self.majority_vote else average(gradients, weights)
+            step = (
+                majority(gradients) if self.request.majority_vote else average(gradients, weights)
+            )
             self.server_model.apply_gradient([torch.from_numpy(part) for part in step])
         sent = [(reply.buffers, reply.num_examples) for reply in replies if reply.buffers]
         if sent:

@@ -1,7 +1,7 @@
 """Reading a reply of quantized samples: everything that may be wrong with it is found here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import Message
@@ -16,18 +16,9 @@ from codec import (
     decode_samples,
 )
 from codec.gradients import GradientCompressor
-from strategies.client_reply import (
-    BadReply,
-    ClientReply,
-    decompressed,
-    payload_record,
-    read_bytes,
-    read_integer,
-    read_memory_bytes,
-    read_seconds,
-)
-
-_STAGES = ("importance", "encode", "refinement")
+from codec.messages import SampleReply
+from strategies.received import BadReply, Received, decompressed, read_reply
+from strategies.server_model import ServerModel
 
 
 @dataclass(frozen=True)
@@ -60,25 +51,26 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class Reply(ClientReply):
+class ReceivedSamples(Received):
     """A reply of quantized samples that passed every check.
 
     Attributes
     ----------
-    num_examples : int
-        Size of the minibatch or pool that the client considered.
-    remaining : int
-        Samples that the client has not sent yet (replay).
     payload, decoded : SamplePayload and DecodedSamples, optional
         The samples; ``None`` when the client sent none.
     refinement : list of float32 arrays, optional
         Decompressed residual of the gradient, scaled by ``1 / num_examples``.
     """
 
-    remaining: int
+    reply: SampleReply
     payload: SamplePayload | None
     decoded: DecodedSamples | None
     refinement: list[NDArray[np.float32]] | None
+
+    @property
+    def remaining(self) -> int:
+        """Samples that the client has not sent yet (replay)."""
+        return self.reply.remaining
 
     @property
     def num_sent(self) -> int:
@@ -91,7 +83,40 @@ class Reply(ClientReply):
         return {} if self.decoded is None else dict(self.decoded.entropy_bits)
 
 
-def parse_reply(message: Message, expected: Expectation) -> Reply:
+class SampleReader:
+    """Reads replies of samples; the first usable payload sets the spec of all.
+
+    Parameters
+    ----------
+    server_model : ServerModel
+        What the samples must fit.
+    expected : Expectation
+        What a reply must be like.
+    """
+
+    def __init__(self, server_model: ServerModel, expected: Expectation) -> None:
+        self._server_model, self._expected = server_model, expected
+
+    def read(self, message: Message) -> ReceivedSamples:
+        """Decode and check a reply; `BadReply` if it cannot be used."""
+        received = read_samples(message, self._expected)
+        if self._expected.spec is None and received.payload is not None:
+            self._check_model(received.payload.spec)
+            self._expected = replace(self._expected, spec=received.payload.spec)
+        return received
+
+    def _check_model(self, spec: SampleSpec) -> None:
+        """Check the first payload's spec against the model, before it sets the standard."""
+        try:
+            outputs = self._server_model.probe(spec.shape)
+        except Exception as error:  # a module may raise anything on a shape it was not made for
+            raise BadReply("shape", f"the model takes no {spec.shape} samples: {error}") from error
+        needed = spec.classes or spec.target_size
+        if len(outputs) == 1 and outputs[0] < needed:
+            raise BadReply("target", f"the model has {outputs[0]} outputs for {needed} targets")
+
+
+def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
     """Decode and check a reply.
 
     Parameters
@@ -101,44 +126,27 @@ def parse_reply(message: Message, expected: Expectation) -> Reply:
     expected : Expectation
         What the server can use.
 
-    Returns
-    -------
-    Reply
-        Decoded content.
-
     Raises
     ------
     BadReply
         On anything that the server cannot use, with its cause.
     """
-    record = payload_record(message)
-    num_examples = read_integer(record, "num-examples")
-    data = read_bytes(record, "samples")
-    payload = _read_payload(data, expected) if data else None
+    reply = read_reply(message, SampleReply)
+    payload = _read_payload(reply.samples, expected) if reply.samples else None
     sections = {} if payload is None else payload.section_bytes()
     if payload is not None and payload.count == 0:
         payload = None
     decoded = None if payload is None else _decode(payload)
     count = 0 if payload is None else payload.count
-    _check_counts(num_examples, read_integer(record, "num-sent"), count, expected.max_examples)
+    _check_counts(reply.num_examples, reply.num_sent, count, expected.max_examples)
     refinement = None
-    if expected.compressor is not None and "refinement" in record:
-        packed = read_bytes(record, "refinement")
+    if expected.compressor is not None and reply.refinement is not None:
         refinement = decompressed(
-            packed, "refinement", expected.compressor, expected.gradient_shapes
+            reply.refinement, "refinement", expected.compressor, expected.gradient_shapes
         )
-        sections = {**sections, "refinement": len(packed)}
-    return Reply(
-        node_id=message.metadata.src_node_id,
-        client=read_integer(record, "client"),
-        num_examples=num_examples,
-        remaining=read_integer(record, "remaining"),
-        payload=payload,
-        decoded=decoded,
-        refinement=refinement,
-        sections=sections,
-        seconds={stage: read_seconds(record, stage) for stage in _STAGES},
-        memory_bytes=read_memory_bytes(record),
+        sections = {**sections, "refinement": len(reply.refinement)}
+    return ReceivedSamples(
+        message.metadata.src_node_id, reply, sections, payload, decoded, refinement
     )
 
 
@@ -155,14 +163,10 @@ def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
     if first is not None and (spec.low, spec.high) != (first.low, first.high):
         found = f"[{spec.low}, {spec.high}], the first reply's [{first.low}, {first.high}]"
         raise BadReply("shape", f"value range is {found}")
-    if first is not None and _target_kind(spec) != _target_kind(first):
-        found = f"{_target_kind(spec)}, the first reply's {_target_kind(first)}"
+    if first is not None and spec.target_kind != first.target_kind:
+        found = f"{spec.target_kind}, the first reply's {first.target_kind}"
         raise BadReply("target", f"targets are {found}")
     return payload
-
-
-def _target_kind(spec: SampleSpec) -> str:
-    return f"{spec.classes} classes" if spec.classes else f"vectors of {spec.target_size}"
 
 
 def _decode(payload: SamplePayload) -> DecodedSamples:

@@ -1,8 +1,8 @@
-"""What every kind of reply has in common, and how its fields are read and checked."""
+"""What every kind of reply has in common once it has passed its checks, and how it is read."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import ConfigRecord, Message
@@ -12,8 +12,9 @@ from torch import Tensor
 from codec import CodecError
 from codec.gradients import GradientCompressor
 from codec.learning.batch_norm import decode_statistics
+from codec.messages import PAYLOAD, Reply
 
-PAYLOAD_KEY = "payload"
+ReplyT = TypeVar("ReplyT", bound=Reply)
 
 
 class BadReply(ValueError):
@@ -37,29 +38,32 @@ class BadReply(ValueError):
 
 
 @dataclass(frozen=True)
-class ClientReply:
+class Received:
     """A reply that passed every check.
 
     Attributes
     ----------
-    node_id, client : int
-        Flower's node id, and the client's own number (its partition).
-    num_examples : int
-        Samples that the client considered; its weight in averages.
+    node_id : int
+        Flower's node id.
+    reply : codec.messages.Reply
+        As the client sent it.
     sections : Mapping[str, int]
         Bytes by part of the reply.
-    seconds : Mapping[str, float]
-        Client's own time by stage.
-    memory_bytes : int
-        Error memory that the client keeps for its compressor.
     """
 
     node_id: int
-    client: int
-    num_examples: int
+    reply: Reply
     sections: Mapping[str, int]
-    seconds: Mapping[str, float]
-    memory_bytes: int
+
+    @property
+    def client(self) -> int:
+        """The client's own number (its partition)."""
+        return self.reply.client
+
+    @property
+    def num_examples(self) -> int:
+        """Samples that the client considered; its weight in averages."""
+        return self.reply.num_examples
 
     @property
     def num_sent(self) -> int:
@@ -72,42 +76,35 @@ class ClientReply:
         return {}
 
 
-def payload_record(message: Message) -> ConfigRecord:
-    """Return the record of a reply; `BadReply` if it is an error or holds none."""
+def read_reply(message: Message, kind: type[ReplyT]) -> ReplyT:
+    """Return the fields of a reply.
+
+    Raises
+    ------
+    BadReply
+        If it is an error, or holds no record of this kind.
+    """
     if message.has_error():
         error = message.error
         raise BadReply("error", f"code {error.code}, {error.reason}")
-    record = message.content.get(PAYLOAD_KEY) if message.has_content() else None
+    record = message.content.get(PAYLOAD) if message.has_content() else None
     if not isinstance(record, ConfigRecord):
         found = "nothing" if record is None else type(record).__name__
-        raise BadReply("record", f"'{PAYLOAD_KEY}' must be a ConfigRecord, found {found}")
-    return record
-
-
-def read_integer(record: ConfigRecord, key: str) -> int:
-    """Return an entry that must be an integer >= 0."""
-    value = record.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise BadReply("record", f"'{key}' must be an integer >= 0, found {value!r:.80}")
-    return value
-
-
-def read_bytes(record: ConfigRecord, key: str) -> bytes:
-    """Return an entry that must be bytes."""
-    value = record.get(key)
-    if not isinstance(value, bytes):
-        raise BadReply("record", f"'{key}' must be bytes, found {type(value).__name__}")
-    return value
+        raise BadReply("record", f"'{PAYLOAD}' must be a ConfigRecord, found {found}")
+    try:
+        return kind.from_entries(record)
+    except CodecError as error:
+        raise BadReply("record", str(error)) from error
 
 
 def decompressed(
-    data: bytes, key: str, compressor: GradientCompressor, shapes: Sequence[tuple[int, ...]]
+    data: bytes, cause: str, compressor: GradientCompressor, shapes: Sequence[tuple[int, ...]]
 ) -> list[NDArray[np.float32]]:
-    """Return the arrays that an entry's bytes hold; its key is the cause of a `BadReply`."""
+    """Return the arrays that compressed bytes hold; `BadReply` of a cause if they hold others."""
     try:
         return compressor.decompress(data, shapes)
     except CodecError as error:
-        raise BadReply(key, f"{error!s:.200}") from error
+        raise BadReply(cause, f"{error!s:.200}") from error
 
 
 def decoded_statistics(data: bytes, expected: Sequence[Tensor]) -> list[NDArray[np.float32]]:
@@ -126,21 +123,8 @@ def decoded_statistics(data: bytes, expected: Sequence[Tensor]) -> list[NDArray[
         raise BadReply("buffers", f"{error!s:.200}") from error
 
 
-def read_seconds(record: ConfigRecord, stage: str) -> float:
-    """Telemetry: a missing or odd value is zero, it does not cost the client its reply."""
-    value = record.get(f"seconds-{stage}")
-    usable = isinstance(value, float) and math.isfinite(value) and value > 0
-    return float(value) if usable else 0.0  # type: ignore[arg-type]  # not narrowed by `usable`
-
-
-def read_memory_bytes(record: ConfigRecord) -> int:
-    """Telemetry too: zero when it is missing or odd."""
-    value = record.get("memory-bytes")
-    return value if type(value) is int and value > 0 else 0
-
-
 def client_of(message: Message) -> tuple[int, int]:
     """Return the client's own number, -1 if the reply does not say, and its node: a sort key."""
-    record = message.content.get(PAYLOAD_KEY) if message.has_content() else None
+    record = message.content.get(PAYLOAD) if message.has_content() else None
     client = record.get("client") if isinstance(record, ConfigRecord) else None
     return client if isinstance(client, int) else -1, message.metadata.src_node_id

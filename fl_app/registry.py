@@ -1,0 +1,161 @@
+"""The strategies of the app, by name: what runs on the server, and what answers on a client.
+
+Nothing here imports torch before a model is needed: a client reads this file, too.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Context, Message
+
+import clients
+import clients.baselines
+from codec.messages import (
+    FEDAVG,
+    GRADIENT,
+    REPLAY,
+    STREAMING,
+    BankTraining,
+    GradientOptions,
+    LocalOptions,
+    Participation,
+    ReplayOptions,
+    StreamingOptions,
+)
+from codec.options import values_of
+from fl_app.config import RunConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from codec import Augmentation
+    from strategies import ServerStrategy
+
+    Factory = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class AppStrategy:
+    """One value of the key ``strategy``.
+
+    Attributes
+    ----------
+    build : callable
+        ``(config, model, sample_shape) -> ServerStrategy``, on the server.
+    answer : callable
+        ``(msg, context, source, model factory, augmentation) -> Message``, on a client.
+    steps_per_round : callable
+        ``(config) -> int``, optimizer steps.
+    """
+
+    build: "Callable[[RunConfig, nn.Module, tuple[int, ...]], ServerStrategy]"
+    answer: "Callable[[Message, Context, clients.ArraySource, Factory, RunConfig], Message]"
+    steps_per_round: Callable[[RunConfig], int]
+
+
+def augmentation(config: RunConfig) -> "Augmentation | None":
+    """Return what minibatches go through where they are learned from."""
+    from fl_app.augment import make_augmentation
+
+    return make_augmentation(config.augment, config.dataset)
+
+
+def _stepping(config: RunConfig, model: "nn.Module") -> dict[str, Any]:
+    """Return the arguments of strategies whose server takes the optimizer's steps."""
+    from fl_app.training import optimizer_factory, scheduler_factory
+
+    steps = config.num_rounds * STRATEGIES[config.strategy].steps_per_round(config)
+    return {
+        "model": model,
+        "optimizer": optimizer_factory(config),
+        "scheduler": scheduler_factory(config, steps),
+        "device": config.device,
+    }
+
+
+def _replay(config: RunConfig, model: "nn.Module", shape: tuple[int, ...]) -> "ServerStrategy":
+    from strategies import QuantizedDataReplay
+
+    return QuantizedDataReplay(
+        **_stepping(config, model),
+        augment=augmentation(config),
+        sample_shape=shape,
+        **values_of(config, ReplayOptions, BankTraining, Participation),
+    )
+
+
+def _streaming(config: RunConfig, model: "nn.Module", shape: tuple[int, ...]) -> "ServerStrategy":
+    from strategies import QuantizedDataStreaming
+
+    return QuantizedDataStreaming(
+        **_stepping(config, model),
+        # a residual fits the plain samples that the client took it at
+        augment=None if config.refinement else augmentation(config),
+        sample_shape=shape,
+        **values_of(config, StreamingOptions, Participation),
+    )
+
+
+def _gradient(config: RunConfig, model: "nn.Module", _: tuple[int, ...]) -> "ServerStrategy":
+    from strategies.baselines import GradientCompression
+
+    return GradientCompression(
+        **_stepping(config, model),
+        buffers_every=config.eval_every,
+        **values_of(config, GradientOptions, Participation),
+    )
+
+
+def _fedavg(config: RunConfig, model: "nn.Module", _: tuple[int, ...]) -> "ServerStrategy":
+    from fl_app.training import round_learning_rates
+    from strategies.baselines import CompressedFedAvg
+
+    rates = round_learning_rates(config)
+    return CompressedFedAvg(
+        model,
+        learning_rate=lambda server_round: rates[server_round - 1],
+        device=config.device,
+        buffers_every=config.eval_every,
+        **values_of(config, LocalOptions, Participation),
+    )
+
+
+def _send_samples(
+    msg: Message,
+    context: Context,
+    source: clients.ArraySource,
+    model: "Factory",
+    _: RunConfig,
+) -> Message:
+    return clients.train(msg, context, source, model)
+
+
+def _send_gradient(
+    msg: Message,
+    context: Context,
+    source: clients.ArraySource,
+    model: "Factory",
+    config: RunConfig,
+) -> Message:
+    augment = augmentation(config)
+    return clients.baselines.train_gradient(msg, context, source, model, augment=augment)
+
+
+def _send_model(
+    msg: Message,
+    context: Context,
+    source: clients.ArraySource,
+    model: "Factory",
+    config: RunConfig,
+) -> Message:
+    augment = augmentation(config)
+    return clients.baselines.train_local(msg, context, source, model, augment=augment)
+
+
+STRATEGIES: Mapping[str, AppStrategy] = {
+    REPLAY: AppStrategy(_replay, _send_samples, lambda config: config.server_steps),
+    STREAMING: AppStrategy(_streaming, _send_samples, lambda _: 1),
+    GRADIENT: AppStrategy(_gradient, _send_gradient, lambda _: 1),
+    FEDAVG: AppStrategy(_fedavg, _send_model, lambda config: config.local_steps),
+}

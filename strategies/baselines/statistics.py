@@ -1,0 +1,13 @@
+"""When clients of the baselines measure the statistics of batch normalization."""
+
+from dataclasses import dataclass
+
+from codec.options import COUNT, Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsOptions(Options):
+    """When, and on how many minibatches, clients measure batch normalization's statistics."""
+
+    buffers_every: int = option(1, "rounds between two evaluations of the model", COUNT)
+    buffer_batches: int = option(4, "minibatches for the statistics", COUNT)
