@@ -17,7 +17,7 @@ from fl_app.server_app import make_strategy, set_threads
 from sim.launcher import launch
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
 from strategies import QuantizedDataReplay
-from strategies.options import is_due
+from strategies.server_strategy import is_due
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def central_points(
     set_threads(config.threads, strategy.model)
     strategy.bank.add_arrays(samples, labels, low=0.0, high=255.0)
     for server_round in range(1, config.num_rounds + 1):
-        strategy.learn(server_round, [])
+        strategy.learn(server_round)
         if is_due(server_round, config.eval_every, config.num_rounds):
             _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
             yield strategy.steps_taken, accuracy

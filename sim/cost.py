@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients import ArraySource
+from clients.client_round import ClientRound
 from clients.importance import model_outputs, score
-from clients.instruction import Instruction
-from clients.rounds import Task, sgd_round
+from clients.streaming import streaming_round
 from codec import (
     CodecOptions,
     SampleSpec,
@@ -29,7 +29,8 @@ from codec import (
     per_sample_criterion,
 )
 from codec.gradients import make_compressor
-from codec.samples.coding import quantize_samples
+from codec.messages import StreamingRequest
+from codec.samples.block_dct.codec import quantized_tables
 from fl_app.models import build_model
 
 LOCAL_STEP = "local gradient step"
@@ -181,11 +182,13 @@ def stages(case: Case, data_dir: str) -> dict[str, Callable[[], object]]:
         score("grad-norm", model_outputs(model, samples, low=0, high=255), targets)
 
     def quantization() -> None:
-        quantize_samples(samples, spec, (0, 0, 0))
+        quantized_tables(samples, spec, (0, 0, 0))
 
     def round_of(name: str) -> Callable[[], object]:
-        instruction = Instruction(1, 0, "sgd", options, case.batch_size, **ROUNDS[name])
-        return lambda: sgd_round(Task(instruction, 0, source, model))
+        request = StreamingRequest(
+            server_round=1, codec=options, batch_size=case.batch_size, **ROUNDS[name]
+        )
+        return lambda: streaming_round(ClientRound(request, 0, source, model))
 
     gradient = [
         np.random.default_rng(0).normal(0, 1e-3, tuple(parameter.shape)).astype(np.float32)

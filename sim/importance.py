@@ -1,30 +1,22 @@
 """Does a score beat chance? Half of the samples kept by each importance, at equal steps.
 
-Two modes, never mixed: *streaming* pays for a sample each time it is used (`QuantizedDataSGD`),
-*replay* pays once (`QuantizedDataReplay`). Clients and server run in one process here, on the
-very functions that the app runs; bytes are those of the serialized sample payloads.
+Two modes, never mixed: *streaming* pays for a sample each time it is used, *replay* pays once.
+Clients and server of the app run in one process here, see `sim.in_process`; bytes are what its
+messages deflate to, as in every run.
 """
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from clients import ArraySource, Instruction
-from clients.rounds import Contribution, Task, replay_round, sgd_round
-from codec import SamplePayload, decode_samples
 from fl_app.config import RunConfig
-from fl_app.data import Images, load
-from fl_app.partition import partition_indices
-from fl_app.server_app import make_strategy, set_threads
-from strategies import QuantizedDataReplay, QuantizedDataStrategy
-from strategies.options import is_due
-from strategies.reply import Reply
+from fl_app.data import Images
+from sim.in_process import train_in_process
+from strategies import ServerStrategy
+from strategies.server_strategy import is_due
 
 Echo = Callable[[str], None]
 IMPORTANCES = ("random", "loss", "grad-norm", "margin", "entropy")
@@ -33,7 +25,7 @@ KEEP_RATE = 0.5
 COMMON = {"keep-rate": KEEP_RATE, "step": 0.43, "learning-rate": 0.05}
 MODES: dict[str, dict[str, int | str]] = {
     "streaming": {
-        "strategy": "sgd",
+        "strategy": "streaming",
         "num-rounds": 400,
         "eval-every": 100,
         "batch-size": 64,
@@ -62,7 +54,7 @@ class Point:
     accuracy : float
         On the test set, a fraction.
     uplink_bytes, samples_sent : int
-        So far, of all clients; payloads alone.
+        So far, of all clients.
     """
 
     mode: str
@@ -105,7 +97,7 @@ def compare_importances(
             if (importance, seed) in done:
                 continue
             chosen = replace(config, importance=importance, seed=seed)
-            points = list(run_points(chosen, mode, echo))
+            points = run_points(chosen, mode, echo)
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(point)) + "\n" for point in points)
     points = read_points(path)
@@ -121,84 +113,25 @@ def read_points(path: Path) -> list[Point]:
     return [Point(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def run_points(config: RunConfig, mode: str, echo: Echo = print) -> Iterator[Point]:
-    """Train once and yield the evaluations."""
-    test = load(config.dataset, "test", config.data_dir, config.image_size)
-    train = load(config.dataset, "train", config.data_dir, config.image_size)
-    sources = [_source(train, config, client) for client in range(CLIENTS)]
-    strategy = make_strategy(config, test)
-    assert isinstance(strategy, QuantizedDataStrategy)
-    set_threads(config.threads, strategy.model)
-    sent = [np.zeros(len(source), np.bool_) for source in sources]
-    uplink = samples = 0
-    for server_round in range(1, config.num_rounds + 1):
-        replies = []
-        for client, source in enumerate(sources):
-            contribution = _contribute(config, strategy, server_round, client, source, sent[client])
-            sent[client][contribution.sent] = True
-            uplink += len(contribution.data)
-            samples += len(contribution.sent)
-            replies.append(_reply(client, contribution))
-        strategy.learn(server_round, replies)
+def run_points(config: RunConfig, mode: str, echo: Echo = print) -> list[Point]:
+    """Train once and return the evaluations."""
+    points: list[Point] = []
+
+    def measure(strategy: ServerStrategy, test: Images, server_round: int) -> None:
         if not is_due(server_round, config.eval_every, config.num_rounds):
-            continue
+            return
         _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
+        uplink, samples = strategy.ledger.uplink_bytes, strategy.book.samples_sent
         step = strategy.steps_taken
         point = Point(mode, config.importance, config.seed, step, accuracy, uplink, samples)
         echo(
             f"{mode}, {config.importance}, seed {config.seed}: {step} steps, "
             f"accuracy {100 * accuracy:.2f} %, up {uplink:,} B"
         )
-        yield point
+        points.append(point)
 
-
-def _source(train: Images, config: RunConfig, client: int) -> ArraySource:
-    indices = partition_indices(
-        train.labels, client, CLIENTS, max_samples=config.max_train_samples, seed=config.seed
-    )
-    part = train.select(indices)
-    return ArraySource(part.samples, part.labels, classes=train.classes, low=0, high=255)
-
-
-def _contribute(
-    config: RunConfig,
-    strategy: QuantizedDataStrategy,
-    server_round: int,
-    client: int,
-    source: ArraySource,
-    sent: NDArray[np.bool_],
-) -> Contribution:
-    replay = isinstance(strategy, QuantizedDataReplay)
-    instruction = Instruction(
-        server_round=server_round,
-        seed=config.seed,
-        mode=config.strategy,
-        codec=config.codec,
-        batch_size=config.samples_per_round if replay else config.batch_size,
-        importance=config.importance,
-        selection=config.selection_rule,
-        keep_rate=config.keep_rate,
-        uniform_share=config.uniform_share,
-        pool_factor=config.pool_factor,
-    )
-    task = Task(instruction, client, source, strategy.model)
-    return replay_round(task, sent) if replay else sgd_round(task)
-
-
-def _reply(client: int, contribution: Contribution) -> Reply:
-    payload = SamplePayload.from_bytes(contribution.data) if contribution.data else None
-    return Reply(
-        node_id=client,
-        client=client,
-        num_examples=contribution.considered,
-        remaining=0,
-        payload=payload,
-        decoded=None if payload is None else decode_samples(payload),
-        refinement=None,
-        sections={},
-        seconds={},
-        memory_bytes=0,
-    )
+    train_in_process(config, CLIENTS, measure)
+    return points
 
 
 def table(points: Sequence[Point]) -> list[str]:

@@ -164,7 +164,7 @@ _GRID: Mapping[str, tuple[ConfigValue, ...]] = {"learning-rate": (0.05, 0.1)}
 _MORE_ROUNDS = {"FedAvg, top-1 % deltas": {"local-steps": (10, 5, 2), **_GRID}}
 OURS = (
     Method("ours, replay", {"samples-per-round": 0}),
-    Method("ours, streaming", {"strategy": "sgd"}),
+    Method("ours, streaming", {"strategy": "streaming"}),
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from codec import generator
-from codec.gradients.gradient_options import GradientOptions
+from codec.messages import GradientRequest, LocalRequest
 from fl_app.config import RunConfig
 from fl_app.data import load
 from fl_app.models import build_model
@@ -31,7 +31,11 @@ def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any
         `sim.compare.theoretical_size.TheoreticalSize`; None for what sends nothing compressed.
     """
     config = RunConfig.from_run_config({**read_defaults(app), **run_config})
-    if config.strategy not in ("gradient", "fedavg") or not config.compression:
+    request = config.request()
+    if not isinstance(request, GradientRequest | LocalRequest):
+        return None
+    compressor = request.compressor()
+    if compressor is None:
         return None
     train = load(config.dataset, "train", config.data_dir, config.image_size)
     rng = generator(config.seed)
@@ -42,7 +46,6 @@ def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any
     samples = torch.from_numpy(train.samples[chosen]).float() / 255
     loss = torch.nn.functional.cross_entropy(model(samples), torch.from_numpy(train.labels[chosen]))
     gradient = [part.numpy() for part in torch.autograd.grad(loss, list(model.parameters()))]
-    compressor = GradientOptions(config.compression, config.majority_vote).compressor()
     data, _ = compressor.compress(gradient, None, rng)
     theory = theoretical_size(compressor, data, [part.shape for part in gradient])
     return {

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clients.instruction import Instruction
-from clients.rounds import Task, sgd_round
+from clients.client_round import ClientRound
 from clients.source import ArraySource, fetch
-from codec import CodecOptions, batch_gradient, generator, per_sample_criterion
+from clients.streaming import streaming_round
+from codec import CodecOptions, Refinement, batch_gradient, generator, per_sample_criterion
 from codec.gradients import make_compressor
+from codec.messages import StreamingRequest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,16 +51,14 @@ def measure_bytes(parameters: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _uplinks(model: "nn.Module", source: ArraySource, seed: int) -> Iterator[tuple[str, int]]:
-    options = CodecOptions(transform="identity", quantizer="dithered", step=1 / (2**_BITS - 1))
-    plain = Instruction(1, seed, "sgd", options, BATCH_SIZE)
-    sent = sgd_round(Task(plain, 0, source, model))
+    options = CodecOptions("columns", quantizer="dithered", step=1 / (2**_BITS - 1))
+    plain = StreamingRequest(server_round=1, seed=seed, codec=options, batch_size=BATCH_SIZE)
+    sent = streaming_round(ClientRound(plain, 0, source, model))
     yield "quantized data", len(sent.data)
-    refined = Instruction(
-        1, seed, "sgd", options, BATCH_SIZE, refinement="qsgd", compressor_bits=BITS
-    )
-    sent = sgd_round(Task(refined, 0, source, model))
+    refined = replace(plain, refinement=Refinement("qsgd", bits=BITS))
+    sent = streaming_round(ClientRound(refined, 0, source, model))
     yield "quantized data, refined by qsgd", len(sent.data) + len(sent.refinement or b"")
-    spec = Task(plain, 0, source).spec()
+    spec = ClientRound(plain, 0, source).spec()
     samples, targets = fetch(source, sent.sent, spec)
     ones = np.ones(len(samples), np.float32)
     criterion = per_sample_criterion(None)
