@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.coding import cursor as wire
+from codec.coding import cursor
 from codec.errors import CodecError, PayloadError
 from codec.samples.pictures import (
     avif,
@@ -34,11 +34,12 @@ from codec.samples.pictures import (
     webp,
     webp_lossless,
 )
+from codec.samples.sample_codec import Key
 from codec.samples.sheets import Images, Pixels, SheetLayout
 
 if TYPE_CHECKING:
-    from codec.samples.quantizer import Key
-    from codec.samples.spec import CodecOptions, SampleSpec
+    from codec.samples.options import CodecOptions
+    from codec.samples.spec import SampleSpec
 
 Encoder = Callable[[Pixels, int], bytes]
 Decoder = Callable[[bytes, tuple[int, ...]], Pixels]
@@ -76,9 +77,18 @@ class ImageFile:
     max_side: int = 65500
     sheet_width: int = 1
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The quality, where there is a loss."""
+        return () if self.lossless else ("quality",)
+
     def is_unbiased(self, options: "CodecOptions") -> bool:
         """Return whether decoded samples have the mean of the originals."""
         return self.lossless
+
+    def needs_key(self, options: "CodecOptions") -> bool:
+        """Return False: nothing is random."""
+        return False
 
     def check(self, spec: "SampleSpec") -> None:
         """Raise `CodecError` if samples of `spec` cannot be coded."""
@@ -103,15 +113,15 @@ class ImageFile:
         """Return how many numbers decoding one sample holds."""
         return int(np.prod(spec.shape))
 
-    def encode(self, samples: Images, spec: "SampleSpec", key: "Key") -> bytes:
+    def encode(self, samples: Images, spec: "SampleSpec", key: Key) -> bytes:
         """Return the bytes of samples, uint8 (N, C, H, W), N >= 1."""
-        layout, quality = self._layout(spec), spec.codec.quality  # type: ignore[attr-defined]
+        layout, quality = self._layout(spec), spec.codec.quality
         starts = range(0, len(samples), layout.capacity)
         sheets = (layout.lay_out(samples[start : start + layout.capacity]) for start in starts)
         return pack([self.encoder(sheet, quality) for sheet in sheets])
 
     def decode(
-        self, data: bytes, count: int, spec: "SampleSpec", key: "Key"
+        self, data: bytes, count: int, spec: "SampleSpec", key: Key
     ) -> tuple[NDArray[np.float32], None]:
         """Return samples, float32 (count, C, H, W) in [0, 255]; their entropy is not known.
 
@@ -122,7 +132,7 @@ class ImageFile:
         CodecError
             If a package is missing.
         """
-        layout, reader = self._layout(spec), wire.Reader(data)
+        layout, reader = self._layout(spec), cursor.Reader(data)
         samples = np.empty((count, *spec.shape), np.float32)
         starts = range(0, count, layout.capacity)
         for start, file in zip(starts, unpack(reader, len(starts)), strict=True):
@@ -132,7 +142,7 @@ class ImageFile:
         reader.finish()
         return samples, None
 
-    def reconstruct(self, samples: Images, spec: "SampleSpec", key: "Key") -> NDArray[np.float32]:
+    def reconstruct(self, samples: Images, spec: "SampleSpec", key: Key) -> NDArray[np.float32]:
         """Return what `decode` makes of the bytes of samples, uint8 (N, C, H, W)."""
         if self.lossless or not len(samples):
             return samples.astype(np.float32)
@@ -158,10 +168,10 @@ def pack(files: Sequence[bytes]) -> bytes:
     beginnings = zip(*(file[:_LONGEST_BEGINNING] for file in files), strict=False)
     same = sum(1 for _ in takewhile(lambda values: len(set(values)) == 1, beginnings))
     parts = (files[0][:same], *(file[same:] for file in files))
-    return b"".join(wire.varint(len(part)) + part for part in parts)
+    return b"".join(cursor.varint(len(part)) + part for part in parts)
 
 
-def unpack(reader: wire.Reader, count: int) -> Iterator[bytes]:
+def unpack(reader: cursor.Reader, count: int) -> Iterator[bytes]:
     """Read `count` files that `pack` wrote, each when it is asked for.
 
     One at a time, since many files with a long common beginning would fill the memory.

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from codec.errors import PayloadError
 from codec.samples.block_dct.codec import BlockDCT
 from codec.samples.columns import Columns
+from codec.samples.image_file import IMAGE_FILES
 from codec.samples.lossless import Lossless
 from codec.samples.sample_codec import SampleCodec
 
 SAMPLE_CODECS: Mapping[str, SampleCodec] = {
-    codec.name: codec for codec in (BlockDCT(), Columns(), Lossless())
+    codec.name: codec for codec in (BlockDCT(), Columns(), Lossless(), *IMAGE_FILES)
 }
 
 
