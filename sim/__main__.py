@@ -56,12 +56,14 @@ def run(options: argparse.Namespace) -> None:
 def central(options: argparse.Namespace) -> None:
     """Compare the app with central training on the original samples."""
     # Here because it imports torch, which the launcher does without.
-    from sim.central import compare
+    from sim.central import beside_central_training
 
     config = make_run_config(options.app, options.config, options.run_config)
     effective = read_defaults(options.app) | config
     with _results_folder(options.out, effective | {"strategy": "central"}) as folder:
-        compare(options.app, config, options.clients, options.seeds, folder, _echo)
+        beside_central_training(
+            options.app, config, options.clients, options.seeds, folder, _echo
+        )
     print(f"results: {folder}")
 
 

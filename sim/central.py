@@ -56,7 +56,7 @@ class Comparison:
     run_folder: str
 
 
-def compare(
+def beside_central_training(
     app: Path,
     overrides: Mapping[str, ConfigValue],
     clients: int,
