@@ -22,6 +22,7 @@ from fl_app.config import RunConfig
 from fl_app.data import Images, load
 from fl_app.partition import partition_indices
 from fl_app.server_app import make_strategy, set_threads
+from sim import tables
 from strategies import QuantizedDataReplay, QuantizedDataStrategy
 from strategies.options import is_due
 from strategies.reply import Reply
@@ -206,7 +207,7 @@ def table(points: Sequence[Point]) -> list[str]:
     last: dict[str, dict[int, Point]] = {}
     for point in points:
         last.setdefault(point.importance, {})[point.seed] = point  # the last of a seed stays
-    lines = [f"{'importance':12}{'accuracy %':>16}{'over random':>16}{'kB up':>10}{'seeds':>7}"]
+    shown = tables.numbers("importance", "accuracy %", "over random", "kB up", "seeds")
     chance = last.get("random", {})
     for importance, runs in last.items():
         accuracies = [100 * run.accuracy for run in runs.values()]
@@ -216,10 +217,10 @@ def table(points: Sequence[Point]) -> list[str]:
             if seed in chance
         ]
         size = statistics.mean(run.uplink_bytes for run in runs.values()) / 1000
-        lines.append(
-            f"{importance:12}{_spread(accuracies):>16}{_spread(gains):>16}{size:10.1f}{len(runs):7d}"
+        shown.add_row(
+            importance, _spread(accuracies), _spread(gains), f"{size:.1f}", str(len(runs))
         )
-    return lines
+    return tables.lines(shown)
 
 
 def _spread(values: Sequence[float]) -> str:
