@@ -301,3 +301,43 @@ def _checked(key: str, value: Any, key_field: Field[Any]) -> Any:
 
 
 _KIND_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a string"}
+
+
+@dataclass(frozen=True)
+class KeyDescription:
+    """A run-config key, for help and documentation.
+
+    Attributes
+    ----------
+    key : str
+        Kebab-case name.
+    default : bool, int, float or str
+    legal : str
+        Legal values, or the type if all of it are.
+    doc : str
+        Meaning.
+    """
+
+    key: str
+    default: bool | int | float | str
+    legal: str
+    doc: str
+
+
+def described_keys() -> list[KeyDescription]:
+    """Return every run-config key, those of the codec among them, in order of declaration."""
+    defaults = RunConfig().to_run_config()
+    declared = {
+        _kebab(key_field): key_field.metadata
+        for own in fields(RunConfig)
+        for key_field in (fields(CodecOptions) if own.name == "codec" else [own])
+    }
+    return [
+        KeyDescription(
+            key,
+            defaults[key],
+            str(metadata.get("legal") or _KIND_NAMES[type(defaults[key])]),
+            metadata.get("doc", ""),
+        )
+        for key, metadata in declared.items()
+    ]
