@@ -207,6 +207,11 @@ def key_of(declared: Field[Any]) -> str:
     return declared.metadata.get("key") or declared.name.replace("_", "-")
 
 
+def kind_name(declared: Field[Any]) -> str:
+    """Return the type of a field in words."""
+    return _KINDS[cast(Any, declared.type)]
+
+
 def flat_fields(cls: type[Options]) -> Iterator[tuple[str, Field[Any]]]:
     """Yield key and declaration of every field that is no group itself, nested ones included."""
     for declared in fields(cls):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from codec import CodecError, Compression
+from codec import CodecError, CodecOptions, Compression
 from codec.messages import (
     FEDAVG,
     GRADIENT,
@@ -12,6 +12,7 @@ from codec.messages import (
     REQUESTS,
     STREAMING,
     BankTraining,
+    FilterOptions,
     GradientOptions,
     LocalOptions,
     Participation,
@@ -28,6 +29,7 @@ from codec.options import (
     choice,
     did_you_mean,
     flat_fields,
+    kind_name,
     option,
     pick,
 )
@@ -97,19 +99,21 @@ class TrainingOptions(Options):
     schedule: str = choice("learning rate over the run", "one-cycle", "cosine", "constant")
 
 
-# In the order in which the keys are listed.
-GROUPS: tuple[type[Options], ...] = (
-    RunOptions,
-    Participation,
-    DataOptions,
-    ModelOptions,
-    ReplayOptions,
-    BankTraining,
-    StreamingOptions,
-    TrainingOptions,
-    GradientOptions,
-    LocalOptions,
-)
+# The keys in the order in which they are listed; one stands with the first group that has it.
+GROUPS: Mapping[str, type[Options]] = {
+    "Run": RunOptions,
+    "Who takes part": Participation,
+    "Data": DataOptions,
+    "Model": ModelOptions,
+    "How samples are coded": CodecOptions,
+    "Which samples are sent": FilterOptions,
+    "Replay": ReplayOptions,
+    "Replay, on the server": BankTraining,
+    "Streaming": StreamingOptions,
+    "Training": TrainingOptions,
+    "Baselines: local training": LocalOptions,
+    "Baselines: compressed gradients": GradientOptions,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +197,7 @@ class KeyDescription:
     key : str
     default : bool, int, float or str
     legal : str
-        Legal values; empty if any of the type.
+        Legal values.
     doc : str
         Meaning.
     """
@@ -209,12 +213,11 @@ def described_keys() -> list[KeyDescription]:
     """Return all run-config keys, group by group."""
     described: dict[str, KeyDescription] = {}
     defaults = RunConfig().to_run_config()
-    for group in GROUPS:
-        title = (group.__doc__ or "").split("\n")[0].rstrip(".")
+    for title, group in GROUPS.items():
         for key, declared in flat_fields(group):
-            legal = declared.metadata["legal"]
+            legal = declared.metadata["legal"] or kind_name(declared)
             found = KeyDescription(
-                title, key, defaults[key], "" if legal is None else str(legal),
+                title, key, defaults[key], str(legal),
                 declared.metadata["doc"],
             )  # fmt: skip
             described.setdefault(key, found)

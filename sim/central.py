@@ -14,6 +14,7 @@ from fl_app.config import ConfigError, RunConfig
 from fl_app.data import load
 from fl_app.partition import partition_indices
 from fl_app.server_app import make_strategy, set_threads
+from sim import tables
 from sim.launcher import launch
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
 from strategies import QuantizedDataReplay
@@ -56,7 +57,7 @@ class Comparison:
     run_folder: str
 
 
-def compare(
+def beside_central_training(
     app: Path,
     overrides: Mapping[str, ConfigValue],
     clients: int,
@@ -151,12 +152,12 @@ def central_points(
 
 def summary(comparisons: list[Comparison]) -> list[str]:
     """Return the lines of the result table, with mean and spread over the seeds."""
-    lines = ["seed  central %  federated %  gap (points)  bytes/sample"]
-    lines += [
-        f"{row.seed:4d}  {100 * row.central_accuracy:9.2f}  {100 * row.federated_accuracy:11.2f}"
-        f"  {row.gap_points:12.2f}  {row.bytes_per_sample:12.1f}"
-        for row in comparisons
-    ]
+    table = tables.numbers("seed", "central %", "federated %", "gap (points)", "bytes/sample")
+    for row in comparisons:
+        accuracies = (100 * row.central_accuracy, 100 * row.federated_accuracy)
+        shown = [f"{value:.2f}" for value in (*accuracies, row.gap_points)]
+        table.add_row(str(row.seed), *shown, f"{row.bytes_per_sample:.1f}")
+    lines = tables.lines(table)
     if len(comparisons) > 1:
         gaps = [row.gap_points for row in comparisons]
         lines.append(

@@ -14,6 +14,7 @@ from typing import Any
 
 from fl_app.config import RunConfig
 from fl_app.data import Images
+from sim import tables
 from sim.in_process import train_in_process
 from strategies import ServerStrategy
 from strategies.server_strategy import is_due
@@ -139,7 +140,7 @@ def table(points: Sequence[Point]) -> list[str]:
     last: dict[str, dict[int, Point]] = {}
     for point in points:
         last.setdefault(point.importance, {})[point.seed] = point  # the last of a seed stays
-    lines = [f"{'importance':12}{'accuracy %':>16}{'over random':>16}{'kB up':>10}{'seeds':>7}"]
+    shown = tables.numbers("importance", "accuracy %", "over random", "kB up", "seeds")
     chance = last.get("random", {})
     for importance, runs in last.items():
         accuracies = [100 * run.accuracy for run in runs.values()]
@@ -149,10 +150,10 @@ def table(points: Sequence[Point]) -> list[str]:
             if seed in chance
         ]
         size = statistics.mean(run.uplink_bytes for run in runs.values()) / 1000
-        lines.append(
-            f"{importance:12}{_spread(accuracies):>16}{_spread(gains):>16}{size:10.1f}{len(runs):7d}"
+        shown.add_row(
+            importance, _spread(accuracies), _spread(gains), f"{size:.1f}", str(len(runs))
         )
-    return lines
+    return tables.lines(shown)
 
 
 def _spread(values: Sequence[float]) -> str:

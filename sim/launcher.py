@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from sim.run_config import ConfigValue, to_toml
+import tomli_w
+
+from sim.run_config import ConfigValue
 from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superlink
 
 COMPLETED = "finished:completed"
@@ -75,7 +77,7 @@ def run_app(
         If the run did not complete.
     """
     config_file = Path(superlink.env["FLWR_HOME"]) / "run-config.toml"
-    config_file.write_text(to_toml(run_config), encoding="utf-8")
+    config_file.write_text(tomli_w.dumps(run_config), encoding="utf-8")
     command = ["flwr", "run", str(app), CONNECTION, "--stream", "--run-config", str(config_file)]
     process = superlink.start([*command, *options], stdout=subprocess.PIPE)
     assert process.stdout is not None

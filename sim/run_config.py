@@ -1,7 +1,5 @@
 """Run config from the command line, typed as the app's own defaults are."""
 
-import difflib
-import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -60,21 +58,13 @@ def make_run_config(
         values[key] = _parse(key, text, defaults[key]) if key in defaults else text
     for key in values:
         if key not in defaults:
-            raise RunConfigError(_unknown(key, list(defaults)))
+            from codec.options import did_you_mean  # imports NumPy
+
+            hint = did_you_mean(key, defaults, "known keys")
+            raise RunConfigError(f"the run config has no key {key!r}; {hint}")
     if _DATA_DIR in defaults:
         values[_DATA_DIR] = values.get(_DATA_DIR) or defaults[_DATA_DIR] or _DEFAULT_DATA_DIR
     return {key: _absolute(key, value) for key, value in values.items()}
-
-
-def to_toml(values: Mapping[str, ConfigValue]) -> str:
-    """Return flat TOML text."""
-    lines = (f"{json.dumps(key)} = {_literal(value)}\n" for key, value in values.items())
-    return "".join(lines)
-
-
-def _literal(value: ConfigValue) -> str:
-    # A JSON literal of these types is a TOML literal too, unless it has surrogate pairs.
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _parse(key: str, text: str, default: ConfigValue) -> ConfigValue:
@@ -96,12 +86,6 @@ def _absolute(key: str, value: ConfigValue) -> ConfigValue:
     if key in (_DATA_DIR, _OUT_DIR) and value:
         return str(Path(str(value)).expanduser().absolute())
     return value
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "known keys: " + ", ".join(sorted(known))
-    return f"the run config has no key {key!r}; {hint}"
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

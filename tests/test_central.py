@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fl_app.config import RunConfig
-from sim.central import Comparison, compare, summary, train_centrally
+from sim.central import Comparison, beside_central_training, summary, train_centrally
 from sim.run_config import RunConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -26,9 +26,9 @@ def test_it_learns_and_repeats() -> None:
 
 def test_other_strategies_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunConfigError, match="strategy = 'sgd' must be 'replay'"):
-        compare(ROOT, {"strategy": "sgd"}, clients=2, seeds=1, folder=tmp_path)
+        beside_central_training(ROOT, {"strategy": "sgd"}, clients=2, seeds=1, folder=tmp_path)
     with pytest.raises(RunConfigError, match="step"):
-        compare(ROOT, {"step": -1.0}, clients=2, seeds=1, folder=tmp_path)
+        beside_central_training(ROOT, {"step": -1.0}, clients=2, seeds=1, folder=tmp_path)
 
 
 def test_summary_gives_mean_and_spread() -> None:

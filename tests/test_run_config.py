@@ -4,8 +4,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 
-from sim.run_config import RunConfigError, make_run_config, read_defaults, to_toml
+from sim.run_config import RunConfigError, make_run_config, read_defaults
 
 APP = """
 [tool.flwr.app.config]
@@ -79,7 +80,7 @@ def test_unreadable_file(app: Path) -> None:
 
 def test_toml_round_trip() -> None:
     values = {"a": 'quote " and \\ and é and \n', "b.c": True, "d": 1e-7, "e": 3, "f": 1e22}
-    assert tomllib.loads(to_toml(values)) == values
+    assert tomllib.loads(tomli_w.dumps(values)) == values
 
 
 def test_an_app_without_run_config(tmp_path: Path) -> None:

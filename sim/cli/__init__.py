@@ -1,0 +1,1 @@
+"""The command line's parts: options, commands, and the help of a run."""

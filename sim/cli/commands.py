@@ -1,0 +1,201 @@
+"""The subcommands. Modules that import torch are imported by the commands that need them."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import click
+import typer
+
+from sim.cli.options import (
+    APP,
+    RESULTS,
+    AppFolder,
+    Clients,
+    Config,
+    ConfigFile,
+    OtherApp,
+    Quick,
+    ResultsFolder,
+    RunFolder,
+    absolute,
+)
+from sim.cli.results_folder import results_folder
+from sim.cli.run_help import RunCommand
+from sim.compare.presets import PRESETS, Preset
+from sim.launcher import launch
+from sim.run_config import RunConfigError, make_run_config, read_defaults
+from sim.superlink import KEEP_FREED_MEMORY
+
+cli = typer.Typer(
+    help="Run the app on simulated clients, and measure it.",
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@cli.command(cls=RunCommand)
+def run(
+    config: Config = None,
+    run_config: ConfigFile = None,
+    clients: Clients = 10,
+    app: AppFolder = APP,
+    out: RunFolder = "",
+) -> None:
+    """Run the app on simulated clients and print the run folder."""
+    overrides = make_run_config(app, config or (), run_config)
+    effective = read_defaults(app) | overrides
+    if "out-dir" not in effective:  # an app of another kind, which writes no run folder
+        launch(app, overrides, clients, _echo)
+        return
+    with results_folder(out or str(effective["out-dir"]), effective) as folder:
+        launch(app, overrides | {"out-dir": str(folder)}, clients, _echo)
+    _echo(f"run folder: {folder}")
+
+
+@cli.command()
+def central(
+    config: Config = None,
+    run_config: ConfigFile = None,
+    clients: Clients = 10,
+    app: AppFolder = APP,
+    out: RunFolder = "",
+    seeds: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
+) -> None:
+    """Run it beside the same model trained centrally on the original samples."""
+    from sim.central import beside_central_training
+
+    overrides = make_run_config(app, config or (), run_config)
+    effective = read_defaults(app) | overrides
+    with results_folder(out, effective | {"strategy": "central"}) as folder:
+        beside_central_training(app, overrides, clients, seeds, folder, _echo)
+    _echo(f"results: {folder}")
+
+
+@cli.command()
+def theory(
+    out: ResultsFolder = RESULTS,
+    quick: Quick = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option(min=2, metavar="N", help="At least 2.", show_default="5; with --quick, 2"),
+    ] = None,
+) -> None:
+    """Check orders of convergence, bias, variance and bytes on small problems."""
+    from sim.theory.report import FULL, QUICK, check_theory
+
+    scale = QUICK if quick else FULL
+    check_theory(out, replace(scale, seeds=seeds) if seeds else scale, _echo)
+    _echo(f"results: {out}")
+
+
+@cli.command()
+def cost(
+    out: ResultsFolder = RESULTS,
+    quick: Quick = False,
+    data_dir: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of CIFAR-10.", show_default="digits")
+    ] = "",
+) -> None:
+    """Measure time and memory of a round on the device, beside a local gradient step."""
+    from sim.cost import FULL, QUICK, measure_cost
+
+    case, repetitions = (QUICK, 3) if quick else (FULL, 15)
+    images = str(absolute(data_dir)) if data_dir else ""
+    measure_cost(out, case, images, repetitions=repetitions, echo=_echo)
+    _echo(f"results: {out}")
+
+
+@cli.command()
+def compare(
+    preset: Annotated[str, typer.Option(click_type=click.Choice(list(PRESETS)))],
+    data_dir: Annotated[
+        Path, typer.Option(parser=absolute, metavar="DIR", help="Folder of the data set.")
+    ] = Path("data"),
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", show_default="the preset's")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD ...", help="Run these methods.")
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="Runs at a time; with more, seconds are of shared cores."
+        ),
+    ] = 1,
+    report: Annotated[
+        bool, typer.Option("--report", help="Table and figures from the results that are there.")
+    ] = False,
+    app: OtherApp = APP,
+    out: ResultsFolder = RESULTS,
+) -> None:
+    """Compare bytes to accuracy: this app, gradient compression, FedAvg and image upload."""
+    from sim.compare import report as reports
+    from sim.compare import runner
+    from sim.compare.results import read_results
+
+    chosen, methods = PRESETS[preset], only or ()
+    if report:
+        results = read_results(out / f"{preset}.jsonl")
+    else:
+        _check_comparison(chosen, methods, data_dir)
+        os.environ.update(KEEP_FREED_MEMORY)  # trials and uploads train in processes started here
+        results = runner.compare(
+            chosen, app, out, str(data_dir), seeds=seeds, only=methods, jobs=jobs, echo=_echo
+        )
+    if not results.runs:
+        raise RunConfigError(f"no results of {preset} in {out}; leave out --report")
+    for line in reports.report(chosen, results, out):
+        _echo(line)
+    _echo(f"results: {out}")
+
+
+@cli.command()
+def importance(
+    mode: Annotated[Literal["streaming", "replay"], typer.Option()],
+    config: Config = None,
+    run_config: ConfigFile = None,
+    clients: Annotated[int, typer.Option(hidden=True)] = 10,  # of no effect: CLIENTS share the data
+    app: AppFolder = APP,
+    out: ResultsFolder = RESULTS,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N")] = 3,
+    importances: Annotated[list[str] | None, typer.Option(metavar="NAME ...")] = None,
+) -> None:
+    """Compare importance scores with random, half of the samples kept (CIFAR-10)."""
+    from sim.importance import IMPORTANCES, compare_importances, to_config
+
+    overrides = make_run_config(app, config or (), run_config)
+    for name in importances or ():
+        if name not in IMPORTANCES:
+            from codec.options import did_you_mean
+
+            hint = did_you_mean(name, IMPORTANCES)
+            raise RunConfigError(f"--importances: {name!r} is no importance; {hint}")
+    try:
+        first = to_config(mode, overrides)
+    except ValueError as error:
+        raise RunConfigError(str(error)) from error
+    compare_importances(out, first, mode, seeds, importances or IMPORTANCES, _echo)
+    _echo(f"results: {out}")
+
+
+def _check_comparison(preset: Preset, only: Sequence[str], data_dir: Path) -> None:
+    """Raise `RunConfigError` on an unknown method, or if the data are not there."""
+    from fl_app.data import DataError, load
+
+    names = [method.name for method in preset.methods]
+    for name in only:
+        if name not in names:
+            legal = ", ".join(map(repr, names))
+            raise RunConfigError(f"--only: {name!r} is no method of {preset.name}; legal: {legal}")
+    try:
+        load(str(preset.config["dataset"]), "train", str(data_dir))
+    except DataError as error:
+        raise RunConfigError(f"--data-dir: {error}") from error
+
+
+def _echo(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,81 @@
+"""Options that several commands have, and how they are read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from sim.run_config import RunConfigError
+
+APP = Path(__file__).resolve().parents[2]
+RESULTS = APP / "sim" / "results"
+
+# Flags that take all arguments up to the next flag.
+MULTIPLE = ("--config", "--only", "--importances")
+
+
+def repeat_flags(arguments: Sequence[str], flags: Sequence[str] = MULTIPLE) -> list[str]:
+    """Repeat a flag before each of its values, as click has no options of any number of values.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The command line; what follows a ``--`` is left alone.
+    flags : sequence of str
+        Flags that take several values.
+
+    Returns
+    -------
+    list of str
+        ``--only A B`` has become ``--only A --only B``.
+
+    Raises
+    ------
+    RunConfigError
+        If a flag has no value: click would take the next flag for it.
+    """
+    repeated: list[str] = []
+    rest = list(arguments)
+    while rest and rest[0] != "--":
+        argument = rest.pop(0)
+        if argument not in flags:
+            repeated.append(argument)
+            continue
+        if not rest or rest[0].startswith("-"):
+            raise RunConfigError(f"{argument} needs at least one value")
+        while rest and not rest[0].startswith("-"):
+            repeated += [argument, rest.pop(0)]
+    return repeated + rest
+
+
+def absolute(text: str | Path) -> Path:
+    """Return the absolute path that a user means."""
+    return Path(text).expanduser().absolute()
+
+
+def _folder(help_text: str, shown: str | bool = False, *, hidden: bool = False) -> object:
+    return typer.Option(
+        parser=absolute, metavar="DIR", help=help_text, show_default=shown, hidden=hidden
+    )
+
+
+Config: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE ...",
+        help="Run-config entries; they go before --run-config's (`run --help` lists the keys).",
+    ),
+]
+ConfigFile: TypeAlias = Annotated[
+    Path | None, typer.Option(metavar="FILE.toml", help="More of them in a file.")
+]
+Clients: TypeAlias = Annotated[int, typer.Option(min=1, metavar="N", help="Simulated clients.")]
+AppFolder: TypeAlias = Annotated[Path, _folder("The Flower app.", "this one")]
+OtherApp: TypeAlias = Annotated[Path, _folder("The Flower app.", hidden=True)]
+RunFolder: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar="DIR", help="Folder of the results.", show_default="runs/<time>-..."),
+]
+ResultsFolder: TypeAlias = Annotated[Path, _folder("Folder of the results.", "sim/results")]
+Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Small and short: a smoke test.")]
