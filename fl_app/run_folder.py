@@ -31,6 +31,8 @@ class RoundRecord:
     samples_sent : int
     uplink_bytes, downlink_bytes : int
         Serialized content of the messages of all clients.
+    uplink_envelope_bytes, downlink_envelope_bytes : int
+        What a SuperLink counts beyond the content.
     raw_pixel_bytes : int
         What the same samples take as raw uint8 pixels.
     fp32_gradient_bytes : int
@@ -44,6 +46,8 @@ class RoundRecord:
     samples_sent: int
     uplink_bytes: int
     downlink_bytes: int
+    uplink_envelope_bytes: int
+    downlink_envelope_bytes: int
     raw_pixel_bytes: int
     fp32_gradient_bytes: int
 
@@ -58,6 +62,13 @@ class RoundRecord:
             times = self.fp32_gradient_bytes / self.uplink_bytes
             line += f", {times:,.{0 if times >= 10 else 1}f}x fewer up than fp32 gradients"
         return line
+
+    def traffic(self) -> str:
+        """Return content and envelope of both directions as a log line."""
+        up, down = _size(self.uplink_bytes), _size(self.downlink_bytes)
+        around_up = _size(self.uplink_envelope_bytes)
+        around_down = _size(self.downlink_envelope_bytes)
+        return f"content: {up} up, {down} down; envelope: {around_up} up, {around_down} down"
 
 
 def fp32_gradient_bytes(parameters: int, clients: int, steps: int) -> int:

@@ -24,6 +24,7 @@ from fl_app.run_folder import (
     versions,
 )
 from strategies import ServerStrategy
+from strategies.ledger import DOWNLINK, UPLINK
 from strategies.server_strategy import is_due
 
 _SMALL_MODEL = 1_000_000  # parameters
@@ -63,6 +64,7 @@ def main(grid: Grid, context: Context) -> None:
         write_results(folder, strategy, config, seconds)
     if not strategy.steps_taken:
         raise RuntimeError(f"no client sent anything usable; failures: {dict(strategy.failures)}")
+    log(INFO, folder.rounds[-1].traffic())
     log(INFO, "run folder: %s", path)
 
 
@@ -106,6 +108,8 @@ def measure(
         samples_sent=strategy.book.samples_sent,
         uplink_bytes=ledger.uplink_bytes,
         downlink_bytes=ledger.downlink_bytes,
+        uplink_envelope_bytes=ledger.envelope_bytes(UPLINK),
+        downlink_envelope_bytes=ledger.envelope_bytes(DOWNLINK),
         raw_pixel_bytes=strategy.book.samples_sent * math.prod(test.samples.shape[1:]),
         fp32_gradient_bytes=fp32_gradient_bytes(parameters, clients, strategy.steps_taken),
     )
@@ -130,6 +134,10 @@ def write_results(
             "samples_sent": last.samples_sent,
             "uplink_bytes": last.uplink_bytes,
             "downlink_bytes": last.downlink_bytes,
+            "envelope_bytes": {
+                UPLINK: last.uplink_envelope_bytes,
+                DOWNLINK: last.downlink_envelope_bytes,
+            },
             "bytes_per_sample": last.uplink_bytes / max(1, last.samples_sent),
             "sections": ledger.sections(),
             "entropy_bytes": ledger.entropy_bytes,

@@ -2,26 +2,46 @@
 
 The headline figure is the *content* of a message: what Flower's objects (the ``RecordDict`` and
 everything nested in it) deflate to, which is what both the SuperLink stores and a device uploads.
-The *framed* estimate adds the ``Message`` object and the request head that Flower's transport
-sends with every object.
+
+The *envelope* is what a SuperLink's own counter (``network-traffic`` of ``flwr ls``) counts beyond
+it: the ``Message`` object, and the pull or push that announces the message with its metadata and
+the ids of its objects. The ids are counted by their length, and Flower counts neither HTTP heads,
+nor heartbeats, nor pulls that find no message. Objects that the SuperLink has already, as when two
+clients send equal records at the same time, are announced but not sent again; here they count for
+each message. In simulation there is no such traffic: there the envelope is what a SuperLink would
+count.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from flwr.app import ArrayRecord, Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import (
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+    PushMessagesResponse,
+    Reconnect,
+)
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     get_all_nested_objects,
+    get_object_tree,
     no_object_id_recompute,
 )
 
 UPLINK = "uplink"
 DOWNLINK = "downlink"
-# Flower posts every object by itself; the head of one such request, measured with flwr 1.41.
-REQUEST_HEAD_BYTES = 850
+# Stand-ins for what is known only later, all of one length: SHA-256 in hex, and a UUID.
+_OBJECT_ID = "0" * 64
+_SESSION_ID = "0" * 36
 
 
 @dataclass(frozen=True)
@@ -38,15 +58,20 @@ class LedgerEntry:
         ``"uplink"`` or ``"downlink"``.
     sections : Mapping[str, int]
         Bytes by section; they sum to the message's content.
-    framed_bytes : int
-        Estimate with the ``Message`` object and one request head per object.
+    envelope_bytes : int
+        Bytes beyond the content in the same direction; 0 for an error reply of the SuperLink's
+        own, which no node sends.
+    opposite_bytes : int
+        Envelope bytes of the same exchange in the other direction: a node's request for an
+        instruction, or the SuperLink's answer to a reply.
     """
 
     server_round: int
     node_id: int
     direction: str
     sections: Mapping[str, int]
-    framed_bytes: int
+    envelope_bytes: int
+    opposite_bytes: int
 
     @property
     def content_bytes(self) -> int:
@@ -70,7 +95,7 @@ class Ledger:
         self.entries: list[LedgerEntry] = []
         self.entropy_bits: dict[str, float] = {}
         self._totals: dict[str, Counter[str]] = {UPLINK: Counter(), DOWNLINK: Counter()}
-        self._framed: Counter[str] = Counter()
+        self._envelope: Counter[str] = Counter()
         self._rounds: dict[int, Counter[str]] = {}
 
     def record_downlink(self, server_round: int, messages: Sequence[Message]) -> None:
@@ -83,19 +108,19 @@ class Ledger:
         messages : Sequence[Message]
             Instructions, each with content.
         """
-        sizes: dict[int, tuple[int, int]] = {}
+        records: dict[int, _Record] = {}
         with no_object_id_recompute():
             for message in messages:
-                content, objects = _content_size(message, sizes)
+                content, _, tree = _measure(message, records)
                 arrays = sum(
-                    sizes[id(record)][0]
+                    records[id(record)].size
                     for record in message.content.values()
                     if isinstance(record, ArrayRecord)
                 )
                 sections = {"arrays": arrays, "message": content - arrays}
-                framed = content + len(message.deflate()) + objects * REQUEST_HEAD_BYTES
                 node_id = message.metadata.dst_node_id
-                self._add(LedgerEntry(server_round, node_id, DOWNLINK, sections, framed))
+                envelope = _instruction_envelope(message, tree)
+                self._add(LedgerEntry(server_round, node_id, DOWNLINK, sections, *envelope))
         for message in messages:
             _drop_chunks(message)
 
@@ -121,21 +146,23 @@ class Ledger:
             Empirical entropy of the payload by section, in bits.
         """
         with no_object_id_recompute():
-            content, objects = _content_size(message, {})
-            framed = content + len(message.deflate()) + objects * REQUEST_HEAD_BYTES
+            content, objects, tree = _measure(message, {})
+            envelope = _reply_envelope(message, objects, tree)
         if sections is None:
             booked = {"rejected": content}
         else:
             booked = {**sections, "message": content - sum(sections.values())}
         node_id = message.metadata.src_node_id
-        self._add(LedgerEntry(server_round, node_id, UPLINK, booked, framed))
+        self._add(LedgerEntry(server_round, node_id, UPLINK, booked, *envelope))
         for section, bits in (entropy_bits or {}).items():
             self.entropy_bits[section] = self.entropy_bits.get(section, 0.0) + bits
 
     def _add(self, entry: LedgerEntry) -> None:
         self.entries.append(entry)
         self._totals[entry.direction].update(entry.sections)
-        self._framed[entry.direction] += entry.framed_bytes
+        opposite = DOWNLINK if entry.direction == UPLINK else UPLINK
+        self._envelope[entry.direction] += entry.envelope_bytes
+        self._envelope[opposite] += entry.opposite_bytes
         in_round = self._rounds.setdefault(entry.server_round, Counter())
         in_round[entry.direction] += entry.content_bytes
 
@@ -154,9 +181,9 @@ class Ledger:
         """Empirical entropy of all accepted payloads, in bytes."""
         return sum(self.entropy_bits.values()) / 8
 
-    def framed_bytes(self, direction: str) -> int:
-        """Estimate of what the transport carries in a direction, request heads included."""
-        return self._framed[direction]
+    def envelope_bytes(self, direction: str) -> int:
+        """Bytes that a SuperLink counts in a direction beyond the content."""
+        return self._envelope[direction]
 
     def sections(self, direction: str = UPLINK) -> dict[str, int]:
         """Content bytes by section in a direction."""
@@ -175,44 +202,74 @@ class Ledger:
                 nodes[entry.node_id] += entry.content_bytes
         return dict(nodes)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Totals and rounds as plain types for JSON; the full detail is in ``entries``."""
-        return {
-            "uplink_bytes": self.uplink_bytes,
-            "downlink_bytes": self.downlink_bytes,
-            "framed_uplink_bytes": self.framed_bytes(UPLINK),
-            "framed_downlink_bytes": self.framed_bytes(DOWNLINK),
-            "sections": self.sections(UPLINK),
-            "downlink_sections": self.sections(DOWNLINK),
-            "entropy_bytes": self.entropy_bytes,
-            "entropy_sections": {name: bits / 8 for name, bits in self.entropy_bits.items()},
-            "rounds": [
-                {
-                    "round": number,
-                    "uplink_bytes": in_round[UPLINK],
-                    "downlink_bytes": in_round[DOWNLINK],
-                }
-                for number, in_round in sorted(self._rounds.items())
-            ],
-        }
+
+@dataclass(frozen=True)
+class _Record:
+    """A record of a message: bytes and number of its objects, and the tree of their ids."""
+
+    size: int
+    objects: int
+    tree: ObjectTree
 
 
-def _content_size(message: Message, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Bytes of a message's content and the number of its objects, the ``Message`` included.
+def _measure(message: Message, records: dict[int, _Record]) -> tuple[int, int, ObjectTree]:
+    """Bytes of a message's content, number of its objects (the ``Message`` included), their tree.
 
-    ``sizes`` keeps ``(bytes, objects)`` of each record by identity, since a strategy puts one
-    ``ArrayRecord`` in the instructions of all nodes.
+    ``records`` keeps each record by identity, since a strategy puts one ``ArrayRecord`` in the
+    instructions of all nodes.
     """
     if not message.has_content():
-        return 0, 1
-    content, objects = len(message.content.deflate()), 2
+        return 0, 1, ObjectTree(object_id=_OBJECT_ID)
     for record in message.content.values():
-        if id(record) not in sizes:
-            sizes[id(record)] = _deflated_size(record)
-        size, count = sizes[id(record)]
-        content += size
-        objects += count
-    return content, objects
+        if id(record) not in records:
+            records[id(record)] = _measure_record(record)
+    measured = [records[id(record)] for record in message.content.values()]
+    size = len(message.content.deflate()) + sum(record.size for record in measured)
+    objects = 2 + sum(record.objects for record in measured)
+    content = ObjectTree(object_id=_OBJECT_ID, children=[record.tree for record in measured])
+    return size, objects, ObjectTree(object_id=_OBJECT_ID, children=[content])
+
+
+def _measure_record(record: InflatableObject) -> _Record:
+    # Equal objects have one id and are sent once.
+    nested = get_all_nested_objects(record)
+    size = sum(len(obj.deflate()) for obj in nested.values())
+    return _Record(size, len(nested), get_object_tree(record))
+
+
+def _instruction_envelope(message: Message, tree: ObjectTree) -> tuple[int, int]:
+    """Envelope bytes ``(down, up)`` of an instruction, which a node asks for."""
+    request = PullMessagesRequest(node=Node(node_id=message.metadata.dst_node_id))
+    response = PullMessagesResponse(
+        messages_list=[_announced(message)], message_object_trees=[tree]
+    )
+    return response.ByteSize() + len(message.deflate()), request.ByteSize()
+
+
+def _reply_envelope(message: Message, objects: int, tree: ObjectTree) -> tuple[int, int]:
+    """Envelope bytes ``(up, down)`` of a reply, which the SuperLink answers."""
+    if message.metadata.src_node_id == SUPERLINK_NODE_ID:
+        return 0, 0
+    request = PushMessagesRequest(
+        node=Node(node_id=message.metadata.src_node_id),
+        messages_list=[_announced(message)],
+        message_object_trees=[tree],
+        clientapp_runtime_list=[0.0],
+    )
+    response = PushMessagesResponse(
+        reconnect=Reconnect(reconnect=1),
+        results={_OBJECT_ID: 0},
+        objects_to_push=[_OBJECT_ID] * objects,
+        session_id=_SESSION_ID,
+    )
+    return request.ByteSize() + len(message.deflate()), response.ByteSize()
+
+
+def _announced(message: Message) -> ProtoMessage:
+    """Return what announces a message: all but its content, which goes object by object."""
+    proto = message_to_proto(remove_content_from_message(message))
+    proto.metadata.message_id = _OBJECT_ID
+    return proto
 
 
 def _drop_chunks(message: Message) -> None:
@@ -221,9 +278,3 @@ def _drop_chunks(message: Message) -> None:
         if isinstance(record, ArrayRecord):
             for array in record.values():
                 array.data = array.data
-
-
-def _deflated_size(record: InflatableObject) -> tuple[int, int]:
-    """Bytes and number of the distinct objects in a record: equal ones are sent once."""
-    nested = get_all_nested_objects(record)
-    return sum(len(obj.deflate()) for obj in nested.values()), len(nested)

@@ -1,13 +1,19 @@
 """The ledger counts what Flower's own objects deflate to."""
 
-import json
 import pickle
+from uuid import uuid4
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto import fleet_pb2
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 
-from strategies.ledger import DOWNLINK, REQUEST_HEAD_BYTES, UPLINK, Ledger
+from strategies.ledger import DOWNLINK, UPLINK, Ledger
+
+SUPERLINK, NODE = 1, 2**63 + 7  # node ids; real ones have 64 bits
 
 
 def _instruction(node_id: int, arrays: ArrayRecord | None = None) -> Message:
@@ -22,21 +28,50 @@ def _reply(node_id: int, data: bytes) -> Message:
     return Message(content, reply_to=_instruction(node_id))
 
 
-def _flower_sizes(message: Message) -> tuple[int, int, int]:
-    """Content bytes, bytes of the message object and number of objects, by Flower's helpers."""
+def _flower_content(message: Message) -> int:
+    """Bytes of all objects but the message's own."""
     objects = get_all_nested_objects(message)
-    total = sum(len(obj.deflate()) for obj in objects.values())
-    own = len(message.deflate())
-    return total - own, own, len(objects)
+    return sum(len(obj.deflate()) for obj in objects.values()) - len(message.deflate())
+
+
+def _pull(message: Message) -> tuple[int, int]:
+    """Bytes ``(down, up)`` that a SuperLink counts when a node pulls a message, as Flower does."""
+    message.metadata.__dict__["_message_id"] = message.object_id
+    request = fleet_pb2.PullMessagesRequest(node=Node(node_id=message.metadata.dst_node_id))
+    response = fleet_pb2.PullMessagesResponse(
+        messages_list=[message_to_proto(remove_content_from_message(message))],
+        message_object_trees=[get_object_tree(message)],
+    )
+    objects = get_all_nested_objects(message).values()
+    return response.ByteSize() + sum(len(obj.deflate()) for obj in objects), request.ByteSize()
+
+
+def _push(message: Message) -> tuple[int, int]:
+    """Bytes ``(up, down)`` that a SuperLink counts when a node pushes a message."""
+    message.metadata.__dict__["_message_id"] = message.object_id
+    objects = get_all_nested_objects(message)
+    request = fleet_pb2.PushMessagesRequest(
+        node=Node(node_id=message.metadata.src_node_id),
+        messages_list=[message_to_proto(remove_content_from_message(message))],
+        message_object_trees=[get_object_tree(message)],
+        clientapp_runtime_list=[0.25],
+    )
+    response = fleet_pb2.PushMessagesResponse(
+        reconnect=fleet_pb2.Reconnect(reconnect=5),
+        results={message.metadata.message_id: 0},
+        objects_to_push=list(objects),
+        session_id=str(uuid4()),
+    )
+    sent = sum(len(obj.deflate()) for obj in objects.values())
+    return request.ByteSize() + sent, response.ByteSize()
 
 
 def test_content_is_what_flower_deflates() -> None:
     reply = _reply(7, bytes(1000))
     ledger = Ledger()
     ledger.record_uplink(1, reply, {"coefficients": 900, "targets": 100})
-    content, own, objects = _flower_sizes(reply)
+    content = _flower_content(reply)
     assert ledger.uplink_bytes == content
-    assert ledger.framed_bytes(UPLINK) == content + own + objects * REQUEST_HEAD_BYTES
     assert ledger.sections() == {"coefficients": 900, "targets": 100, "message": content - 1000}
 
 
@@ -78,7 +113,7 @@ def test_downlink_content_matches_flower() -> None:
     message = _instruction(4, arrays)
     ledger = Ledger()
     ledger.record_downlink(2, [message])
-    assert ledger.downlink_bytes == _flower_sizes(message)[0]
+    assert ledger.downlink_bytes == _flower_content(message)
     assert ledger.round_bytes(2) == (0, ledger.downlink_bytes)
     assert ledger.round_bytes(1) == (0, 0)
 
@@ -90,15 +125,55 @@ def test_equal_arrays_are_sent_once() -> None:
     assert ledger.downlink_bytes < 1.5 * same.nbytes
 
 
+def test_content_and_envelope_of_instructions_are_what_a_superlink_counts() -> None:
+    arrays = ArrayRecord([np.arange(k + 3, dtype=np.float32) for k in range(20)])
+    messages = [_instruction(NODE + k, arrays) for k in range(2)] + [_instruction(NODE)]
+    ledger = Ledger()
+    ledger.record_downlink(1, messages)
+    for entry, message in zip(ledger.entries, messages, strict=True):
+        down = entry.content_bytes + entry.envelope_bytes
+        assert (down, entry.opposite_bytes) == _pull(message)
+
+
+def test_content_and_envelope_of_a_reply_are_what_a_superlink_counts() -> None:
+    instruction = _instruction(NODE)
+    instruction.metadata.__dict__["_message_id"] = instruction.object_id
+    content = RecordDict({"a": ConfigRecord({"samples": bytes(1000)}), "b": ConfigRecord()})
+    replies = [
+        Message(content, reply_to=instruction),
+        Message(Error(2, "out of memory"), reply_to=instruction),
+    ]
+    ledger = Ledger()
+    for reply in replies:
+        ledger.record_uplink(1, reply)
+    for entry, reply in zip(ledger.entries, replies, strict=True):
+        assert (entry.content_bytes + entry.envelope_bytes, entry.opposite_bytes) == _push(reply)
+
+
+def test_the_answer_to_a_reply_is_in_the_downlink_envelope() -> None:
+    ledger = Ledger()
+    ledger.record_downlink(1, [_instruction(NODE)])
+    ledger.record_uplink(1, _reply(NODE, b"abc"))
+    down, up = ledger.entries
+    assert ledger.envelope_bytes(UPLINK) == up.envelope_bytes + down.opposite_bytes
+    assert ledger.envelope_bytes(DOWNLINK) == down.envelope_bytes + up.opposite_bytes
+    assert min(down.opposite_bytes, up.opposite_bytes) > 0
+
+
+def test_an_error_that_no_node_sent_has_no_envelope() -> None:
+    ledger = Ledger()
+    ledger.record_uplink(1, Message(Error(3, "no heartbeat"), reply_to=_instruction(SUPERLINK)))
+    assert ledger.envelope_bytes(UPLINK) == ledger.envelope_bytes(DOWNLINK) == 0
+
+
 def test_rejected_and_error_replies_are_counted() -> None:
-    rejected = _reply(1, b"garbage")
+    rejected = _reply(3, b"garbage")
     error = Message(Error(2, "out of memory"), reply_to=_instruction(2))
     ledger = Ledger()
     ledger.record_uplink(1, rejected)
     ledger.record_uplink(1, error)
-    assert ledger.sections() == {"rejected": _flower_sizes(rejected)[0]}
-    assert ledger.node_bytes() == {1: _flower_sizes(rejected)[0], 2: 0}
-    assert ledger.framed_bytes(UPLINK) > ledger.uplink_bytes + REQUEST_HEAD_BYTES
+    assert ledger.sections() == {"rejected": _flower_content(rejected)}
+    assert ledger.node_bytes() == {3: _flower_content(rejected), 2: 0}
 
 
 def test_totals_by_round_node_and_section_agree() -> None:
@@ -116,14 +191,3 @@ def test_totals_by_round_node_and_section_agree() -> None:
     assert sum(entry.content_bytes for entry in ledger.entries) == ledger.uplink_bytes
     assert ledger.entropy_bytes == 4.0
     assert [(e.server_round, e.node_id) for e in ledger.entries] == [(1, 5), (1, 6), (2, 5), (2, 6)]
-
-
-def test_to_dict_is_json() -> None:
-    ledger = Ledger()
-    ledger.record_downlink(1, [_instruction(3)])
-    ledger.record_uplink(1, _reply(3, b"abc"), {"targets": 3}, {"targets": 20.0})
-    summary = json.loads(json.dumps(ledger.to_dict()))
-    assert summary["uplink_bytes"] == ledger.uplink_bytes
-    assert summary["sections"]["targets"] == 3
-    assert summary["entropy_sections"] == {"targets": 2.5}
-    assert summary["rounds"][0]["downlink_bytes"] == ledger.downlink_bytes

@@ -28,6 +28,8 @@ def record(number: int, accuracy: float | None = 0.5) -> RoundRecord:
         samples_sent=1000 * number,
         uplink_bytes=40_000 * number,
         downlink_bytes=500 * number,
+        uplink_envelope_bytes=7_000 * number,
+        downlink_envelope_bytes=9_000 * number,
         raw_pixel_bytes=784_000 * number,
         fp32_gradient_bytes=fp32_gradient_bytes(10_000, 10, 100 * number),
     )
@@ -44,6 +46,11 @@ def test_round_line_tells_accuracy_bytes_and_the_factor() -> None:
     )
     assert record(0, 0.1).line(8) == "round 0/8: accuracy 10.00 %, up 0 B, down 0 B"
     assert "accuracy not evaluated" in record(1, None).line(8)
+
+
+def test_traffic_tells_content_and_envelope_of_both_directions() -> None:
+    line = "content: 80.0 kB up, 1.0 kB down; envelope: 14.0 kB up, 18.0 kB down"
+    assert record(2).traffic() == line
 
 
 def test_default_path_names_time_dataset_and_strategy(

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 RESULT_KEYS = {
     *("accuracy", "loss", "rounds", "clients", "samples_sent", "uplink_bytes", "downlink_bytes"),
     *(
+        "envelope_bytes",
         "bytes_per_sample",
         "sections",
         "entropy_bytes",
@@ -62,6 +63,9 @@ def test_replay_run_leaves_a_complete_folder(tmp_path: Path) -> None:
     rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
     assert [r["round"] for r in rounds] == [0, 1, 2]
     assert rounds[-1]["uplink_bytes"] == result["uplink_bytes"] > rounds[1]["uplink_bytes"] > 0
+    for direction, size in result["envelope_bytes"].items():
+        key = f"{direction}_envelope_bytes"
+        assert rounds[-1][key] == size > rounds[1][key] > rounds[0][key] == 0
     for name in ("accuracy_vs_uplink.png", "model.safetensors"):
         assert (tmp_path / name).stat().st_size > 0
 
