@@ -1,10 +1,10 @@
 """Entropy coding of quantized transform coefficients, frequency by frequency.
 
 Coefficients of all the samples of a payload are coded together, lowest frequency first. Two
-facts predict the magnitude of one: the *level* of its frequency, the mean magnitude over the
+facts predict the magnitude of one: the *scale* of its frequency, the mean magnitude over the
 payload, which is sent ahead (forward adaptation), and the *activity* of its sample, how large
 the neighbours that are already known, and the prediction from the blocks around, came out
-against what they are on average. Level and activity choose the adaptive distribution; the
+against what they are on average. Scale and activity choose the adaptive distribution; the
 prediction chooses that of the sign. Frequencies of equal order form a wave, whose contexts depend
 on earlier waves alone, so that a wave is coded by array operations; each wave starts from what
 the earlier ones taught, as from a guess that its own first values soon outweigh.
@@ -30,9 +30,9 @@ Context: TypeAlias = tuple[Ints, NDArray[np.float64]]
 _RUNS = 14  # magnitudes up to here are unary, beyond escape
 _ACTIVITY = np.array([0.25, 0.36, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0])  # bin edges
 _BINS = len(_ACTIVITY) + 1
-_LOWEST, _HIGHEST = -30, 12  # levels in half octaves: mean magnitude 2**(level / 2)
-_LEVELS = _HIGHEST - _LOWEST + 1
-_MAX_LEVEL = 44  # a mean magnitude of 2**22 is more than an escape code carries
+_LOWEST_SCALE, _HIGHEST_SCALE = -30, 12  # scales in half octaves: mean magnitude 2**(scale / 2)
+_SCALES = _HIGHEST_SCALE - _LOWEST_SCALE + 1
+_MAX_SCALE = 44  # a mean magnitude of 2**22 is more than an escape code carries
 _ABSENT = np.iinfo(np.int64).min
 _FIXED = ONE  # fixed point of mean magnitudes
 _KEPT = 4096  # coefficients up to which contexts are kept from payload to payload
@@ -43,7 +43,7 @@ _PREDICTED = 40  # weight of a prediction's magnitude among those of the neighbo
 _PRIOR = 820 << 20  # weight of what is usual; a magnitude of 1 counts for its weight << 28
 _MOST_PREDICTED = 1 << 40
 _THIRDS = np.array([1048576, 832255, 660561])  # 2**(20 - k / 3)
-_LEAST = -16  # level below which a mean magnitude is less than its fixed point
+_LEAST_SCALE = -16  # scale below which a mean magnitude is less than its fixed point
 _MEMORY = 64  # observations that earlier waves count for
 _SURENESS = np.array([3, 8, 15, 26, 38, 56, 77, 115, 154, 230])  # bin edges of predictions / ONE
 _DISAGREEING = np.array([0.5, 0.48, 0.45, 0.42, 0.38, 0.34, 0.3, 0.25, 0.2, 0.15, 0.1])
@@ -164,13 +164,13 @@ def code_coefficients(
     int64 (plan.size, rows)
         The coefficients.
     """
-    levels = code_levels(coder, plan, rows, table)
+    scales = code_scales(coder, plan, rows, table)
     decoded = np.zeros((plan.size, rows), np.int64)
     known = np.zeros((plan.size + 1, rows))  # capped magnitudes; the last line is none
-    mean = np.append(_mean_magnitude(levels), 0)
-    share = np.append(_share(levels), 0)
+    mean = np.append(_mean_magnitude(scales), 0)
+    share = np.append(_share(scales), 0)
     for whole, pieces in zip(plan.waves, plan.contexts(), strict=True):
-        present = levels[whole] > _ABSENT
+        present = scales[whole] > _ABSENT
         wave = whole[present]
         if not len(wave):
             continue
@@ -186,31 +186,31 @@ def code_coefficients(
         )
         part = None if table is None else table[wave].ravel()
         model.forget()
-        values = _code_wave(coder, model, levels[wave], activity[present], predicted[present], part)
+        values = _code_wave(coder, model, scales[wave], activity[present], predicted[present], part)
         decoded[wave] = values.reshape(len(wave), rows)
         known[wave] = np.minimum(np.abs(decoded[wave]) * _FIXED, _CAP * mean[wave, None])
     return decoded
 
 
-def code_levels(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
-    """Code the level of every frequency: half octaves of the mean magnitude, or absent.
+def code_scales(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
+    """Code the scale of every frequency: half octaves of the mean magnitude, or absent.
 
     Returns
     -------
     int64 (plan.size,)
-        Levels; the smallest int64 where a frequency is zero throughout.
+        Scales; the smallest int64 where a frequency is zero throughout.
 
     Raises
     ------
     PayloadError
-        When decoding meets a level that no encoder writes.
+        When decoding meets a scale that no encoder writes.
     """
     lowest = -2 * max(rows, 1).bit_length()
-    true = None if table is None else measure_levels(table, lowest)
+    true = None if table is None else measure_scales(table, lowest)
     present = AdaptiveBits(np.array([0.1, 0.5, 0.8, 0.9]))
     sign = AdaptiveBits(np.array([0.5, 0.5]))
     size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
-    decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else level - lowest + 1
+    decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else scale - lowest + 1
     for wave in plan.waves:
         near = decoded[plan.neighbours[wave]] * (plan.weights > 4)
         support = np.count_nonzero(near, axis=1)
@@ -225,35 +225,35 @@ def code_levels(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) ->
         down = None if step is None else (step[moved] < 0).astype(np.int32)
         magnitude[moved] *= 1 - 2 * sign.code(coder, context[moved], down).astype(np.int64)
         decoded[wave[there]] = guess[there] + magnitude
-    levels = decoded[:-1]
-    if (levels < 0).any() or (levels + lowest > _MAX_LEVEL + 1).any():
-        raise PayloadError(f"coefficient level outside [{lowest}, {_MAX_LEVEL}]")
-    return np.where(levels > 0, levels + lowest - 1, _ABSENT)
+    scales = decoded[:-1]
+    if (scales < 0).any() or (scales + lowest > _MAX_SCALE + 1).any():
+        raise PayloadError(f"coefficient scale outside [{lowest}, {_MAX_SCALE}]")
+    return np.where(scales > 0, scales + lowest - 1, _ABSENT)
 
 
-def measure_levels(table: Ints, lowest: int) -> Ints:
-    """Return 1 + level - `lowest` of each line of `table`, 0 where the line is zero."""
+def measure_scales(table: Ints, lowest: int) -> Ints:
+    """Return 1 + scale - `lowest` of each line of `table`, 0 where the line is zero."""
     mean = np.abs(table).mean(axis=1)
-    level = np.round(2 * np.log2(np.maximum(mean, 2.0**-40))).astype(np.int64)
-    return np.where(mean > 0, np.maximum(level - lowest, 0) + 1, 0)
+    scale = np.round(2 * np.log2(np.maximum(mean, 2.0**-40))).astype(np.int64)
+    return np.where(mean > 0, np.maximum(scale - lowest, 0) + 1, 0)
 
 
-def _mean_magnitude(levels: Ints) -> Ints:
-    """Fixed-point mean magnitude of each level, at least 1; 0 where absent."""
-    octave, half = np.divmod(np.where(levels == _ABSENT, 0, levels), 2)
+def _mean_magnitude(scales: Ints) -> Ints:
+    """Fixed-point mean magnitude of each scale, at least 1; 0 where absent."""
+    octave, half = np.divmod(np.where(scales == _ABSENT, 0, scales), 2)
     mantissa = np.where(half == 1, 362, 256) * np.int64(_FIXED)  # 2**0.5 in 1/256
-    scaled = np.where(octave >= 0, mantissa << np.maximum(octave, 0), mantissa)
-    scaled = np.where(octave < 0, scaled >> np.minimum(-np.minimum(octave, 0), 40), scaled) >> 8
-    return np.where(levels == _ABSENT, 0, np.maximum(scaled, 1))
+    shifted = np.where(octave >= 0, mantissa << np.maximum(octave, 0), mantissa)
+    shifted = np.where(octave < 0, shifted >> np.minimum(-np.minimum(octave, 0), 40), shifted) >> 8
+    return np.where(scales == _ABSENT, 0, np.maximum(shifted, 1))
 
 
-def _share(levels: Ints) -> Ints:
-    """Return what a unit of magnitude counts for at each level: its mean to the power -2/3.
+def _share(scales: Ints) -> Ints:
+    """Return what a unit of magnitude counts for at each scale: its mean to the power -2/3.
 
     A compromise between the sum of magnitudes, which the lowest frequencies rule, and that of
     their ratios to what is usual, where rare ones weigh too much.
     """
-    octaves, thirds = np.divmod(np.maximum(levels, _LEAST), 3)
+    octaves, thirds = np.divmod(np.maximum(scales, _LEAST_SCALE), 3)
     coarse = _THIRDS[thirds] >> np.maximum(octaves, 0)
     shares: Ints = coarse << np.maximum(-octaves, 0)
     return shares
@@ -269,27 +269,27 @@ def _activity(
     rows = predicted.shape[1]
     around = np.minimum(np.abs(predicted), _MOST_PREDICTED // rows)
     usual = around.sum(axis=1, keepdims=True) // rows
-    weight = _PREDICTED * _share(np.searchsorted(_MEANS, usual, side="right") + _LEAST - 1)
+    weight = _PREDICTED * _share(np.searchsorted(_MEANS, usual, side="right") + _LEAST_SCALE - 1)
     expected = _PRIOR + (weights @ mean)[:, None] + weight * usual
     observed = _PRIOR + weights @ known + weight * np.minimum(around, _CAP * usual)
     bins: Ints = np.searchsorted(_ACTIVITY, observed / expected)
     return bins
 
 
-_MEANS = _mean_magnitude(np.arange(_LEAST, _MAX_LEVEL + 1))
+_MEANS = _mean_magnitude(np.arange(_LEAST_SCALE, _MAX_SCALE + 1))
 
 
 class CoefficientModel:
-    """The adaptive tables: of magnitudes by level and activity, of signs by prediction."""
+    """The adaptive tables: of magnitudes by scale and activity, of signs by prediction."""
 
     def __init__(self, tables: list[AdaptiveBits], signs: AdaptiveBits) -> None:
         self.tables, self.signs = tables, signs
 
     @classmethod
     def start(cls) -> Self:
-        """Tables that know nothing but the geometric law of the level's mean."""
-        octaves = np.repeat(np.arange(_LOWEST, _HIGHEST + 1) / 2, _BINS)
-        tilt = np.tile((np.arange(_BINS) - _BINS // 2) * 0.45, _LEVELS)
+        """Tables that know nothing but the geometric law of the scale's mean."""
+        octaves = np.repeat(np.arange(_LOWEST_SCALE, _HIGHEST_SCALE + 1) / 2, _BINS)
+        tilt = np.tile((np.arange(_BINS) - _BINS // 2) * 0.45, _SCALES)
         mean = 2.0 ** np.round(octaves + tilt)  # whole powers of two: exact everywhere
         p_one = np.clip(mean / (1 + mean), 2.0**-12, 0.98)
         later = np.clip(p_one, 0.15, 0.9)
@@ -305,16 +305,16 @@ class CoefficientModel:
 def _code_wave(
     coder: BitCoder,
     model: CoefficientModel,
-    levels: Ints,
+    scales: Ints,
     activity: Ints,
     predicted: Ints,
     part: Ints | None,
 ) -> Ints:
     """Code the values of one wave, flattened (frequencies * rows,)."""
-    shift = np.maximum(0, levels // 2 - 1)  # large magnitudes: model the top, send the rest raw
+    shift = np.maximum(0, scales // 2 - 1)  # large magnitudes: model the top, send the rest raw
     shape = activity.shape
-    row_level = np.clip(levels - 2 * shift, _LOWEST, _HIGHEST) - _LOWEST
-    contexts = (row_level[:, None] * _BINS + activity).ravel()
+    row_scale = np.clip(scales - 2 * shift, _LOWEST_SCALE, _HIGHEST_SCALE) - _LOWEST_SCALE
+    contexts = (row_scale[:, None] * _BINS + activity).ravel()
     shifts = np.broadcast_to(shift[:, None], shape).ravel()
     magnitude = None if part is None else np.abs(part)
     top = code_unary(
