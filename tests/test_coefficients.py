@@ -75,7 +75,7 @@ def test_neighbours_lie_in_earlier_waves(channels: int, shape: tuple[int, ...]) 
         wave_of[wave] = number
     wave_of[plan.size] = -1  # none
     assert (wave_of[plan.neighbours] < wave_of[:-1, None]).all()
-    assert plan.neighbours.shape[1] == len(plan.weights)
+    assert plan.neighbours.shape[1] == len(plan.influence)
 
 
 def test_the_mean_of_a_block_does_not_predict_its_texture() -> None:
@@ -163,7 +163,7 @@ def test_sums_of_contexts_are_exact() -> None:
     assert np.array_equal(decode(encode(table, plan), plan, rows), table)
     scales = np.arange(-44, 45)
     share, mean = _share(scales).astype(object), _mean_magnitude(scales).astype(object)
-    heaviest = 2 * int(plan.weights.sum()) + _PREDICTED  # a neighbour may count twice
+    heaviest = 2 * int(plan.influence.sum()) + _PREDICTED  # a neighbour may count twice
     assert _CAP * heaviest * int((share * mean).max()) + _PRIOR < 2**53
 
 

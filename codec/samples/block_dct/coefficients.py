@@ -39,8 +39,8 @@ _KEPT = 4096  # coefficients up to which contexts are kept from payload to paylo
 _PIECE = 16  # lines of a wave whose contexts are taken together
 _GROUP = 8  # channels that predict one another
 _CAP = 18  # a neighbour counts for at most so many times its mean magnitude
-_PREDICTED = 40  # weight of a prediction's magnitude among those of the neighbours
-_PRIOR = 820 << 20  # weight of what is usual; a magnitude of 1 counts for its weight << 28
+_PREDICTED = 40  # influence of a prediction's magnitude, beside that of the neighbours
+_PRIOR = 820 << 20  # of what is usual; a magnitude of 1 counts for its influence << 28
 _MOST_PREDICTED = 1 << 40
 _THIRDS = np.array([1048576, 832255, 660561])  # 2**(20 - k / 3)
 _LEAST_SCALE = -16  # scale below which a mean magnitude is less than its fixed point
@@ -59,16 +59,16 @@ class Layout:
         Indices of the coefficients of each wave; together they are 0 .. size - 1.
     neighbours : int32 (size, k)
         Indices of coefficients of earlier waves; `size` stands for none.
-    weights : int64 (k,)
-        Their weight in the activity.
+    influence : int64 (k,)
+        How much each of them counts in the activity.
     """
 
     waves: tuple[Ints, ...]
     neighbours: NDArray[np.int32]
-    weights: Ints
+    influence: Ints
 
     def contexts(self) -> "Iterable[list[Context]]":
-        """For each wave, in pieces: its neighbours (m,), and their weights (piece, m)."""
+        """For each wave, in pieces: its neighbours (m,), and their influence (piece, m)."""
         return self._kept_contexts if self.size <= _KEPT else map(self._context, self.waves)
 
     @cached_property
@@ -76,16 +76,16 @@ class Layout:
         return list(map(self._context, self.waves))
 
     def _context(self, wave: Ints) -> "list[Context]":
-        return [self._weights(wave[i : i + _PIECE]) for i in range(0, len(wave), _PIECE)]
+        return [self._influence(wave[i : i + _PIECE]) for i in range(0, len(wave), _PIECE)]
 
-    def _weights(self, piece: Ints) -> "Context":
+    def _influence(self, piece: Ints) -> "Context":
         near = self.neighbours[piece]
         known, column = np.unique(near, return_inverse=True)
-        weights = np.zeros((len(near), len(known)))
+        influence = np.zeros((len(near), len(known)))
         row = np.repeat(np.arange(len(near)), near.shape[1])
-        np.add.at(weights, (row, column.ravel()), np.tile(self.weights, len(near)))
-        weights[:, known == self.size] = 0  # stands for none
-        return known.astype(np.int64), weights
+        np.add.at(influence, (row, column.ravel()), np.tile(self.influence, len(near)))
+        influence[:, known == self.size] = 0  # stands for none
+        return known.astype(np.int64), influence
 
     @property
     def size(self) -> int:
@@ -93,7 +93,7 @@ class Layout:
         return len(self.neighbours)
 
 
-# (channel distance, frequency offset along each axis) -> weight, found on photographs
+# (channel distance, frequency offset along each axis) -> influence, found on photographs
 _NEIGHBOURS_2D = {
     (0, -1, 0): 20, (0, 0, -1): 20, (0, -1, -1): 11, (0, -2, 0): 8, (0, 0, -2): 8,
     (0, -2, 1): 6, (0, 1, -2): 6, (0, -2, -1): 6, (0, -1, -2): 6, (0, -2, -2): 2,
@@ -180,8 +180,8 @@ def code_coefficients(
         contexts = zip(pieces, np.split(predicted, range(_PIECE, len(whole), _PIECE)), strict=True)
         activity = np.concatenate(
             [
-                _activity(w * share[near], known[near], mean[near], around)
-                for (near, w), around in contexts
+                _activity(influence * share[near], known[near], mean[near], around)
+                for (near, influence), around in contexts
             ]
         )
         part = None if table is None else table[wave].ravel()
@@ -212,7 +212,7 @@ def code_scales(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) ->
     size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
     decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else scale - lowest + 1
     for wave in plan.waves:
-        near = decoded[plan.neighbours[wave]] * (plan.weights > 4)
+        near = decoded[plan.neighbours[wave]] * (plan.influence > 4)
         support = np.count_nonzero(near, axis=1)
         guess = near.sum(axis=1) // np.maximum(support, 1)
         part = None if true is None else true[wave]
@@ -251,7 +251,7 @@ def _share(scales: Ints) -> Ints:
     """Return what a unit of magnitude counts for at each scale: its mean to the power -2/3.
 
     A compromise between the sum of magnitudes, which the lowest frequencies rule, and that of
-    their ratios to what is usual, where rare ones weigh too much.
+    their ratios to what is usual, where rare ones count too much.
     """
     octaves, thirds = np.divmod(np.maximum(scales, _LEAST_SCALE), 3)
     coarse = _THIRDS[thirds] >> np.maximum(octaves, 0)
@@ -260,7 +260,7 @@ def _share(scales: Ints) -> Ints:
 
 
 def _activity(
-    weights: NDArray[np.float64], known: NDArray[np.float64], mean: Ints, predicted: Ints
+    influence: NDArray[np.float64], known: NDArray[np.float64], mean: Ints, predicted: Ints
 ) -> Ints:
     """Bin of observed over expected magnitude of what is known, int64 (wave, rows).
 
@@ -269,9 +269,9 @@ def _activity(
     rows = predicted.shape[1]
     around = np.minimum(np.abs(predicted), _MOST_PREDICTED // rows)
     usual = around.sum(axis=1, keepdims=True) // rows
-    weight = _PREDICTED * _share(np.searchsorted(_MEANS, usual, side="right") + _LEAST_SCALE - 1)
-    expected = _PRIOR + (weights @ mean)[:, None] + weight * usual
-    observed = _PRIOR + weights @ known + weight * np.minimum(around, _CAP * usual)
+    counted = _PREDICTED * _share(np.searchsorted(_MEANS, usual, side="right") + _LEAST_SCALE - 1)
+    expected = _PRIOR + (influence @ mean)[:, None] + counted * usual
+    observed = _PRIOR + influence @ known + counted * np.minimum(around, _CAP * usual)
     bins: Ints = np.searchsorted(_ACTIVITY, observed / expected)
     return bins
 
