@@ -18,7 +18,7 @@ from codec.samples.block_dct.coefficients import (
     _mean_magnitude,
     _share,
     code_coefficients,
-    code_levels,
+    code_scales,
     layout,
     line_entropy,
 )
@@ -41,22 +41,22 @@ def decode(data: bytes, plan: Layout, rows: int) -> Ints:
     return code_coefficients(BitDecoder(data), CoefficientModel.start(), plan, rows, None)
 
 
-def scales(plan: Layout) -> NDArray[np.float64]:
-    """Scale of each coefficient, (size, 1), falling as spectra do."""
+def magnitudes(plan: Layout) -> NDArray[np.float64]:
+    """Mean magnitude of each coefficient, (size, 1), falling as spectra do."""
     return 8 / (1 + np.arange(plan.size)[:, None]) ** 0.7
 
 
-def laplacian(scale: NDArray[np.float64], rows: int) -> Ints:
-    """Rounded Laplacian values, each line (or value) with its scale."""
-    values = np.random.default_rng(0).laplace(0, scale, (len(scale), rows))
+def laplacian(mean: NDArray[np.float64], rows: int) -> Ints:
+    """Rounded Laplacian values, each line (or value) with its mean magnitude."""
+    values = np.random.default_rng(0).laplace(0, mean, (len(mean), rows))
     return np.round(values).astype(np.int64)
 
 
-def laplacian_bits(table: Ints, scale: NDArray[np.float64]) -> float:
+def laplacian_bits(table: Ints, mean: NDArray[np.float64]) -> float:
     """Ideal code length of `table` for a coder that knows the law."""
-    rate = np.exp(-1 / scale)
-    zero = 1 - np.exp(-0.5 / scale)
-    other = np.exp(-(np.abs(table) - 0.5) / scale) * (1 - rate) / 2
+    rate = np.exp(-1 / mean)
+    zero = 1 - np.exp(-0.5 / mean)
+    other = np.exp(-(np.abs(table) - 0.5) / mean) * (1 - rate) / 2
     return float(-np.log2(np.where(table == 0, zero, other)).sum())
 
 
@@ -75,7 +75,7 @@ def test_neighbours_lie_in_earlier_waves(channels: int, shape: tuple[int, ...]) 
         wave_of[wave] = number
     wave_of[plan.size] = -1  # none
     assert (wave_of[plan.neighbours] < wave_of[:-1, None]).all()
-    assert plan.neighbours.shape[1] == len(plan.weights)
+    assert plan.neighbours.shape[1] == len(plan.influence)
 
 
 def test_the_mean_of_a_block_does_not_predict_its_texture() -> None:
@@ -126,15 +126,15 @@ def test_one_outlier_among_zeros() -> None:
 def test_overhead_over_the_law_of_each_frequency(rows: int) -> None:
     # Independent samples: contexts have nothing to gain, and must lose little.
     plan = layout(1, (8, 8))
-    table = laplacian(scales(plan), rows)
-    ideal = laplacian_bits(table, scales(plan))
+    table = laplacian(magnitudes(plan), rows)
+    ideal = laplacian_bits(table, magnitudes(plan))
     assert 0.99 * ideal < 8 * len(encode(table, plan)) <= 1.03 * ideal + 8 * 64
 
 
 def test_contexts_gain_on_samples_of_different_contrast() -> None:
     plan = layout(1, (8, 8))
     contrast = np.random.default_rng(1).choice([0.1, 2.0], 1000)
-    table = laplacian(scales(plan) * contrast, 1000)
+    table = laplacian(magnitudes(plan) * contrast, 1000)
     assert 8 * len(encode(table, plan)) < 0.85 * line_entropy(table)
 
 
@@ -153,7 +153,7 @@ def test_each_wave_has_a_law_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_sums_of_contexts_are_exact() -> None:
-    """The largest legal values, of every level: sums stay below 2**53, hence order-independent."""
+    """The largest legal values, of every scale: sums stay below 2**53, hence order-independent."""
     plan = layout(3, (8, 8))
     largest = 2**22 - 1
     rows = 64
@@ -161,13 +161,13 @@ def test_sums_of_contexts_are_exact() -> None:
     table[:] = largest >> (np.arange(plan.size)[:, None] % 23)
     table[:, ::2] *= -1
     assert np.array_equal(decode(encode(table, plan), plan, rows), table)
-    levels = np.arange(-44, 45)
-    share, mean = _share(levels).astype(object), _mean_magnitude(levels).astype(object)
-    heaviest = 2 * int(plan.weights.sum()) + _PREDICTED  # a neighbour may count twice
+    scales = np.arange(-44, 45)
+    share, mean = _share(scales).astype(object), _mean_magnitude(scales).astype(object)
+    heaviest = 2 * int(plan.influence.sum()) + _PREDICTED  # a neighbour may count twice
     assert _CAP * heaviest * int((share * mean).max()) + _PRIOR < 2**53
 
 
-def test_shares_fall_with_the_level_and_never_vanish() -> None:
+def test_shares_fall_with_the_scale_and_never_vanish() -> None:
     share = _share(np.arange(-60, 45))
     assert (np.diff(share) <= 0).all() and share.min() >= 40
     np.testing.assert_allclose(share[60 - 15 :: 3][:10], 2.0 ** (25 - np.arange(10)))
@@ -175,23 +175,23 @@ def test_shares_fall_with_the_level_and_never_vanish() -> None:
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.data(), st.integers(1, 2000))
-def test_levels_round_trip(data: st.DataObject, rows: int) -> None:
+def test_scales_round_trip(data: st.DataObject, rows: int) -> None:
     plan = layout(3, (4, 4))
     line = data.draw(arrays(np.int64, plan.size, elements=st.sampled_from([0, 0, 1, 9, 2**22 - 1])))
     table = np.zeros((plan.size, rows), np.int64)
     table[:, 0] = line
     coder = BitEncoder()
-    levels = code_levels(coder, plan, rows, table)
-    assert np.array_equal(code_levels(BitDecoder(coder.finish()), plan, rows, None), levels)
+    scales = code_scales(coder, plan, rows, table)
+    assert np.array_equal(code_scales(BitDecoder(coder.finish()), plan, rows, None), scales)
     present = line > 0
-    assert (levels[~present] == np.iinfo(np.int64).min).all()
+    assert (scales[~present] == np.iinfo(np.int64).min).all()
     mean = np.log2(line[present] / rows)
-    assert (np.abs(levels[present] / 2 - mean) <= 0.25 + 1e-9).all()
+    assert (np.abs(scales[present] / 2 - mean) <= 0.25 + 1e-9).all()
 
 
-def test_levels_that_no_encoder_writes() -> None:
-    with pytest.raises(PayloadError, match="level outside"):
-        code_levels(BitDecoder(b"\xf4" * 40), layout(1, (1,)), 5, None)
+def test_scales_that_no_encoder_writes() -> None:
+    with pytest.raises(PayloadError, match="scale outside"):
+        code_scales(BitDecoder(b"\xf4" * 40), layout(1, (1,)), 5, None)
 
 
 def test_line_entropy() -> None:

@@ -9,10 +9,10 @@ from codec.coding.range_coder import Ints
 from codec.samples.block_dct.prediction import (
     ONE,
     Prediction,
-    Weights,
+    Regression,
     block_means,
     predictable,
-    weights,
+    regression,
 )
 from codec.samples.block_dct.transform import Transform, _inverse_blocks, forward, resolve
 from codec.samples.coding import quantize_samples
@@ -31,7 +31,7 @@ def markov_field(count: int, side: int, seed: int) -> NDArray[np.float32]:
 
 def predictions(level: Transform, table: Ints, means: Ints) -> Ints:
     """Predictions of all frequencies of a level, order by order."""
-    orders = np.tile(weights(level.block_shape).orders, level.channels)
+    orders = np.tile(regression(level.block_shape).orders, level.channels)
     around = Prediction(level, means, np.ones(level.coefficients))
     result = np.zeros_like(table)
     for order in range(1, int(orders.max()) + 1):
@@ -41,19 +41,19 @@ def predictions(level: Transform, table: Ints, means: Ints) -> Ints:
 
 
 @pytest.mark.parametrize("shape", BLOCKS)
-def test_weights_are_causal(shape: tuple[int, ...]) -> None:
-    plan = weights(shape)
-    not_below = plan.orders[plan.predictors][None] >= plan.orders[:, None]
-    assert not plan.coefficients[:, not_below].any()
-    assert not plan.coefficients[:, 0].any()
-    assert not plan.means[0].any()
+def test_slopes_are_causal(shape: tuple[int, ...]) -> None:
+    fit = regression(shape)
+    not_below = fit.orders[fit.regressors][None] >= fit.orders[:, None]
+    assert not fit.coefficients[:, not_below].any()
+    assert not fit.coefficients[:, 0].any()
+    assert not fit.means[0].any()
 
 
 @pytest.mark.parametrize("shape", BLOCKS)
-def test_weights_are_whole_numbers_that_no_rounding_error_can_change(
+def test_slopes_are_whole_numbers_that_no_rounding_error_can_change(
     shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = weights(shape)
+    fit = regression(shape)
     solve = np.linalg.solve
     noise = np.random.default_rng(0)
 
@@ -62,10 +62,10 @@ def test_weights_are_whole_numbers_that_no_rounding_error_can_change(
         return solved * (1 + 1e-9 * noise.standard_normal(solved.shape))
 
     monkeypatch.setattr(np.linalg, "solve", disturbed)
-    again: Weights = weights.__wrapped__(shape)
-    assert np.array_equal(plan.means, again.means)
-    assert np.array_equal(plan.coefficients, again.coefficients)
-    assert (plan.coefficients == np.round(plan.coefficients)).all()
+    again: Regression = regression.__wrapped__(shape)
+    assert np.array_equal(fit.means, again.means)
+    assert np.array_equal(fit.coefficients, again.coefficients)
+    assert (fit.coefficients == np.round(fit.coefficients)).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 24, 40), (1, 30, 19), (2, 300)])
@@ -74,7 +74,7 @@ def test_what_is_not_yet_known_has_no_influence(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
     table = rng.integers(-3, 4, (level.coefficients, 5 * level.blocks))
     means = rng.integers(-500, 500, (level.channels, 5, *level.grid))
-    orders = np.tile(weights(level.block_shape).orders, level.channels)
+    orders = np.tile(regression(level.block_shape).orders, level.channels)
     around = Prediction(level, means, np.ones(level.coefficients))
     for order in (1, 2, 5):
         wave = np.flatnonzero(orders == order)
@@ -84,7 +84,7 @@ def test_what_is_not_yet_known_has_no_influence(shape: tuple[int, ...]) -> None:
 
 
 def test_prediction_is_the_conditional_mean_of_the_field() -> None:
-    # Fine steps: quantization hardly matters, and the noise that the weights allow for is small.
+    # Fine steps: quantization hardly matters, and the noise that the slopes allow for is small.
     step = 0.02
     fields = markov_field(400, 32, seed=1)
     level = resolve("dct2", (1, 32, 32), 8)
@@ -92,10 +92,10 @@ def test_prediction_is_the_conditional_mean_of_the_field() -> None:
     means = block_means(level.levels[1], tables[1], None)
     predicted = predictions(level, tables[0], means) / ONE
     for row, column, explained in ((0, 1, 0.25), (1, 0, 0.25), (1, 1, 0.05), (0, 2, 0.1)):
-        target, guess = (t[8 * row + column].astype(np.float64) for t in (tables[0], predicted))
-        left = np.mean((target - guess) ** 2) / np.mean(target**2)
+        actual, guess = (t[8 * row + column].astype(np.float64) for t in (tables[0], predicted))
+        left = np.mean((actual - guess) ** 2) / np.mean(actual**2)
         assert left < 1 - explained
-        slope = (target * guess).sum() / (guess**2).sum()  # 1 for a conditional mean
+        slope = (actual * guess).sum() / (guess**2).sum()  # 1 for a conditional mean
         assert slope == pytest.approx(1, abs=0.15)
 
 
@@ -107,7 +107,7 @@ def test_transposed_pictures_have_transposed_predictions() -> None:
     turned = table.transpose(1, 0, 2, 4, 3)
     straight = predictions(level, table.reshape(64, -1), means).reshape(table.shape)
     other = predictions(level, turned.reshape(64, -1), means.swapaxes(2, 3)).reshape(table.shape)
-    # The weights of both are rounded from solutions that differ in the last place alone.
+    # The slopes of both are rounded from solutions that differ in the last place alone.
     assert np.abs(straight - other.transpose(1, 0, 2, 4, 3)).max() <= 1
 
 

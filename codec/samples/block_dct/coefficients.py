@@ -1,13 +1,37 @@
 """Entropy coding of quantized transform coefficients, frequency by frequency.
 
-Coefficients of all the samples of a payload are coded together, lowest frequency first. Two
-facts predict the magnitude of one: the *level* of its frequency, the mean magnitude over the
-payload, which is sent ahead (forward adaptation), and the *activity* of its sample, how large
-the neighbours that are already known, and the prediction from the blocks around, came out
-against what they are on average. Level and activity choose the adaptive distribution; the
-prediction chooses that of the sign. Frequencies of equal order form a wave, whose contexts depend
-on earlier waves alone, so that a wave is coded by array operations; each wave starts from what
-the earlier ones taught, as from a guess that its own first values soon outweigh.
+The coefficients of all blocks of a payload are coded together, as a table of one line per
+frequency (and channel) and one column per block::
+
+    scales of all frequencies | wave 0: signs and magnitudes | wave 1 | wave 2 | ...
+
+**Sent ahead** is the *scale* of every frequency: the mean magnitude of its line, in half octaves,
+or that the line is zero throughout and takes no more bits (`code_scales`).
+
+A **wave** is the frequencies of equal order, horizontal plus vertical, of one channel, or of every
+eighth where there are more (`layout`). Lower orders go first, and within an order channel by
+channel. The contexts of a wave depend on earlier waves alone, so that it is coded by array
+operations. Each wave starts from what the earlier ones taught, as from a guess that its own first
+values soon outweigh. On the left, the waves of a 4x4 block of one channel; on the right, the
+neighbours of a frequency ``x`` that are known by then, with their influence (there are more at and
+beside ``x`` in the channels before)::
+
+    0 1 2 3            .  .  .  .  1  .  .
+    1 2 3 4            .  .  .  1  2  2  2
+    2 3 4 5            .  .  2  6  8  6
+    3 4 5 6            .  1  6 11 20
+                       1  2  8 20  x
+                       .  2  6
+                       .  2
+
+The **context** of a value is the adaptive table that its bits are coded with. Two facts choose
+that of the magnitude: the scale of its frequency, and the *activity* of its block, how large the
+neighbours, and the prediction from the blocks around (`prediction`), came out against what they
+are on average. How large the prediction is, its *sureness*, chooses that of the sign::
+
+    neighbours, prediction --> activity --+
+    scale of the frequency ---------------+--> table of the magnitude, for each k: is it above k?
+    prediction --> sureness --------------> table of the sign: is it the predicted one?
 
 Nothing here takes a logarithm or an exponential that the decoder must repeat: contexts are
 integers and quotients of integers, the same on every platform.
@@ -27,26 +51,38 @@ from codec.samples.block_dct.prediction import ONE, Prediction
 
 Context: TypeAlias = tuple[Ints, NDArray[np.float64]]
 
-_RUNS = 14  # magnitudes up to here are unary, beyond escape
-_ACTIVITY = np.array([0.25, 0.36, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0])  # bin edges
-_BINS = len(_ACTIVITY) + 1
-_LOWEST, _HIGHEST = -30, 12  # levels in half octaves: mean magnitude 2**(level / 2)
-_LEVELS = _HIGHEST - _LOWEST + 1
-_MAX_LEVEL = 44  # a mean magnitude of 2**22 is more than an escape code carries
+_LOWEST_SCALE, _HIGHEST_SCALE = -30, 12  # in half octaves: mean magnitude 2**(scale / 2)
+_SCALES = _HIGHEST_SCALE - _LOWEST_SCALE + 1
+_MAX_SCALE = 44  # a mean magnitude of 2**22 is more than an escape code carries
+_LEAST_SCALE = -16  # below it, a mean magnitude is less than its fixed point
 _ABSENT = np.iinfo(np.int64).min
 _FIXED = ONE  # fixed point of mean magnitudes
 _KEPT = 4096  # coefficients up to which contexts are kept from payload to payload
 _PIECE = 16  # lines of a wave whose contexts are taken together
 _GROUP = 8  # channels that predict one another
-_CAP = 18  # a neighbour counts for at most so many times its mean magnitude
-_PREDICTED = 40  # weight of a prediction's magnitude among those of the neighbours
-_PRIOR = 820 << 20  # weight of what is usual; a magnitude of 1 counts for its weight << 28
 _MOST_PREDICTED = 1 << 40
 _THIRDS = np.array([1048576, 832255, 660561])  # 2**(20 - k / 3)
-_LEAST = -16  # level below which a mean magnitude is less than its fixed point
-_MEMORY = 64  # observations that earlier waves count for
-_SURENESS = np.array([3, 8, 15, 26, 38, 56, 77, 115, 154, 230])  # bin edges of predictions / ONE
+
+# Tuned on photographs. In brackets, what half and twice the value cost in bytes, on 1,000 images
+# of CIFAR-10 in payloads of 100, at the worse of steps 0.5 and 0.25; nothing saves more than 0.2 %
+# at either. `python -m sim.codec_constants --data FILE` measures it, and
+# sim/results/codec-constants.jsonl has the figures.
+_RUNS = 14  # magnitudes up to here are unary, beyond escape (0.1 %, 0)
+_ACTIVITY = np.array([0.25, 0.36, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0])  # bin edges (0.3 %, 0.5 %)
+_CAP = 18  # a neighbour counts for at most so many times its mean magnitude (0.1 %, 0)
+# Influence of the prediction's magnitude, beside that of the neighbours (0.1 %, 0.7 %; of MNIST
+# digits, half of it saves 0.9 % to 1.2 %)
+_PREDICTED = 40
+_PRIOR = 820 << 20  # of what is usual; a magnitude of 1 counts for its influence << 28 (0, 0)
+_MEMORY = 64  # observations that earlier waves count for (0, 0)
+_CLOSE = 4  # neighbours of more influence guess the scale of a frequency (0.1 %, 0)
+_OCTAVES_PER_BIN = 0.45  # of magnitude, by activity, before anything is seen (0, 0.7 %)
+_SURENESS = np.array([3, 8, 15, 26, 38, 56, 77, 115, 154, 230])  # edges, in 1 / ONE (0.1 %, 0)
+# How often the sign is not the predicted one, by sureness, before anything is seen (0, 0.1 %: half
+# and twice the distance from 1/2 in octaves), and how many observations that counts for (0, 0)
 _DISAGREEING = np.array([0.5, 0.48, 0.45, 0.42, 0.38, 0.34, 0.3, 0.25, 0.2, 0.15, 0.1])
+_DISAGREEING_STRENGTH = 32.0
+_BINS = len(_ACTIVITY) + 1
 
 
 @dataclass(frozen=True)
@@ -59,16 +95,16 @@ class Layout:
         Indices of the coefficients of each wave; together they are 0 .. size - 1.
     neighbours : int32 (size, k)
         Indices of coefficients of earlier waves; `size` stands for none.
-    weights : int64 (k,)
-        Their weight in the activity.
+    influence : int64 (k,)
+        How much each of them counts in the activity.
     """
 
     waves: tuple[Ints, ...]
     neighbours: NDArray[np.int32]
-    weights: Ints
+    influence: Ints
 
     def contexts(self) -> "Iterable[list[Context]]":
-        """For each wave, in pieces: its neighbours (m,), and their weights (piece, m)."""
+        """For each wave, in pieces: its neighbours (m,), and their influence (piece, m)."""
         return self._kept_contexts if self.size <= _KEPT else map(self._context, self.waves)
 
     @cached_property
@@ -76,16 +112,16 @@ class Layout:
         return list(map(self._context, self.waves))
 
     def _context(self, wave: Ints) -> "list[Context]":
-        return [self._weights(wave[i : i + _PIECE]) for i in range(0, len(wave), _PIECE)]
+        return [self._influence(wave[i : i + _PIECE]) for i in range(0, len(wave), _PIECE)]
 
-    def _weights(self, piece: Ints) -> "Context":
+    def _influence(self, piece: Ints) -> "Context":
         near = self.neighbours[piece]
         known, column = np.unique(near, return_inverse=True)
-        weights = np.zeros((len(near), len(known)))
+        influence = np.zeros((len(near), len(known)))
         row = np.repeat(np.arange(len(near)), near.shape[1])
-        np.add.at(weights, (row, column.ravel()), np.tile(self.weights, len(near)))
-        weights[:, known == self.size] = 0  # stands for none
-        return known.astype(np.int64), weights
+        np.add.at(influence, (row, column.ravel()), np.tile(self.influence, len(near)))
+        influence[:, known == self.size] = 0  # stands for none
+        return known.astype(np.int64), influence
 
     @property
     def size(self) -> int:
@@ -93,7 +129,10 @@ class Layout:
         return len(self.neighbours)
 
 
-# (channel distance, frequency offset along each axis) -> weight, found on photographs
+# (channel distance, frequency offset along each axis) -> influence. Tuned on photographs as those
+# above: all of them half as large, beside the prediction, or twice, costs 0.6 % and 0.2 %; half or
+# twice as far apart in octaves, 0.2 % and 0.7 %. Those of series: less than 0.4 % in any case, on
+# rows of the images.
 _NEIGHBOURS_2D = {
     (0, -1, 0): 20, (0, 0, -1): 20, (0, -1, -1): 11, (0, -2, 0): 8, (0, 0, -2): 8,
     (0, -2, 1): 6, (0, 1, -2): 6, (0, -2, -1): 6, (0, -1, -2): 6, (0, -2, -2): 2,
@@ -164,13 +203,13 @@ def code_coefficients(
     int64 (plan.size, rows)
         The coefficients.
     """
-    levels = code_levels(coder, plan, rows, table)
+    scales = code_scales(coder, plan, rows, table)
     decoded = np.zeros((plan.size, rows), np.int64)
     known = np.zeros((plan.size + 1, rows))  # capped magnitudes; the last line is none
-    mean = np.append(_mean_magnitude(levels), 0)
-    share = np.append(_share(levels), 0)
+    mean = np.append(_mean_magnitude(scales), 0)
+    share = np.append(_share(scales), 0)
     for whole, pieces in zip(plan.waves, plan.contexts(), strict=True):
-        present = levels[whole] > _ABSENT
+        present = scales[whole] > _ABSENT
         wave = whole[present]
         if not len(wave):
             continue
@@ -180,39 +219,39 @@ def code_coefficients(
         contexts = zip(pieces, np.split(predicted, range(_PIECE, len(whole), _PIECE)), strict=True)
         activity = np.concatenate(
             [
-                _activity(w * share[near], known[near], mean[near], around)
-                for (near, w), around in contexts
+                _activity(influence * share[near], known[near], mean[near], around)
+                for (near, influence), around in contexts
             ]
         )
         part = None if table is None else table[wave].ravel()
         model.forget()
-        values = _code_wave(coder, model, levels[wave], activity[present], predicted[present], part)
+        values = _code_wave(coder, model, scales[wave], activity[present], predicted[present], part)
         decoded[wave] = values.reshape(len(wave), rows)
         known[wave] = np.minimum(np.abs(decoded[wave]) * _FIXED, _CAP * mean[wave, None])
     return decoded
 
 
-def code_levels(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
-    """Code the level of every frequency: half octaves of the mean magnitude, or absent.
+def code_scales(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) -> Ints:
+    """Code the scale of every frequency: half octaves of the mean magnitude, or absent.
 
     Returns
     -------
     int64 (plan.size,)
-        Levels; the smallest int64 where a frequency is zero throughout.
+        Scales; the smallest int64 where a frequency is zero throughout.
 
     Raises
     ------
     PayloadError
-        When decoding meets a level that no encoder writes.
+        When decoding meets a scale that no encoder writes.
     """
     lowest = -2 * max(rows, 1).bit_length()
-    true = None if table is None else measure_levels(table, lowest)
+    true = None if table is None else measure_scales(table, lowest)
     present = AdaptiveBits(np.array([0.1, 0.5, 0.8, 0.9]))
     sign = AdaptiveBits(np.array([0.5, 0.5]))
     size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
-    decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else level - lowest + 1
+    decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else scale - lowest + 1
     for wave in plan.waves:
-        near = decoded[plan.neighbours[wave]] * (plan.weights > 4)
+        near = decoded[plan.neighbours[wave]] * (plan.influence > _CLOSE)
         support = np.count_nonzero(near, axis=1)
         guess = near.sum(axis=1) // np.maximum(support, 1)
         part = None if true is None else true[wave]
@@ -225,42 +264,43 @@ def code_levels(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) ->
         down = None if step is None else (step[moved] < 0).astype(np.int32)
         magnitude[moved] *= 1 - 2 * sign.code(coder, context[moved], down).astype(np.int64)
         decoded[wave[there]] = guess[there] + magnitude
-    levels = decoded[:-1]
-    if (levels < 0).any() or (levels + lowest > _MAX_LEVEL + 1).any():
-        raise PayloadError(f"coefficient level outside [{lowest}, {_MAX_LEVEL}]")
-    return np.where(levels > 0, levels + lowest - 1, _ABSENT)
+    scales = decoded[:-1]
+    if (scales < 0).any() or (scales + lowest > _MAX_SCALE + 1).any():
+        raise PayloadError(f"coefficient scale outside [{lowest}, {_MAX_SCALE}]")
+    return np.where(scales > 0, scales + lowest - 1, _ABSENT)
 
 
-def measure_levels(table: Ints, lowest: int) -> Ints:
-    """Return 1 + level - `lowest` of each line of `table`, 0 where the line is zero."""
+def measure_scales(table: Ints, lowest: int) -> Ints:
+    """Return 1 + scale - `lowest` of each line of `table`, 0 where the line is zero."""
     mean = np.abs(table).mean(axis=1)
-    level = np.round(2 * np.log2(np.maximum(mean, 2.0**-40))).astype(np.int64)
-    return np.where(mean > 0, np.maximum(level - lowest, 0) + 1, 0)
+    scale = np.round(2 * np.log2(np.maximum(mean, 2.0**-40))).astype(np.int64)
+    return np.where(mean > 0, np.maximum(scale - lowest, 0) + 1, 0)
 
 
-def _mean_magnitude(levels: Ints) -> Ints:
-    """Fixed-point mean magnitude of each level, at least 1; 0 where absent."""
-    octave, half = np.divmod(np.where(levels == _ABSENT, 0, levels), 2)
+def _mean_magnitude(scales: Ints) -> Ints:
+    """Fixed-point mean magnitude of each scale, at least 1; 0 where absent."""
+    octave, half = np.divmod(np.where(scales == _ABSENT, 0, scales), 2)
     mantissa = np.where(half == 1, 362, 256) * np.int64(_FIXED)  # 2**0.5 in 1/256
-    scaled = np.where(octave >= 0, mantissa << np.maximum(octave, 0), mantissa)
-    scaled = np.where(octave < 0, scaled >> np.minimum(-np.minimum(octave, 0), 40), scaled) >> 8
-    return np.where(levels == _ABSENT, 0, np.maximum(scaled, 1))
+    shifted = np.where(octave >= 0, mantissa << np.maximum(octave, 0), mantissa)
+    shifted = np.where(octave < 0, shifted >> np.minimum(-np.minimum(octave, 0), 40), shifted) >> 8
+    return np.where(scales == _ABSENT, 0, np.maximum(shifted, 1))
 
 
-def _share(levels: Ints) -> Ints:
-    """Return what a unit of magnitude counts for at each level: its mean to the power -2/3.
+def _share(scales: Ints) -> Ints:
+    """Return what a unit of magnitude counts for at each scale: its mean to the power -2/3.
 
     A compromise between the sum of magnitudes, which the lowest frequencies rule, and that of
-    their ratios to what is usual, where rare ones weigh too much.
+    their ratios to what is usual, where rare ones count too much: half and twice the exponent
+    cost 0.2 % and 1.6 % (measured as the constants above).
     """
-    octaves, thirds = np.divmod(np.maximum(levels, _LEAST), 3)
+    octaves, thirds = np.divmod(np.maximum(scales, _LEAST_SCALE), 3)
     coarse = _THIRDS[thirds] >> np.maximum(octaves, 0)
     shares: Ints = coarse << np.maximum(-octaves, 0)
     return shares
 
 
 def _activity(
-    weights: NDArray[np.float64], known: NDArray[np.float64], mean: Ints, predicted: Ints
+    influence: NDArray[np.float64], known: NDArray[np.float64], mean: Ints, predicted: Ints
 ) -> Ints:
     """Bin of observed over expected magnitude of what is known, int64 (wave, rows).
 
@@ -269,32 +309,32 @@ def _activity(
     rows = predicted.shape[1]
     around = np.minimum(np.abs(predicted), _MOST_PREDICTED // rows)
     usual = around.sum(axis=1, keepdims=True) // rows
-    weight = _PREDICTED * _share(np.searchsorted(_MEANS, usual, side="right") + _LEAST - 1)
-    expected = _PRIOR + (weights @ mean)[:, None] + weight * usual
-    observed = _PRIOR + weights @ known + weight * np.minimum(around, _CAP * usual)
+    counted = _PREDICTED * _share(np.searchsorted(_MEANS, usual, side="right") + _LEAST_SCALE - 1)
+    expected = _PRIOR + (influence @ mean)[:, None] + counted * usual
+    observed = _PRIOR + influence @ known + counted * np.minimum(around, _CAP * usual)
     bins: Ints = np.searchsorted(_ACTIVITY, observed / expected)
     return bins
 
 
-_MEANS = _mean_magnitude(np.arange(_LEAST, _MAX_LEVEL + 1))
+_MEANS = _mean_magnitude(np.arange(_LEAST_SCALE, _MAX_SCALE + 1))
 
 
 class CoefficientModel:
-    """The adaptive tables: of magnitudes by level and activity, of signs by prediction."""
+    """The adaptive tables: of magnitudes by scale and activity, of signs by prediction."""
 
     def __init__(self, tables: list[AdaptiveBits], signs: AdaptiveBits) -> None:
         self.tables, self.signs = tables, signs
 
     @classmethod
     def start(cls) -> Self:
-        """Tables that know nothing but the geometric law of the level's mean."""
-        octaves = np.repeat(np.arange(_LOWEST, _HIGHEST + 1) / 2, _BINS)
-        tilt = np.tile((np.arange(_BINS) - _BINS // 2) * 0.45, _LEVELS)
-        mean = 2.0 ** np.round(octaves + tilt)  # whole powers of two: exact everywhere
+        """Tables that know nothing but the geometric law of the scale's mean."""
+        octaves = np.repeat(np.arange(_LOWEST_SCALE, _HIGHEST_SCALE + 1) / 2, _BINS)
+        more = np.tile((np.arange(_BINS) - _BINS // 2) * _OCTAVES_PER_BIN, _SCALES)
+        mean = 2.0 ** np.round(octaves + more)  # whole powers of two: exact everywhere
         p_one = np.clip(mean / (1 + mean), 2.0**-12, 0.98)
         later = np.clip(p_one, 0.15, 0.9)
         magnitudes = [AdaptiveBits(p_one)] + [AdaptiveBits(later) for _ in range(_RUNS - 1)]
-        return cls(magnitudes, AdaptiveBits(_DISAGREEING, strength=32.0))
+        return cls(magnitudes, AdaptiveBits(_DISAGREEING, _DISAGREEING_STRENGTH))
 
     def forget(self) -> None:
         """Keep what was learned as a guess worth few observations: other frequencies follow."""
@@ -305,16 +345,16 @@ class CoefficientModel:
 def _code_wave(
     coder: BitCoder,
     model: CoefficientModel,
-    levels: Ints,
+    scales: Ints,
     activity: Ints,
     predicted: Ints,
     part: Ints | None,
 ) -> Ints:
     """Code the values of one wave, flattened (frequencies * rows,)."""
-    shift = np.maximum(0, levels // 2 - 1)  # large magnitudes: model the top, send the rest raw
+    shift = np.maximum(0, scales // 2 - 1)  # large magnitudes: model the top, send the rest raw
     shape = activity.shape
-    row_level = np.clip(levels - 2 * shift, _LOWEST, _HIGHEST) - _LOWEST
-    contexts = (row_level[:, None] * _BINS + activity).ravel()
+    row_scale = np.clip(scales - 2 * shift, _LOWEST_SCALE, _HIGHEST_SCALE) - _LOWEST_SCALE
+    contexts = (row_scale[:, None] * _BINS + activity).ravel()
     shifts = np.broadcast_to(shift[:, None], shape).ravel()
     magnitude = None if part is None else np.abs(part)
     top = code_unary(

@@ -7,7 +7,8 @@ for an isotropic first-order Markov field, whose values at distance r have the c
 section 2.9): nothing is learned, nothing is sent. It tells the coder the likely sign of a
 coefficient and a part of its magnitude; nothing is subtracted, so a wrong prediction costs little.
 
-All arithmetic is in integers, the same on every platform; so are the weights, once rounded.
+All arithmetic is in integers, the same on every platform; so are the slopes of the regression, once
+rounded.
 """
 
 from dataclasses import dataclass
@@ -25,12 +26,15 @@ Index: TypeAlias = tuple[slice | EllipsisType, ...]
 
 ONE = 256  # fixed point of predictions, in steps of the coefficient
 
-_CORRELATION = 0.9
-_NOISE = 0.14  # of a quantized coefficient, over the variance of a value
-_NOISE_OF_MEANS = 0.003
-_HIGHEST_ORDER = 4  # of the frequencies that predict
+# In brackets, what half and twice the value cost in bytes: see the constants of `coefficients`.
+_CORRELATION = 0.9  # at distance 1 (0.2 %, 0: half and twice its logarithm)
+# Of a quantized coefficient, over the variance of a value: step**2 / 12 for a step of a third of
+# the range and a standard deviation of a quarter (-0.1 %, 0.1 %)
+_NOISE = 0.14
+_NOISE_OF_MEANS = 0.003  # too small beside their variance to matter (0, 0)
+_HIGHEST_ORDER = 4  # of the frequencies that predict; more of them take time (1.2 %, 0)
 _LARGEST_BLOCK = 256  # values of a block that is predicted
-_WEIGHT = 128  # fixed point of weights
+_SLOPE = 128  # fixed point of the regression's slopes
 _UNIT = 64  # fixed point of dequantized coefficients, in steps of a block mean
 _COSINE = 1 << 12  # fixed point of the cosine transform
 _LARGEST_FACTOR = 1 << 12  # of a step, in 1 / _UNIT of that of a block mean
@@ -38,43 +42,43 @@ _MOST_STEPS = 1 << 15  # larger coefficients are clipped: sums must stay below 2
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Weights of the prediction within one channel.
+class Regression:
+    """The linear prediction within one channel: of each frequency, its slopes on what is known.
 
     Directions are the block itself, then the block before and the one after it along each axis.
 
     Attributes
     ----------
-    predictors : int64 (p,)
+    regressors : int64 (p,)
         Frequencies that predict, ascending in order.
     orders : int64 (K,)
         Order of each frequency of a block.
     means : float64 (K, directions - 1)
-        Weight of a neighbour's mean less the block's own; integers.
+        Slope on a neighbour's mean less the block's own; integers.
     coefficients : float64 (directions, K, p)
-        Weight of each predictor; integers, zero where its order is not below the frequency's.
+        Slope on each regressor; integers, zero where its order is not below the frequency's.
     """
 
-    predictors: Ints
+    regressors: Ints
     orders: Ints
     means: NDArray[np.float64]
     coefficients: NDArray[np.float64]
 
 
 @lru_cache(maxsize=16)
-def weights(block_shape: tuple[int, ...]) -> Weights:
-    """Return the weights for blocks of one or two axes."""
+def regression(block_shape: tuple[int, ...]) -> Regression:
+    """Return the regression for blocks of one or two axes."""
     axes, size = len(block_shape), int(np.prod(block_shape))
     orders = np.indices(block_shape).reshape(axes, -1).sum(axis=0)
-    predictors = np.flatnonzero((orders > 0) & (orders <= _HIGHEST_ORDER))
-    predictors = predictors[np.argsort(orders[predictors], kind="stable")]
+    regressors = np.flatnonzero((orders > 0) & (orders <= _HIGHEST_ORDER))
+    regressors = regressors[np.argsort(orders[regressors], kind="stable")]
     directions = 1 + 2 * axes
     covariance = _covariance(block_shape)
     means = np.zeros((size, directions - 1))
-    coefficients = np.zeros((directions, size, len(predictors)))
+    coefficients = np.zeros((directions, size, len(regressors)))
     for order in range(1, int(orders.max()) + 1):
-        targets = np.flatnonzero(orders == order)
-        used = predictors[orders[predictors] < order]
+        frequencies = np.flatnonzero(orders == order)
+        used = regressors[orders[regressors] < order]
         from_means = [direction * size for direction in range(directions)]
         known = np.concatenate(
             [from_means, *(direction * size + used for direction in range(directions))]
@@ -82,13 +86,13 @@ def weights(block_shape: tuple[int, ...]) -> Weights:
         noise = np.full(len(known), _NOISE)
         noise[:directions] = _NOISE_OF_MEANS
         joint = covariance[np.ix_(known, known)] + np.diag(noise)
-        solved = np.linalg.solve(joint, covariance[np.ix_(known, targets)])
-        rounded = np.round(solved * _WEIGHT)
+        solved = np.linalg.solve(joint, covariance[np.ix_(known, frequencies)])
+        rounded = np.round(solved * _SLOPE)
         # That of the block's own mean is left out: means count by their differences from it.
-        means[targets] = rounded[1:directions].T
-        by_direction = rounded[directions:].reshape(directions, len(used), len(targets))
-        coefficients[:, targets, : len(used)] = by_direction.transpose(0, 2, 1)
-    return Weights(predictors, orders, means, coefficients)
+        means[frequencies] = rounded[1:directions].T
+        by_direction = rounded[directions:].reshape(directions, len(used), len(frequencies))
+        coefficients[:, frequencies, : len(used)] = by_direction.transpose(0, 2, 1)
+    return Regression(regressors, orders, means, coefficients)
 
 
 def _covariance(block_shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -127,7 +131,7 @@ class Prediction:
 
     def __init__(self, level: Transform, means: Ints, factors: NDArray[np.floating]) -> None:
         self.level = level
-        self._weights = weights(level.block_shape)
+        self._regression = regression(level.block_shape)
         self._factors = np.clip(np.round(factors.astype(np.float64) * _UNIT), 1, _LARGEST_FACTOR)
         self._means = means
 
@@ -149,20 +153,20 @@ class Prediction:
         predicted = np.empty((len(wave), decoded.shape[1]), np.int64)
         for channel in np.unique(wave // size):
             own = wave // size == channel
-            targets = wave[own] % size
-            sums = self._sums(int(channel), targets, decoded[channel * size :][:size])
-            unit = _WEIGHT / ONE * self._factors[wave[own], None]
+            frequencies = wave[own] % size
+            sums = self._sums(int(channel), frequencies, decoded[channel * size :][:size])
+            unit = _SLOPE / ONE * self._factors[wave[own], None]
             predicted[own] = np.trunc(sums / unit)
         return predicted
 
-    def _sums(self, channel: int, targets: Ints, decoded: Ints) -> NDArray[np.float64]:
-        plan, grid = self._weights, self.level.grid
-        lower = plan.predictors[plan.orders[plan.predictors] < plan.orders[targets[0]]]
-        factors = self._factors[channel * plan.orders.size :][lower, None]
+    def _sums(self, channel: int, frequencies: Ints, decoded: Ints) -> NDArray[np.float64]:
+        fit, grid = self._regression, self.level.grid
+        lower = fit.regressors[fit.orders[fit.regressors] < fit.orders[frequencies[0]]]
+        factors = self._factors[channel * fit.orders.size :][lower, None]
         known = np.clip(decoded[lower], -_MOST_STEPS, _MOST_STEPS) * factors
         own = self._means[channel]
-        weighed = plan.coefficients[:, targets, : len(lower)] @ known
-        directions = weighed.reshape(*weighed.shape[:2], -1, *grid)
+        terms = fit.coefficients[:, frequencies, : len(lower)] @ known
+        directions = terms.reshape(*terms.shape[:2], -1, *grid)
         total: NDArray[np.float64] = directions[0]
         for direction in range(1, len(directions)):
             axis = (direction - 1) // 2 - len(grid)
@@ -170,8 +174,8 @@ class Prediction:
             total[here] += directions[direction][there]
             difference = np.zeros(own.shape)
             difference[here] = own[there] - own[here]
-            total += np.multiply.outer(plan.means[targets, direction - 1], difference)
-        return total.reshape(len(targets), -1)
+            total += np.multiply.outer(fit.means[frequencies, direction - 1], difference)
+        return total.reshape(len(frequencies), -1)
 
 
 def _beside(axes: int, axis: int, *, after: bool) -> tuple[Index, Index]:

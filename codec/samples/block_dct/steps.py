@@ -4,6 +4,11 @@ Networks feel an error in the lower half of a block's band most, less in the upp
 its upper third, and hardly feel one in the finer colour detail. Measured as the divergence of a
 trained ResNet-18's predictions on CIFAR-10 at the same bytes, coarser steps in the upper half and
 in colour lose a fifth less than equal steps do, and those of the upper third a tenth less again.
+
+Squared error was not the criterion, and hardly decides. On 1,000 images of CIFAR-10 at steps 0.5
+and 0.25, at equal PSNR, half or twice the default tilt, or other edges of the bands, change the
+bytes by -0.5 % to 2.7 %; chroma 1.4 saves 0.7 % to 1.0 %, chroma 4 costs 3 % to 7 %. This is what
+``python -m sim.codec_constants --data FILE`` prints.
 """
 
 import numpy as np
