@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from codec import PayloadError
+from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
 from codec.samples.block_dct.coefficients import (
     _CAP,
@@ -20,7 +21,6 @@ from codec.samples.block_dct.coefficients import (
     code_coefficients,
     code_scales,
     layout,
-    line_entropy,
 )
 
 PLANS = [

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from codec.coding.columns import code_columns
+from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
-from codec.samples.block_dct.coefficients import line_entropy
 
 
 def encode(table: Ints, width: int) -> bytes:

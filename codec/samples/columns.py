@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from codec.coding import cursor
 from codec.coding.columns import code_columns
+from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
 from codec.errors import PayloadError
-from codec.samples.block_dct.coefficients import line_entropy
 from codec.samples.quantizer import (
     MAX_MAGNITUDE,
     UNBIASED,

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.coding.columns import code_columns
+from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
 from codec.errors import PayloadError
-from codec.samples.block_dct.coefficients import line_entropy
 from codec.samples.sample_codec import Array, Key
 
 if TYPE_CHECKING:

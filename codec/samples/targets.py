@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.coding.columns import code_columns
+from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
 from codec.errors import CodecError, PayloadError
-from codec.samples.block_dct.coefficients import line_entropy
 from codec.samples.payload import TARGETS, WEIGHTS, SamplePayload
 from codec.samples.spec import SampleSpec
 

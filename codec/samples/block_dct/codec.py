@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitCoder, BitDecoder, BitEncoder, Ints
 from codec.errors import CodecError
 from codec.samples.block_dct.coefficients import (
     CoefficientModel,
     code_coefficients,
     layout,
-    line_entropy,
 )
 from codec.samples.block_dct.prediction import Prediction, block_means, predictable
 from codec.samples.block_dct.steps import coefficient_steps
