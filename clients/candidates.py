@@ -52,9 +52,8 @@ class Candidates:
     def __post_init__(self) -> None:
         spec = self.spec
         self._samples = np.empty((0, *spec.shape), spec.dtype)
-        self._targets = (
-            np.empty(0, np.int64) if spec.classes else np.empty((0, spec.target_size), np.float32)
-        )
+        kind = np.int64 if spec.classes else np.float32
+        self._targets = np.empty((0, *spec.target_shape), kind)
 
     def first(self, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return samples (count, *shape) and targets of the first `count` candidates."""

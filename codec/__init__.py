@@ -19,6 +19,7 @@ from codec.samples.coding import (
     decode_samples,
     encode_samples,
     reconstruct_samples,
+    variance_kept,
 )
 from codec.samples.options import CodecOptions
 from codec.samples.payload import DecodeLimits, SamplePayload
@@ -53,4 +54,5 @@ __all__ = [
     "losses_gradient",
     "per_sample_criterion",
     "reconstruct_samples",
+    "variance_kept",
 ]

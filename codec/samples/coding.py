@@ -16,6 +16,7 @@ from codec.errors import CodecError, PayloadError
 from codec.samples.payload import TARGETS, VALUES, WEIGHTS, SamplePayload
 from codec.samples.sample_codec import Array, Key
 from codec.samples.spec import SampleSpec
+from codec.samples.spread import shares_kept
 from codec.samples.targets import (
     check_targets,
     decode_targets,
@@ -33,8 +34,8 @@ class DecodedSamples:
     ----------
     samples : float32 (N, *shape)
         Reconstructed samples x_hat, in units of the source (0..255 for images in uint8).
-    targets : int64 (N,) or float32 (N, target_size)
-        Class labels, or target vectors.
+    targets : int64 (N,), float32 (N,) or float32 (N, target_size)
+        Class labels, single floats, or target vectors.
     weights : float32 (N,)
         Importance weights 1/p; ones where nothing was left out by chance.
     entropy_bits : dict of str to float
@@ -62,8 +63,8 @@ def encode_samples(
     ----------
     samples : (N, *spec.shape), of ``spec.dtype``
         Samples in [spec.low, spec.high].
-    targets : integer (N,) or float32 (N, spec.target_size)
-        Class labels in [0, spec.classes), or target vectors.
+    targets : integer (N,), float32 (N,) or float32 (N, spec.target_size)
+        Class labels in [0, spec.classes), single floats, or target vectors.
     spec : SampleSpec
         What the samples are, and how to code them.
     key : (int, int, int)
@@ -86,7 +87,7 @@ def encode_samples(
     check_targets(targets, len(samples), spec)
     if not len(samples):
         return SamplePayload(spec, 0, {}, key)
-    sections = {TARGETS: encode_targets(targets, spec)}
+    sections = encode_targets(targets, spec)
     if inclusion is not None:
         sections[WEIGHTS] = encode_weights(np.asarray(inclusion), len(samples))
     sections[VALUES] = spec.sample_codec.encode(samples, spec, key)
@@ -103,7 +104,7 @@ def decode_samples(payload: SamplePayload) -> DecodedSamples:
     """
     spec, count = payload.spec, payload.count
     if not count:
-        targets = np.zeros(0, np.int64) if spec.classes else np.zeros((0, spec.target_size), "f4")
+        targets = np.zeros((0, *spec.target_shape), np.int64 if spec.classes else np.float32)
         return DecodedSamples(np.zeros((0, *spec.shape), "f4"), targets, np.zeros(0, "f4"), {})
     targets, target_bits = decode_targets(payload)
     weights, weight_bits = decode_weights(payload)
@@ -140,3 +141,21 @@ def _check_samples(samples: NDArray[Any], spec: SampleSpec) -> None:
         raise CodecError(
             f"samples lie in [{low}, {high}]; legal range: [{spec.low}, {spec.high}], no NaN"
         )
+
+
+def variance_kept(samples: NDArray[Any], decoded: Array) -> float:
+    """Return the share of the samples' variance that survives coding, in [0, 1].
+
+    Parameters
+    ----------
+    samples, decoded : (N, *shape)
+        Before and after.
+
+    Returns
+    -------
+    float
+        Mean over the channels, or the columns of a table, that vary at all; 1 if none does. So a
+        channel that is erased shows, however small its values are.
+    """
+    shares = shares_kept(np.asarray(samples), decoded)
+    return float(np.mean(shares)) if shares else 1.0

@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 from codec.coding.columns import code_columns
 from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
-from codec.errors import PayloadError
+from codec.errors import CodecError, PayloadError
 from codec.samples.sample_codec import Array, Key
 
 if TYPE_CHECKING:
     from codec.samples.options import CodecOptions
     from codec.samples.spec import SampleSpec
+
+
+_LARGEST_INTEGER = 1 << 24  # decoded samples are float32
 
 
 class Lossless:
@@ -34,7 +37,12 @@ class Lossless:
         return False
 
     def check(self, spec: "SampleSpec") -> None:
-        """Accept all samples."""
+        """Accept all samples; raise `CodecError` for integers that float32 does not hold."""
+        if spec.dtype == "int32" and max(abs(spec.low), abs(spec.high)) > _LARGEST_INTEGER:
+            raise CodecError(
+                f"integers lie in [{spec.low:.0f}, {spec.high:.0f}]; codec = 'lossless' takes "
+                f"those up to +-{_LARGEST_INTEGER}. Give larger ones as floats"
+            )
 
     def decoded_values(self, spec: "SampleSpec") -> int:
         """Bytes of a sample."""

@@ -1,6 +1,6 @@
 """How samples are coded: the knobs of rate and distortion."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from codec.coding import cursor
@@ -32,14 +32,19 @@ class CodecOptions(PackedOptions):
     ----------
     codec : str
         Key of `codec.samples.registry.SAMPLE_CODECS`, or ``auto``: ``dct`` for images (C, H, W)
-        and series (C, T), ``columns`` for everything else.
+        and series (C, T), ``lossless`` for integers, ``columns`` for everything else.
     block : int
         ``dct``: size of a block; 0 takes 8x8 pixels of an image, a whole series up to 256 points.
     quantizer : str
         ``dct`` and ``columns``: ``nearest`` (cheapest), ``stochastic`` or ``dithered`` (unbiased).
     step : float
-        ``dct`` and ``columns``: quantization step as a fraction of the value range, in an
-        orthonormal domain. With ``columns``, ``1 / (2**b - 1)`` is a b-bit quantizer.
+        ``dct`` and ``columns``: quantization step, in an orthonormal domain, as a fraction of what
+        `relative_to` says. With ``columns`` and ``range``, ``1 / (2**b - 1)`` is a b-bit
+        quantizer.
+    relative_to : str
+        ``dct`` and ``columns``: what the step is a fraction of: the ``spread`` of the payload's
+        samples (of each channel of a series or of many bands, of each column of a table), see
+        `codec.samples.spread`, or the declared ``range`` of values.
     tilt : float
         ``dct``: growth of the step in the upper half of the frequencies, see
         `codec.samples.block_dct.steps`.
@@ -56,10 +61,11 @@ class CodecOptions(PackedOptions):
     quantizer: str = choice("dct, columns: rounding to the step", *QUANTIZERS)
     step: float = option(
         0.5,
-        "dct, columns: quantization step as a fraction of the value range",
+        "dct, columns: quantization step as a fraction of the samples' spread or range",
         Range(1e-5, 100),
         float32=True,
     )
+    relative_to: str = choice("dct, columns: what the step is relative to", "spread", "range")
     tilt: float = option(
         0.55, "dct: growth of the step in the upper half of the frequencies", Range(0, 1000),
         float32=True,
@@ -70,12 +76,13 @@ class CodecOptions(PackedOptions):
     )  # fmt: skip
     quality: int = option(50, "jpeg, webp, avif, jpeg-xl: quality", Range(1, 100))
 
-    def resolved(self, shape: tuple[int, ...]) -> "CodecOptions":
-        """Return the options with the codec that ``auto`` means for samples of a shape."""
+    def resolved(self, shape: tuple[int, ...], dtype: str) -> "CodecOptions":
+        """Return the options with the codec that ``auto`` means for samples of a shape and type."""
         if self.codec != AUTO:
             return self
-        codec = "dct" if len(shape) in (2, 3) else "columns"
-        return CodecOptions(codec, *(getattr(self, f.name) for f in fields(self)[1:]))
+        if dtype == "int32":  # tokens and other codes, whose neighbours mean something else
+            return replace(self, codec="lossless")
+        return replace(self, codec="dct" if len(shape) in (2, 3) else "columns")
 
     def to_bytes(self) -> bytes:
         """Return the codec's identifier and the options that it uses."""

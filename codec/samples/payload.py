@@ -20,7 +20,7 @@ from codec.samples.spec import SampleSpec
 
 MAGIC = b"QD"
 VERSION = 5
-TARGETS, WEIGHTS, VALUES = SECTIONS = ("targets", "weights", "values")
+TARGETS, WEIGHTS, VALUES, VOCABULARY = SECTIONS = ("targets", "weights", "values", "vocabulary")
 _CRC_BYTES = 4
 
 
@@ -123,7 +123,7 @@ class SamplePayload:
 
 
 def _check_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -> None:
-    per_sample = max(spec.sample_codec.decoded_values(spec), 4 * spec.target_size)
+    per_sample = max(spec.sample_codec.decoded_values(spec), 4 * max(1, spec.target_size))
     if count > limits.samples or count * per_sample > limits.values:
         raise PayloadError(
             f"{count} samples of {per_sample} values; the limits are {limits.samples} samples "

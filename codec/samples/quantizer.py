@@ -29,12 +29,12 @@ UNBIASED = ("stochastic", "dithered")
 MAX_MAGNITUDE = 1 << 22
 
 
-def quantize(scaled: Array, kind: str, *, key: Key) -> Symbols:
+def quantize(scaled: NDArray[np.floating], kind: str, *, key: Key) -> Symbols:
     """Quantize values given in units of the step.
 
     Parameters
     ----------
-    scaled : float32, any shape
+    scaled : float, any shape
         Values divided by their step.
     kind : str
         One of `QUANTIZERS`.
@@ -47,12 +47,14 @@ def quantize(scaled: Array, kind: str, *, key: Key) -> Symbols:
         Symbols.
     """
     if kind == "nearest":
-        return (np.sign(scaled) * np.floor(np.abs(scaled) + 0.5)).astype(np.int64)
+        nearest: Symbols = (np.sign(scaled) * np.floor(np.abs(scaled) + 0.5)).astype(np.int64)
+        return nearest
     # floor(scaled + uniform), for both stochastic rounding and rounding after the dither
     # `uniform - 1/2`; by parts, since float32 would round the sum of a large value up.
     floor = np.floor(scaled)
     up = uniform(scaled.shape, *key) >= 1 - (scaled - floor)
-    return floor.astype(np.int64) + up
+    symbols: Symbols = floor.astype(np.int64) + up
+    return symbols
 
 
 def dequantize(symbols: Symbols, kind: str, *, key: Key) -> Array:

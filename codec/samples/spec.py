@@ -10,7 +10,7 @@ from codec.samples.options import CodecOptions
 from codec.samples.registry import SAMPLE_CODECS
 from codec.samples.sample_codec import SampleCodec
 
-DTYPES = OneOf(("uint8", "float32"))
+DTYPES = OneOf(("uint8", "float32", "int32"))
 MAX_AXES, MAX_VALUES_PER_SAMPLE = 4, 1 << 24
 _VALUES = Range(-1e30, 1e30)
 
@@ -24,13 +24,13 @@ class SampleSpec(Options):
     shape : tuple of int
         One sample, channels first: (C, H, W), (C, T) or (d,).
     dtype : str
-        ``uint8`` or ``float32``: what the client holds.
+        ``uint8``, ``float32`` or ``int32`` (tokens, within +-2**24): what the client holds.
     low, high : float
-        Range of the values.
+        Range of the values; biased codecs decode into it.
     classes : int
-        Number of classes; 0 when targets are float vectors.
+        Number of classes; 0 when targets are floats.
     target_size : int
-        Floats in a target when `classes` is 0, else 0.
+        Floats in a target when `classes` is 0; 0 for single floats.
     codec : CodecOptions
         How samples are coded; ``auto`` becomes the codec that it means for the shape.
 
@@ -51,13 +51,13 @@ class SampleSpec(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "shape", _checked_shape(self.shape))
-        object.__setattr__(self, "codec", self.codec.resolved(self.shape))
+        object.__setattr__(self, "codec", self.codec.resolved(self.shape, self.dtype))
         if not self.low < self.high:
             raise CodecError(f"value range is [{self.low}, {self.high}]; low must be below high")
-        if (self.classes == 0) == (self.target_size == 0):
+        if self.classes and self.target_size:
             raise CodecError(
                 f"classes is {self.classes} and target_size {self.target_size}; "
-                "exactly one of them must be positive"
+                "at most one of them may be positive"
             )
         self.sample_codec.check(self)
 
@@ -69,7 +69,14 @@ class SampleSpec(Options):
     @property
     def target_kind(self) -> str:
         """What the targets are, in words."""
-        return f"{self.classes} classes" if self.classes else f"vectors of {self.target_size}"
+        if self.classes:
+            return f"{self.classes} classes"
+        return f"vectors of {self.target_size}" if self.target_size else "single floats"
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of one target."""
+        return (self.target_size,) if self.target_size else ()
 
     def to_bytes(self) -> bytes:
         """Return the spec as it travels."""

@@ -9,31 +9,43 @@ from codec.coding.columns import code_columns
 from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
 from codec.errors import CodecError, PayloadError
-from codec.samples.payload import TARGETS, WEIGHTS, SamplePayload
+from codec.samples.payload import TARGETS, VOCABULARY, WEIGHTS, SamplePayload
 from codec.samples.spec import SampleSpec
 
 INCLUSION_UNIT = 256  # inclusion probabilities are k/256: both ends know them exactly
 
 
-def encode_targets(targets: NDArray[Any], spec: SampleSpec) -> bytes:
-    """Return labels, or target vectors, as bytes."""
-    coder = BitEncoder()
-    table, width = _target_table(targets, spec)
-    if not spec.classes:
-        code_columns(coder, width, len(table), table.shape[1], table)
-        return coder.finish()
-    # Labels in ascending order are coded by their differences, which are nearly all zero.
-    ascending = bool((np.diff(table[:, 0]) >= 0).all())
-    table = np.diff(table, axis=0, prepend=0) if ascending else table
-    code_columns(coder, width, len(table), table.shape[1], table)
-    return bytes([ascending]) + coder.finish()
+_LARGEST_VOCABULARY = 64  # different floats in the targets that are coded by their number
 
 
-def _target_table(targets: NDArray[Any], spec: SampleSpec) -> tuple[Ints, int]:
+def encode_targets(targets: NDArray[Any], spec: SampleSpec) -> dict[str, bytes]:
+    """Return labels, or float targets, as sections.
+
+    Floats of few different values, such as those of multi-label and soft targets, are coded as
+    numbers into a vocabulary; others byte by byte.
+    """
     if spec.classes:
-        return targets.astype(np.int64).reshape(-1, 1), (spec.classes - 1).bit_length()
-    little = np.ascontiguousarray(targets, "<f4")
-    return little.view(np.uint8).reshape(len(targets), -1).astype(np.int64), 8
+        return {TARGETS: _encode_labels(targets.astype(np.int64), spec)}
+    floats = np.ascontiguousarray(targets, "<f4").reshape(len(targets), -1)
+    coder = BitEncoder()
+    # By their bits, so that every float is kept as it is, minus zero among them.
+    words, numbers = np.unique(floats.view("<u4"), return_inverse=True)
+    if len(words) <= _LARGEST_VOCABULARY:
+        table = numbers.reshape(floats.shape).astype(np.int64)
+        code_columns(coder, (len(words) - 1).bit_length(), *table.shape, table)
+        return {TARGETS: coder.finish(), VOCABULARY: words.astype("<u4").tobytes()}
+    table = floats.view(np.uint8).astype(np.int64)
+    code_columns(coder, 8, *table.shape, table)
+    return {TARGETS: coder.finish()}
+
+
+def _encode_labels(labels: Ints, spec: SampleSpec) -> bytes:
+    coder, table = BitEncoder(), labels.reshape(-1, 1)
+    # Labels in ascending order are coded by their differences, which are nearly all zero.
+    ascending = bool((np.diff(labels) >= 0).all())
+    table = np.diff(table, axis=0, prepend=0) if ascending else table
+    code_columns(coder, (spec.classes - 1).bit_length(), *table.shape, table)
+    return bytes([ascending]) + coder.finish()
 
 
 def decode_targets(payload: SamplePayload) -> tuple[NDArray[Any], float]:
@@ -53,12 +65,27 @@ def decode_targets(payload: SamplePayload) -> tuple[NDArray[Any], float]:
         if labels.max() >= spec.classes:
             raise PayloadError(f"label {labels.max()}; legal range: [0, {spec.classes - 1}]")
         return labels[:, 0], line_entropy(table.T)
-    coder = BitDecoder(section)
-    planes = code_columns(coder, 8, payload.count, 4 * spec.target_size, None)
-    floats = planes.astype(np.uint8).view("<f4").astype(np.float32)
+    floats, entropy = _decode_floats(payload, max(1, spec.target_size))
     if not np.isfinite(floats).all():
         raise PayloadError("targets decode to numbers that are not finite")
-    return floats, line_entropy(planes.T)
+    return floats.reshape(payload.count, *spec.target_shape), entropy
+
+
+def _decode_floats(payload: SamplePayload, columns: int) -> tuple[NDArray[np.float32], float]:
+    coder = BitDecoder(payload.sections.get(TARGETS, b""))
+    vocabulary = payload.sections.get(VOCABULARY, b"")
+    if not vocabulary:
+        planes = code_columns(coder, 8, payload.count, 4 * columns, None)
+        return planes.astype(np.uint8).view("<f4").astype(np.float32), line_entropy(planes.T)
+    if len(vocabulary) % 4 or len(vocabulary) > 4 * _LARGEST_VOCABULARY:
+        raise PayloadError(
+            f"vocabulary of {len(vocabulary)} bytes; legal: 4 to {4 * _LARGEST_VOCABULARY}"
+        )
+    words = np.frombuffer(vocabulary, "<f4").astype(np.float32)
+    table = code_columns(coder, (len(words) - 1).bit_length(), payload.count, columns, None)
+    if table.max(initial=0) >= len(words):
+        raise PayloadError(f"target number {table.max()}; legal range: [0, {len(words) - 1}]")
+    return words[table], line_entropy(table.T)
 
 
 def encode_weights(inclusion: NDArray[Any], count: int) -> bytes:
@@ -92,7 +119,7 @@ def decode_weights(payload: SamplePayload) -> tuple[NDArray[np.float32], float]:
 
 def check_targets(targets: NDArray[Any], count: int, spec: SampleSpec) -> None:
     """Raise `CodecError` unless targets fit the spec."""
-    shape = (count,) if spec.classes else (count, spec.target_size)
+    shape = (count, *spec.target_shape)
     kind = "iu" if spec.classes else "f"
     if targets.shape != shape or targets.dtype.kind not in kind:
         raise CodecError(f"targets are {targets.dtype} {targets.shape}; expected {shape}")

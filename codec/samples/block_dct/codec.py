@@ -2,7 +2,10 @@
 
 ::
 
-    samples -> colour and cosine transform -> quantizer -> coefficients, entropy-coded
+    samples -> stretch -> colour and cosine transform -> quantizer -> entropy-coded coefficients
+
+The stretch is what makes the step relative to the samples' own spread; see
+`codec.samples.spread`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.coding import cursor
 from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitCoder, BitDecoder, BitEncoder, Ints
 from codec.errors import CodecError
@@ -29,6 +33,7 @@ from codec.samples.quantizer import (
     within_range,
 )
 from codec.samples.sample_codec import Array, Key
+from codec.samples.spread import Stretch
 
 if TYPE_CHECKING:
     from codec.samples.options import CodecOptions
@@ -42,7 +47,7 @@ class BlockDCT:
 
     name = "dct"
     identifier = 1
-    uses = ("block", "quantizer", "step", "tilt", "chroma")
+    uses = ("block", "quantizer", "step", "relative_to", "tilt", "chroma")
     lossless = False
 
     def is_unbiased(self, options: "CodecOptions") -> bool:
@@ -74,22 +79,28 @@ class BlockDCT:
 
     def encode(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> bytes:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        coder = BitEncoder()
-        tables = quantized_tables(samples, spec, key)
+        coder, stretch = BitEncoder(), stretch_of(samples, spec)
+        tables = quantized_tables(samples, spec, key, stretch)
         check_magnitude(max(int(np.abs(table).max()) for table in tables))
         _code_pyramid(coder, spec, len(samples), tables)
-        return coder.finish()
+        head = stretch.to_bytes() if spec.codec.relative_to == "spread" else b""
+        return head + coder.finish()
 
     def decode(
         self, data: bytes, count: int, spec: "SampleSpec", key: Key
     ) -> tuple[Array, float | None]:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        tables = _code_pyramid(BitDecoder(data), spec, count, None)
-        return _dequantized(tables, spec, key), sum(line_entropy(table) for table in tables)
+        reader, stretch = cursor.Reader(data), Stretch()
+        if spec.codec.relative_to == "spread":
+            stretch = Stretch.read(reader, spec.shape[0], images=len(spec.shape) == 3)
+        tables = _code_pyramid(BitDecoder(reader.rest()), spec, count, None)
+        values = _dequantized(tables, spec, key, stretch)
+        return values, sum(line_entropy(table) for table in tables)
 
     def reconstruct(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Array:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        return _dequantized(quantized_tables(samples, spec, key), spec, key)
+        stretch = stretch_of(samples, spec)
+        return _dequantized(quantized_tables(samples, spec, key, stretch), spec, key, stretch)
 
 
 def transform_of(spec: "SampleSpec") -> Transform:
@@ -97,8 +108,20 @@ def transform_of(spec: "SampleSpec") -> Transform:
     return transform_for(spec.shape, spec.codec.block)
 
 
-def quantized_tables(samples: NDArray[Any], spec: "SampleSpec", key: Key) -> list[Ints]:
+def stretch_of(samples: NDArray[Any], spec: "SampleSpec") -> Stretch:
+    """Return how samples (N, *spec.shape) are stretched before they are transformed."""
+    if spec.codec.relative_to != "spread":
+        return Stretch()
+    centred = samples.astype(np.float32) - _middle(spec)
+    return Stretch.of(centred, spec.high - spec.low, images=len(spec.shape) == 3)
+
+
+def quantized_tables(
+    samples: NDArray[Any], spec: "SampleSpec", key: Key, stretch: Stretch | None = None
+) -> list[Ints]:
     """Return the integers that stand for samples (N, *spec.shape), before entropy coding.
+
+    `stretch` is by default what `stretch_of` returns.
 
     Returns
     -------
@@ -106,7 +129,9 @@ def quantized_tables(samples: NDArray[Any], spec: "SampleSpec", key: Key) -> lis
         One table for each level of the transform.
     """
     transform = transform_of(spec)
-    coefficients = forward(samples.astype(np.float32) - _middle(spec), transform)
+    stretch = stretch or stretch_of(samples, spec)
+    centred = samples.astype(np.float32) - _middle(spec)
+    coefficients = forward(stretch.forward(centred), transform)
     tables = [
         quantize(table / steps, spec.codec.quantizer, key=(*key, number))
         for number, (table, steps) in enumerate(zip(coefficients, _steps(spec), strict=True))
@@ -116,13 +141,13 @@ def quantized_tables(samples: NDArray[Any], spec: "SampleSpec", key: Key) -> lis
     return tables
 
 
-def _dequantized(tables: list[Ints], spec: "SampleSpec", key: Key) -> Array:
+def _dequantized(tables: list[Ints], spec: "SampleSpec", key: Key, stretch: Stretch) -> Array:
     with np.errstate(over="ignore", invalid="ignore"):  # `decode_samples` refuses the result
         coefficients = [
             dequantize(table, spec.codec.quantizer, key=(*key, number)) * steps
             for number, (table, steps) in enumerate(zip(tables, _steps(spec), strict=True))
         ]
-        values = inverse(coefficients, transform_of(spec)) + _middle(spec)
+        values = stretch.inverse(inverse(coefficients, transform_of(spec))) + _middle(spec)
     return within_range(values, spec)
 
 
