@@ -5,6 +5,7 @@ Three kinds of work, each with its options, the request of a round, and the repl
 =========  ====================  ====================  ===================
 mode       options               request               reply
 =========  ====================  ====================  ===================
+describe   `ClientOptions`       `DescribeRequest`     `Description`
 streaming  `StreamingOptions`    `StreamingRequest`    `SampleReply`
 replay     `ReplayOptions`       `ReplayRequest`       `SampleReply`
 gradient   `GradientOptions`     `GradientRequest`     `GradientReply`
@@ -15,11 +16,12 @@ The options are keys of the run config, keyword arguments of the strategies and 
 requests, under one name: ``keep_rate`` in Python is ``keep-rate`` elsewhere.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 
-from codec.errors import OptionError
+from codec.errors import OptionError, PayloadError
 from codec.gradients import GradientCompressor
 from codec.gradients.compression import UNCOMPRESSED, Compression
 from codec.gradients.joined import joined
@@ -31,15 +33,18 @@ from codec.options import (
     PROPER_SHARE,
     SHARE,
     Options,
+    PackedOptions,
     Range,
     choice,
     option,
+    own_fields,
     required,
 )
 from codec.samples.options import CodecOptions
+from codec.samples.payload import DecodeLimits
 
 # Records of a message.
-CONFIG, ARRAYS, PAYLOAD = "config", "arrays", "payload"
+CONFIG, ARRAYS, PAYLOAD, METRICS = "config", "arrays", "payload", "metrics"
 
 # Scores that a client computes with the model (`clients.importance` has a function for each).
 SCORED = ("loss", "grad-norm", "margin", "entropy")
@@ -47,7 +52,8 @@ IMPORTANCES = ("all", "random", *SCORED)
 PROBABILITY, TOP = "probability", "top"
 SELECTIONS = (PROBABILITY, TOP)
 
-STREAMING, REPLAY, GRADIENT, FEDAVG = "streaming", "replay", "gradient", "fedavg"
+DESCRIBE, STREAMING, REPLAY = "describe", "streaming", "replay"
+GRADIENT, FEDAVG = "gradient", "fedavg"
 
 _MOMENTUM = Range(0, 0.999)
 _SEED = Range(0, 2**32 - 1)  # what NumPy's and torch's generators take
@@ -64,7 +70,33 @@ class Seeded(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Participation(Seeded):
+class ClientOptions(Seeded):
+    """What a client is told in all modes.
+
+    Attributes
+    ----------
+    scale : str
+        What the model sees: samples in the units of the client's data set (``none``), or mapped
+        from their range to [0, 1] (``unit``). ``auto``: ``unit`` for 8-bit images, as torchvision's
+        ``ToTensor`` does, else ``none``.
+    client_key : str
+        What makes a client's random numbers its own: its ``node`` id, or its ``partition`` id,
+        with which a simulation repeats itself.
+    """
+
+    scale: str = choice(
+        "what the model sees: samples in their own units (none), or in [0, 1] (unit; auto: for "
+        "8-bit images)",
+        *("auto", "unit", "none"),
+    )
+    client_key: str = choice(
+        "what a client's random numbers are keyed by (partition: repeatable in simulation)",
+        *("node", "partition"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Participation(ClientOptions):
     """Which nodes take part in a round."""
 
     fraction_train: float = option(
@@ -167,17 +199,70 @@ class LocalOptions(CompressionOptions):
 # Requests
 
 
+@dataclass(frozen=True)
+class Terms(PackedOptions):
+    """What the server's model and data take; a client checks it before it codes a sample.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of a sample, as the model takes it; empty: not known.
+    outputs : int
+        Classes, or floats in a target, that the model has outputs for; 0: not known.
+    class_names : tuple of str
+        The server's classes in the order of its labels: a client's own are mapped by name. Empty:
+        labels are taken as they are.
+    samples, values : int
+        Most samples, and numbers (see `codec.DecodeLimits`), in one payload.
+    """
+
+    shape: tuple[int, ...] = option((), "shape of a sample")
+    outputs: int = option(0, "outputs of the model", COUNT_OR_NONE)
+    class_names: tuple[str, ...] = option((), "names of the classes")
+    samples: int = option(DecodeLimits.samples, "most samples in a payload", COUNT)
+    values: int = option(DecodeLimits.values, "most numbers in a payload", COUNT)
+
+    def to_bytes(self) -> bytes:
+        """Return what differs from the defaults, as JSON."""
+        told = {
+            name: getattr(self, name)
+            for name, declared in own_fields(type(self)).items()
+            if getattr(self, name) != declared.default
+        }
+        return json.dumps(told, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Terms":
+        """Read what `to_bytes` wrote; `PayloadError` if the bytes are not terms."""
+        try:
+            told = json.loads(data)
+            return cls(**{name: told[name] for name in own_fields(cls) if name in told})
+        except (ValueError, TypeError) as error:
+            raise PayloadError(f"terms of {len(data)} bytes: {error}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
-class Request(Seeded):
+class Request(ClientOptions):
     """What all requests have.
 
     Attributes
     ----------
     server_round, seed : int
-        With the client's number they key every random number of the client.
+        With the client's key they determine every random number of the client.
+    terms : Terms
+        What the server can use.
     """
 
+    terms: Terms = field(default_factory=Terms)
+
     server_round: int = required(int, "round", COUNT_OR_NONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeRequest(Request):
+    """Say what the samples are, and send none."""
+
+    mode: str = choice("kind of work", DESCRIBE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +386,7 @@ _TELEMETRY = "seconds_"
 
 
 def _seconds() -> float:
-    return option(0.0, "client's time, in seconds", COUNT_OR_NONE, telemetry=True)
+    return option(0.0, "client's time, in seconds", COUNT_OR_NONE, telemetry=True, metric=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,8 +404,8 @@ class Reply(Options):
     """
 
     client: int = required(int, "number of the client", COUNT_OR_NONE)
-    num_examples: int = required(int, "samples considered", COUNT_OR_NONE)
-    memory_bytes: int = option(0, "error memory", COUNT_OR_NONE, telemetry=True)
+    num_examples: int = required(int, "samples considered", COUNT_OR_NONE, metric=True)
+    memory_bytes: int = option(0, "error memory", COUNT_OR_NONE, telemetry=True, metric=True)
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -345,16 +430,35 @@ class SampleReply(Reply):
         A `codec.SamplePayload`; empty when nothing is sent.
     num_sent : int
         Samples in it.
+    more : tuple of bytes
+        Further payloads, where one would be too large.
     remaining : int
         Samples left to send.
     refinement : bytes or None
         Compressed residual of the gradient.
+    variance_kept : float
+        Share of the variance of the samples sent that survives their coding, see
+        `codec.variance_kept`; 1 where it is not measured.
+    clipped : int
+        Values that lay outside the range of the data set and were clipped to it.
+    skipped : str
+        Samples of no use, such as unreadable files, counted by reason: a JSON object; empty: none.
+    class_digest : str
+        Digest of the class names of the data set, if the server did not state its own: two
+        clients with different ones do not mean the same by a label.
     """
 
     samples: bytes = required(bytes, "sample payload")
-    num_sent: int = required(int, "samples in the payload", COUNT_OR_NONE)
+    more: tuple[bytes, ...] = option((), "further payloads")
+    num_sent: int = required(int, "samples in the payloads", COUNT_OR_NONE, metric=True)
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
     refinement: bytes | None = option(None, "compressed residual")
+    variance_kept: float = option(
+        1.0, "share of the variance that survives", SHARE, telemetry=True, metric=True
+    )
+    clipped: int = option(0, "values clipped", COUNT_OR_NONE, telemetry=True, metric=True)
+    skipped: str = option("", "samples of no use, by reason", telemetry=True)
+    class_digest: str = option("", "digest of the class names", telemetry=True)
     seconds_importance: float = _seconds()
     seconds_encode: float = _seconds()
     seconds_refinement: float = _seconds()
@@ -395,8 +499,38 @@ class LocalReply(Reply):
     seconds_compress: float = _seconds()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Description(Reply):
+    """What a client's samples are.
+
+    Attributes
+    ----------
+    num_examples : int
+        All that the client has.
+    shape : tuple of int
+        Of a sample.
+    dtype : str
+        As in `codec.SampleSpec`.
+    low, high : float
+        Range of the values.
+    classes, target_size : int
+        As in `codec.SampleSpec`.
+    class_names : tuple of str
+        Of the data set, if it has them.
+    """
+
+    shape: tuple[int, ...] = option((), "shape of a sample")
+    dtype: str = option("", "type of the values")
+    low: float = option(0.0, "lowest value")
+    high: float = option(1.0, "highest value")
+    classes: int = option(0, "number of classes", COUNT_OR_NONE)
+    target_size: int = option(0, "floats in a target", COUNT_OR_NONE)
+    class_names: tuple[str, ...] = option((), "names of the classes")
+
+
 REQUESTS: Mapping[str, type[Request]] = MappingProxyType(
     {
+        DESCRIBE: DescribeRequest,
         STREAMING: StreamingRequest,
         REPLAY: ReplayRequest,
         GRADIENT: GradientRequest,

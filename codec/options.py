@@ -12,7 +12,7 @@ import numbers
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import UnionType
-from typing import Any, Self, TypeVar, cast, get_args
+from typing import Any, Self, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 
@@ -23,7 +23,7 @@ OptionsT = TypeVar("OptionsT", bound="Options")
 ClassT = TypeVar("ClassT", bound=type)
 
 Scalar = bool | int | float | str
-Entry = bool | int | float | str | bytes
+Entry = bool | int | float | str | bytes | list[int] | list[str] | list[bytes]
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def option(
     key: str = "",
     float32: bool = False,
     telemetry: bool = False,
+    metric: bool = False,
 ) -> T:
     """Declare an option, or a field of a message, in the body of an `Options` class.
 
@@ -92,15 +93,26 @@ def option(
         Keep the value in single precision, as it travels.
     telemetry : bool
         A received value that is missing or odd becomes the default: it costs nobody a reply.
+    metric : bool
+        A number of a reply that Flower may aggregate: it travels in the record of metrics.
     """
-    metadata = {"doc": doc, "legal": legal, "key": key, "float32": float32, "telemetry": telemetry}
+    metadata = {
+        "doc": doc,
+        "legal": legal,
+        "key": key,
+        "float32": float32,
+        "telemetry": telemetry,
+        "metric": metric,
+    }
     value: T = field(default=default, metadata=metadata)
     return value
 
 
-def required(kind: type[T], doc: str, legal: Range | OneOf | None = None) -> T:
+def required(
+    kind: type[T], doc: str, legal: Range | OneOf | None = None, *, metric: bool = False
+) -> T:
     """Declare a field that has no default; `kind` is its type."""
-    return cast(T, option(MISSING, doc, legal))
+    return cast(T, option(MISSING, doc, legal, metric=metric))
 
 
 def choice(doc: str, *names: str, key: str = "") -> str:
@@ -128,8 +140,13 @@ class Options:
         return value if isinstance(value, cls) else cast(Any, cls)(value)
 
     def to_entries(self) -> dict[str, Entry]:
-        """Return the fields as entries of a message; None is left out."""
+        """Return the fields as entries of a message; None and empty tuples are left out."""
         return dict(_entries(self, packed=True))
+
+    @classmethod
+    def metric_keys(cls) -> set[str]:
+        """Return the keys of the fields that travel in the record of metrics."""
+        return {key for key, declared in flat_fields(cls) if declared.metadata.get("metric")}
 
     @classmethod
     def from_entries(cls, entries: Mapping[str, Any]) -> Self:
@@ -335,6 +352,8 @@ def _checked(name: str, value: Any, declared: Field[Any]) -> Any:
         if value is None:
             return None
         kind = get_args(kind)[0]
+    if get_origin(kind) is tuple:
+        return _checked_items(name, value, get_args(kind)[0])
     if isinstance(kind, type) and issubclass(kind, Options):
         return kind.coerce(value)
     if kind not in _KINDS:
@@ -351,6 +370,13 @@ def _checked(name: str, value: Any, declared: Field[Any]) -> Any:
     if legal is not None:
         check(name, value, legal)
     return value
+
+
+def _checked_items(name: str, value: Any, kind: type) -> tuple[Any, ...]:
+    items = tuple(value) if isinstance(value, list | tuple) else None
+    if items is None or not all(_has_type(item, kind) for item in items):
+        raise OptionError(name, f"= {value!r:.80} must be a list, each {_KINDS[kind]}")
+    return tuple(map(kind, items))
 
 
 class _SingleRange(Range):
@@ -388,6 +414,9 @@ def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
             yield key_of(declared), value.to_bytes()
         elif isinstance(value, Options):
             yield from _entries(value, packed=packed)
+        elif isinstance(value, tuple):
+            if value:  # an empty list tells nothing of its type
+                yield key_of(declared), list(value)
         elif value is not None:
             if declared.metadata.get("float32"):  # seven digits are what was asked for
                 value = float(f"{value:.7g}")

@@ -12,6 +12,7 @@ from codec.messages import (
     REQUESTS,
     STREAMING,
     BankTraining,
+    ClientOptions,
     FilterOptions,
     GradientOptions,
     LocalOptions,
@@ -102,6 +103,7 @@ class TrainingOptions(Options):
 # The keys in the order in which they are listed; one stands with the first group that has it.
 GROUPS: Mapping[str, type[Options]] = {
     "Run": RunOptions,
+    "Clients": ClientOptions,
     "Who takes part": Participation,
     "Data": DataOptions,
     "Model": ModelOptions,

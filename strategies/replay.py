@@ -12,8 +12,8 @@ from flwr.common import log
 from flwr.serverapp import Grid
 
 from codec import Augmentation, Criterion, DecodeLimits
-from codec.messages import BankTraining, Participation, ReplayOptions, ReplayRequest
-from codec.options import pick, split_options, takes_options
+from codec.messages import BankTraining, ClientOptions, Participation, ReplayOptions, ReplayRequest
+from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
 from strategies.participation import nodes_of_round, train_messages
 from strategies.received_samples import Expectation, ReceivedSamples, SampleReader
@@ -90,7 +90,9 @@ class QuantizedDataReplay(ServerStrategy):
         asked, self.training, self.participation = split_options(
             options, ReplayOptions, BankTraining, Participation
         )
-        request = pick(ReplayRequest, asked, server_round=0, seed=self.participation.seed)
+        request = pick(
+            ReplayRequest, asked, server_round=0, **values_of(self.participation, ClientOptions)
+        )
         server_model = ServerModel(
             model,
             optimizer,

@@ -18,8 +18,8 @@ from codec import (
     dropout_seed,
     keyed_augmentation,
 )
-from codec.messages import Participation, StreamingOptions, StreamingRequest
-from codec.options import pick, split_options, takes_options
+from codec.messages import ClientOptions, Participation, StreamingOptions, StreamingRequest
+from codec.options import pick, split_options, takes_options, values_of
 from strategies.participation import nodes_of_round, train_messages
 from strategies.received import BadReply
 from strategies.received_samples import Expectation, ReceivedSamples, SampleReader
@@ -87,7 +87,9 @@ class QuantizedDataStreaming(ServerStrategy):
         **options: Any,
     ) -> None:
         asked, self.participation = split_options(options, StreamingOptions, Participation)
-        request = pick(StreamingRequest, asked, server_round=0, seed=self.participation.seed)
+        request = pick(
+            StreamingRequest, asked, server_round=0, **values_of(self.participation, ClientOptions)
+        )
         compressor = request.refinement.compressor()
         if augment is not None and compressor is not None:
             raise ValueError(f"augment must be None with refinement {request.refinement.kind}")

@@ -4,10 +4,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
-from numpy.typing import NDArray
-from torch import nn
-
 from clients.exchange import (
     array_record,
     array_view,
@@ -17,6 +13,10 @@ from clients.exchange import (
     require_range,
     timed,
 )
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from numpy.typing import NDArray
+from torch import nn
+
 from codec import CodecError, CodecOptions
 
 COARSE = CodecOptions(step=0.5)

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from clients.training_instruction import TrainingInstruction
 from torch import Tensor, nn
 
 from clients import ArraySource
 from clients.baselines.minibatches import Minibatches, epoch_minibatch
-from clients.training_instruction import TrainingInstruction
 from codec import CodecError, per_sample_criterion
 from codec.learning.batch_norm import decode_statistics
 

@@ -1,9 +1,9 @@
 from typing import Any
 
 import pytest
+from clients.training_instruction import TrainingInstruction
 
 from clients import GradientInstruction, LocalInstruction
-from clients.training_instruction import TrainingInstruction
 from codec import CodecError, Compression
 
 BASE = {"server-round": 2, "seed": 7, "batch-size": 8}

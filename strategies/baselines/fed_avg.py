@@ -16,8 +16,15 @@ from numpy.typing import NDArray
 from codec import Criterion
 from codec.gradients import GradientCompressor
 from codec.learning.batch_norm import statistics
-from codec.messages import ARRAYS, LocalOptions, LocalReply, LocalRequest, Participation
-from codec.options import pick, split_options, takes_options
+from codec.messages import (
+    ARRAYS,
+    ClientOptions,
+    LocalOptions,
+    LocalReply,
+    LocalRequest,
+    Participation,
+)
+from codec.options import pick, split_options, takes_options, values_of
 from strategies.baselines.statistics import StatisticsOptions
 from strategies.received import (
     BadReply,
@@ -110,8 +117,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         # The clients step; this optimizer never does.
         idle = partial(torch.optim.SGD, lr=0.0)
         server_model = ServerModel(model, idle, criterion, device=device, amp=False)
-        seed = participation.seed
-        request = pick(LocalRequest, asked, server_round=1, seed=seed, learning_rate=0.0)
+        told = values_of(participation, ClientOptions)
+        request = pick(LocalRequest, asked, server_round=1, learning_rate=0.0, **told)
         ServerStrategy.__init__(self, server_model, RoundBook(on_round), request)
         self.learning_rate = learning_rate
         self.compressor = request.compressor()

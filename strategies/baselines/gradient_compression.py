@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from codec import Compression, Criterion
 from codec.gradients.majority_vote import majority
 from codec.learning.batch_norm import pooled_statistics, statistics
-from codec.messages import GradientOptions, GradientReply, GradientRequest, Participation
-from codec.options import pick, split_options, takes_options
+from codec.messages import (
+    ClientOptions,
+    GradientOptions,
+    GradientReply,
+    GradientRequest,
+    Participation,
+)
+from codec.options import pick, split_options, takes_options, values_of
 from strategies.baselines.statistics import StatisticsOptions
 from strategies.participation import nodes_of_round, train_messages
 from strategies.received import (
@@ -121,7 +127,9 @@ class GradientCompression(ServerStrategy):
         )
         if not asked.compression:
             asked = replace(asked, compression=Compression("fp32"))
-        request = pick(GradientRequest, asked, server_round=1, seed=self.participation.seed)
+        request = pick(
+            GradientRequest, asked, server_round=1, **values_of(self.participation, ClientOptions)
+        )
         server_model = ServerModel(
             model,
             optimizer,
