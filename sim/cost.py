@@ -30,7 +30,7 @@ from codec import (
 )
 from codec.gradients import make_compressor
 from codec.messages import StreamingRequest
-from codec.samples.block_dct.codec import quantized_tables
+from codec.samples.block_dct.codec import Plan
 from fl_app.models import build_model
 
 LOCAL_STEP = "local gradient step"
@@ -182,7 +182,7 @@ def stages(case: Case, data_dir: str) -> dict[str, Callable[[], object]]:
         score("grad-norm", model_outputs(model, samples, low=0, high=255), targets)
 
     def quantization() -> None:
-        quantized_tables(samples, spec, (0, 0, 0))
+        Plan.of(samples, spec).quantized(samples, spec, (0, 0, 0))
 
     def round_of(name: str) -> Callable[[], object]:
         request = StreamingRequest(

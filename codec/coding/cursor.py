@@ -4,7 +4,7 @@ import struct
 
 from codec.errors import PayloadError
 
-_MAX_VARINT_BYTES = 9
+_MAX_VARINT_BYTES = 10  # 64 bits
 
 
 def varint(value: int) -> bytes:
