@@ -443,6 +443,8 @@ class SampleReply(Reply):
         Values that lay outside the range of the data set and were clipped to it.
     skipped : str
         Samples of no use, such as unreadable files, counted by reason: a JSON object; empty: none.
+    notes : tuple of str
+        What the server should tell its user.
     class_digest : str
         Digest of the class names of the data set, if the server did not state its own: two
         clients with different ones do not mean the same by a label.
@@ -458,6 +460,7 @@ class SampleReply(Reply):
     )
     clipped: int = option(0, "values clipped", COUNT_OR_NONE, telemetry=True, metric=True)
     skipped: str = option("", "samples of no use, by reason", telemetry=True)
+    notes: tuple[str, ...] = option((), "what to tell the user", telemetry=True)
     class_digest: str = option("", "digest of the class names", telemetry=True)
     seconds_importance: float = _seconds()
     seconds_encode: float = _seconds()
