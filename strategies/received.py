@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import CodecError
 from codec.gradients import GradientCompressor
 from codec.learning.batch_norm import decode_statistics
-from codec.messages import PAYLOAD, Reply
+from codec.messages import METRICS, PAYLOAD, Reply
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
@@ -91,8 +91,10 @@ def read_reply(message: Message, kind: type[ReplyT]) -> ReplyT:
     if not isinstance(record, ConfigRecord):
         found = "nothing" if record is None else type(record).__name__
         raise BadReply("record", f"'{PAYLOAD}' must be a ConfigRecord, found {found}")
+    metrics = message.content.get(METRICS)
+    numbers = metrics if isinstance(metrics, MetricRecord) else {}
     try:
-        return kind.from_entries(record)
+        return kind.from_entries({**numbers, **record})
     except CodecError as error:
         raise BadReply("record", str(error)) from error
 

@@ -1,5 +1,6 @@
 """Reading a reply of quantized samples: everything that may be wrong with it is found here."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -56,15 +57,14 @@ class ReceivedSamples(Received):
 
     Attributes
     ----------
-    payload, decoded : SamplePayload and DecodedSamples, optional
-        The samples; ``None`` when the client sent none.
+    payloads : list of (SamplePayload, DecodedSamples)
+        The samples, payload by payload; none when the client sent none.
     refinement : list of float32 arrays, optional
         Decompressed residual of the gradient, scaled by ``1 / num_examples``.
     """
 
     reply: SampleReply
-    payload: SamplePayload | None
-    decoded: DecodedSamples | None
+    payloads: list[tuple[SamplePayload, DecodedSamples]]
     refinement: list[NDArray[np.float32]] | None
 
     @property
@@ -75,12 +75,28 @@ class ReceivedSamples(Received):
     @property
     def num_sent(self) -> int:
         """Number of samples in the reply."""
-        return 0 if self.payload is None else self.payload.count
+        return sum(payload.count for payload, _ in self.payloads)
 
     @property
     def entropy_bits(self) -> dict[str, float]:
         """Empirical entropy by section, see `codec.DecodedSamples`."""
-        return {} if self.decoded is None else dict(self.decoded.entropy_bits)
+        bits: Counter[str] = Counter()
+        for _, decoded in self.payloads:
+            bits.update(decoded.entropy_bits)
+        return dict(bits)
+
+    @property
+    def decoded(self) -> DecodedSamples | None:
+        """All samples together, as a minibatch; None if there are none."""
+        if not self.payloads:
+            return None
+        parts = [decoded for _, decoded in self.payloads]
+        return DecodedSamples(
+            np.concatenate([part.samples for part in parts]),
+            np.concatenate([part.targets for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+            self.entropy_bits,
+        )
 
 
 class SampleReader:
@@ -100,9 +116,10 @@ class SampleReader:
     def read(self, message: Message) -> ReceivedSamples:
         """Decode and check a reply; `BadReply` if it cannot be used."""
         received = read_samples(message, self._expected)
-        if self._expected.spec is None and received.payload is not None:
-            self._check_model(received.payload.spec)
-            self._expected = replace(self._expected, spec=received.payload.spec)
+        if self._expected.spec is None and received.payloads:
+            spec = received.payloads[0][0].spec
+            self._check_model(spec)
+            self._expected = replace(self._expected, spec=spec)
         return received
 
     def _check_model(self, spec: SampleSpec) -> None:
@@ -132,21 +149,21 @@ def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
         On anything that the server cannot use, with its cause.
     """
     reply = read_reply(message, SampleReply)
-    payload = _read_payload(reply.samples, expected) if reply.samples else None
-    sections = {} if payload is None else payload.section_bytes()
-    if payload is not None and payload.count == 0:
-        payload = None
-    decoded = None if payload is None else _decode(payload)
-    count = 0 if payload is None else payload.count
+    read = [_read_payload(data, expected) for data in (reply.samples, *reply.more) if data]
+    sections: Counter[str] = Counter()
+    for payload in read:
+        sections.update(payload.section_bytes())
+    payloads = [(payload, _decode(payload)) for payload in read if payload.count]
+    count = sum(payload.count for payload, _ in payloads)
     _check_counts(reply.num_examples, reply.num_sent, count, expected.max_examples)
     refinement = None
     if expected.compressor is not None and reply.refinement is not None:
         refinement = decompressed(
             reply.refinement, "refinement", expected.compressor, expected.gradient_shapes
         )
-        sections = {**sections, "refinement": len(reply.refinement)}
+        sections["refinement"] = len(reply.refinement)
     return ReceivedSamples(
-        message.metadata.src_node_id, reply, sections, payload, decoded, refinement
+        message.metadata.src_node_id, reply, dict(sections), payloads, refinement
     )
 
 
@@ -160,9 +177,6 @@ def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
         raise BadReply("shape", f"samples are {spec.shape}, expected {expected.shape}")
     if first is not None and spec.shape != first.shape:
         raise BadReply("shape", f"samples are {spec.shape}, the first reply's {first.shape}")
-    if first is not None and (spec.low, spec.high) != (first.low, first.high):
-        found = f"[{spec.low}, {spec.high}], the first reply's [{first.low}, {first.high}]"
-        raise BadReply("shape", f"value range is {found}")
     if first is not None and spec.target_kind != first.target_kind:
         found = f"{spec.target_kind}, the first reply's {first.target_kind}"
         raise BadReply("target", f"targets are {found}")

@@ -140,8 +140,8 @@ class QuantizedDataReplay(ServerStrategy):
     def keep(self, server_round: int, accepted: list[ReceivedSamples]) -> None:
         """Add the replies' samples to the bank, and remember what each node was told."""
         for received in accepted:
-            if received.payload is not None:
-                self.bank.add_payload(received.payload, received.decoded)
+            for payload, decoded in received.payloads:
+                self.bank.add_payload(payload, decoded)
             self._acknowledged[received.node_id] = server_round
             if received.remaining == 0:
                 self._finished.add(received.node_id)

@@ -176,8 +176,7 @@ class QuantizedDataStreaming(ServerStrategy):
             return values
 
         loss = 0.0
-        if reply.payload is not None and reply.decoded is not None:
-            decoded = reply.decoded
+        if (decoded := reply.decoded) is not None:
             augment = keyed_augmentation(
                 self._augment, self.request.seed, server_round, reply.client, server.device
             )
@@ -189,7 +188,7 @@ class QuantizedDataStreaming(ServerStrategy):
                     decoded.samples,
                     decoded.targets,
                     decoded.weights,
-                    spec=reply.payload.spec,
+                    spec=reply.payloads[0][0].spec,
                     batch_size=reply.num_examples,
                     augment=augment,
                 )
