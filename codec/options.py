@@ -343,19 +343,19 @@ def _checked(name: str, value: Any, declared: Field[Any]) -> Any:
         found = type(value).__name__
         raise OptionError(name, f"= {value!r:.80} must be {_KINDS[kind]}, not {found}")
     value = kind(value)
-    legal = declared.metadata.get("legal")
-    if declared.metadata.get("float32"):
-        value = _single(value)
-        if isinstance(legal, Range):  # the float32 next to a bound may lie beyond it
-            legal = _SingleRange(legal.low, legal.high, legal.open_low)
+    legal, single = declared.metadata.get("legal"), declared.metadata.get("float32")
+    if single and isinstance(legal, Range):
+        legal = _SingleRange(legal.low, legal.high, legal.open_low)
     if legal is not None:
         check(name, value, legal)
-    return value
+    return _single(value) if single else value
 
 
 class _SingleRange(Range):
+    """A range in single precision: the float32 next to a bound may lie beyond it."""
+
     def __contains__(self, value: float) -> bool:
-        return value in Range(_single(self.low), _single(self.high), self.open_low)
+        return _single(value) in Range(_single(self.low), _single(self.high), self.open_low)
 
 
 def _single(value: float) -> float:
