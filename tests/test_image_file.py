@@ -23,7 +23,7 @@ KEY = (0, 0, 0)
 SHAPES = [(3, 32, 32), (1, 28, 28), (3, 17, 40), (1, 1, 2)]
 # As a user would save the images, at quality 40.
 AV1 = {"loopfilter-control": "0", "enable-cdef": "0", "enable-qm": "0", "deltaq-mode": "0"}
-PLAIN = {
+PLAIN: dict[str, tuple[str, dict[str, Any]]] = {
     "jpeg": ("JPEG", {"quality": 40, "subsampling": 2}),
     "jpeg-flat": ("JPEG", {"qtables": [[40] * 64] * 2, "subsampling": 2}),
     "webp": ("WEBP", {"quality": 40, "method": 6}),

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from codec.samples.quantizer import Array, Key, dequantize, quantize
+from codec.samples.quantizer import dequantize, quantize
+from codec.samples.sample_codec import Array, Key
 
 KINDS = ("nearest", "stochastic", "dithered")
 RANDOM = ("stochastic", "dithered")
