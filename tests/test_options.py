@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, RecordDict
-from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wire import through_flower
 
 from codec import CodecError, CodecOptions, OptionError, PayloadError
 from codec.options import (
@@ -127,14 +126,6 @@ BOXES = st.builds(
     Box, keep_rate=SHARES, ready=st.booleans(), label=TEXT, count=st.integers(1, 2**63 - 1),
     colour=COLOURS, packed=PACKED,
 )  # fmt: skip
-
-
-def through_flower(entries: dict[str, Any]) -> ConfigRecord:
-    """Entries as they arrive at the other end."""
-    proto = recorddict_to_proto(RecordDict({"config": ConfigRecord(entries)}))
-    again = recorddict_from_proto(type(proto).FromString(proto.SerializeToString()))["config"]
-    assert isinstance(again, ConfigRecord)
-    return again
 
 
 def thing(**values: Any) -> Thing:
