@@ -1,6 +1,6 @@
 """What the server asks of a client and what a client answers; every option is declared here once.
 
-Three kinds of work, each with its options, the request of a round, and the reply:
+Four kinds of work, each with its options, the request of a round, and the reply:
 
 =========  ====================  ====================  ===================
 mode       options               request               reply

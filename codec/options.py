@@ -44,7 +44,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
-        return above and value <= self.high and math.isfinite(value)
+        return above and value <= self.high and value < math.inf
 
     def __str__(self) -> str:
         if self.high == math.inf:
@@ -342,20 +342,31 @@ def _checked(name: str, value: Any, declared: Field[Any]) -> Any:
     if not _has_type(value, kind):
         found = type(value).__name__
         raise OptionError(name, f"= {value!r:.80} must be {_KINDS[kind]}, not {found}")
-    value = kind(value)
-    legal = declared.metadata.get("legal")
-    if declared.metadata.get("float32"):
-        value = _single(value)
-        if isinstance(legal, Range):  # the float32 next to a bound may lie beyond it
-            legal = _SingleRange(legal.low, legal.high, legal.open_low)
+    value = _converted(name, value, kind)
+    legal, single = declared.metadata.get("legal"), declared.metadata.get("float32")
+    if single and isinstance(legal, Range):
+        legal = _SingleRange(legal.low, legal.high, legal.open_low)
     if legal is not None:
         check(name, value, legal)
-    return value
+    return _single(value) if single else value
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    try:
+        converted = kind(value)
+        fits = kind is not int or -(2**63) <= converted < 2**63  # what messages hold
+    except OverflowError:
+        fits = False
+    if not fits:
+        raise OptionError(name, f"= {value!r:.80} must fit 64 bits")
+    return converted
 
 
 class _SingleRange(Range):
+    """A range in single precision: the float32 next to a bound may lie beyond it."""
+
     def __contains__(self, value: float) -> bool:
-        return value in Range(_single(self.low), _single(self.high), self.open_low)
+        return _single(value) in Range(_single(self.low), _single(self.high), self.open_low)
 
 
 def _single(value: float) -> float:
@@ -389,8 +400,8 @@ def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
         elif isinstance(value, Options):
             yield from _entries(value, packed=packed)
         elif value is not None:
-            if declared.metadata.get("float32"):  # seven digits are what was asked for
-                value = float(f"{value:.7g}")
+            if declared.metadata.get("float32"):  # as it was written: 0.55, not 0.550000011920929
+                value = float(str(np.float32(value)))
             yield key_of(declared), value
 
 
