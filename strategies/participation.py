@@ -129,4 +129,6 @@ def choose_nodes(
     count = max(1, int(fraction * len(connected)))
     if count >= len(candidates):
         return candidates
-    return sorted(stream.choice(candidates, count, replace=False).tolist())
+    # Positions, not ids: NumPy makes floats of integers on both sides of 2**63.
+    chosen = stream.choice(len(candidates), count, replace=False)
+    return [candidates[position] for position in sorted(chosen)]

@@ -10,8 +10,8 @@ from inprocess_grid import InProcessGrid
 from small_task import BATCH, CLIENTS, SEED, SIZES, grid_of, make_model, random_sources
 from torch import Tensor, nn
 
-from clients import train_gradient
-from strategies import GradientCompression
+from clients.baselines import train_gradient
+from strategies.baselines import GradientCompression
 
 
 def batch_norm_dropout_model() -> nn.Module:

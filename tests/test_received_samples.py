@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from strategies.reply import BadReply, Expectation, Reply, parse_reply
 
 from codec import CodecOptions, DecodeLimits, SamplePayload, SampleSpec, encode_samples
 from codec.coding.columns import code_columns
@@ -15,7 +16,6 @@ from codec.coding.floats import encode_words
 from codec.coding.range_coder import BitEncoder
 from codec.gradients import Float32, make_compressor
 from codec.gradients.frame import Frame
-from strategies.reply import BadReply, Expectation, Reply, parse_reply
 
 SPEC = SampleSpec((1, 4, 4), "uint8", 0, 255, classes=10)
 GRADIENT = [np.ones((3, 2), np.float32), np.zeros(3, np.float32)]
