@@ -13,7 +13,7 @@ Client = Callable[[Message, Context], Message]
 def node_ids(count: int, seed: int = 0) -> list[int]:
     """Return ids as Flower gives them: random, of 64 bits, so that every other exceeds 2**63."""
     stream = np.random.default_rng(seed)
-    return stream.integers(2**64 - 1, size=count, dtype=np.uint64).tolist()
+    return [int(node_id) for node_id in stream.integers(2**64 - 1, size=count, dtype=np.uint64)]
 
 
 class DirectGrid(Grid):

@@ -53,9 +53,6 @@ class QuantizedDataReplay(ServerStrategy):
         What a payload may make the server allocate.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
-    **options
-        Fields of :class:`codec.messages.ReplayOptions`, :class:`codec.messages.BankTraining` and
-        :class:`codec.messages.Participation`; ``codec`` may be a name.
 
     Attributes
     ----------

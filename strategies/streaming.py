@@ -58,9 +58,6 @@ class QuantizedDataStreaming(ServerStrategy):
         What a payload may make the server allocate.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
-    **options
-        Fields of :class:`codec.messages.StreamingOptions` and
-        :class:`codec.messages.Participation`; ``codec`` and ``refinement`` may be names.
 
     Raises
     ------

@@ -24,12 +24,14 @@ from small_task import (
 )
 from torch import Tensor, nn
 
-from clients import ArraySource, train_local
+from clients import ArraySource
+from clients.baselines import train_local
 from codec import Compression
 from codec.gradients import COMPRESSORS, Float32
 from codec.gradients.joined import Joined
 from codec.learning.batch_norm import statistics
-from strategies import CompressedFedAvg, RoundResult
+from strategies import RoundResult
+from strategies.baselines import CompressedFedAvg
 
 SIZES, BATCH, RATE = (40, 30, 20), 10, 0.1
 
@@ -66,6 +68,8 @@ def _strategy(model: Callable[[], nn.Module] = smooth_model, **options: Any) -> 
         "local_steps": 3,
         "learning_rate": lambda _: RATE,
         "batch_size": BATCH,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
         "min_available_nodes": CLIENTS,
         "device": "cpu",
         "seed": SEED,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord
 from gradient_baselines import (
     batch_norm_dropout_model,
     flat,
@@ -34,6 +34,7 @@ from clients.baselines import train_gradient
 from codec import Compression
 from codec.gradients import COMPRESSORS, Float32
 from codec.gradients.joined import Joined
+from codec.messages import GradientRequest
 from strategies import RoundResult
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,7 +93,7 @@ def test_error_memory_telescopes_over_rounds(kind: str) -> None:
     grid = make_grid()
     strategy = make_strategy(optimizer=plain_sgd, compression=Compression(kind, density=0.05))
     states = [dict(make_model().state_dict()), *states_after_rounds(strategy, grid, 6)]
-    replies = [list(round_) for round_ in grid.replies if round_]
+    sent_by = [{record["client"]: record for record in payloads(grid, r)} for r in range(6)]
     shapes = [tuple(p.shape) for p in strategy.server_model.trainable()]
     for client, (source, context) in enumerate(
         zip(random_sources(), grid.contexts.values(), strict=True)
@@ -103,9 +104,7 @@ def test_error_memory_telescopes_over_rounds(kind: str) -> None:
             model = make_model()
             model.load_state_dict(state)
             total += flat(gradient_of(model, *minibatch(source, client, step)))
-            record = replies[step][client].content["payload"]
-            assert isinstance(record, ConfigRecord) and record["client"] == client
-            data = record["gradient"]
+            data = sent_by[step][client]["gradient"]
             assert isinstance(data, bytes)
             sent += flat(strategy.compressor.decompress(data, shapes))
         memory = context.state["gradient-residual"]
@@ -176,17 +175,30 @@ def test_round_results_and_stages() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size"),
-        ({"buffers_every": 0}, "buffers_every"),
-        ({"buffer_batches": 0}, "buffer_batches"),
-        ({"compression": "none"}, "'fp32' sends it losslessly"),
-        ({"compression": "zip"}, "zip"),
-        ({"compression": "fp16", "majority_vote": True}, "majority-vote needs compressor sign"),
-        ({"compression": "sign", "momentum_correction": 0.9}, "momentum-correction = 0.9 needs"),
-        ({"compression": "top-k", "momentum_correction": 1.0}, "momentum-correction = 1.0"),
+        ({"batch_size": 0}, "^batch_size = 0 must be >= 1$"),
+        ({"buffers_every": 0}, "^buffers_every = 0 must be >= 1$"),
+        ({"buffer_batches": 0}, "^buffer_batches = 0 must be >= 1$"),
+        ({"compression": "zip"}, "^kind = 'zip' must be one of none, fp32, fp16"),
+        (
+            {"compression": "fp16", "majority_vote": True},
+            "majority_vote needs compressor sign, not 'fp16'",
+        ),
+        ({"compression": "sign", "momentum_correction": 0.9}, "momentum_correction = 0.9 needs"),
+        (
+            {"compression": "top-k", "momentum_correction": 1.0},
+            r"^momentum_correction = 1.0 must be in \[0, 0.999\]$",
+        ),
         ({"compression": "top-k", "momentum_correction": 0.9}, "optimizer's momentum"),
     ],
 )
 def test_illegal_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_strategy(**options)
+
+
+def test_no_compressor_is_the_lossless_one() -> None:
+    """To a strategy; a request names what is sent."""
+    strategy = make_strategy(compression="none")
+    assert strategy.request.compression.kind == make_strategy().request.compression.kind == "fp32"
+    with pytest.raises(ValueError, match="'fp32' sends it losslessly"):
+        GradientRequest(server_round=1, compression=Compression("none"))

@@ -58,7 +58,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     trainable parameters, with error feedback on the client where the compressor has it; the server
     adds it to the model that it sent and hands the sum to Flower. ``Compression("qsgd", bits=7)``
     makes changes of int8. Integer buffers are then not sent, and statistics of batch normalization
-    in half precision every `buffers_every` rounds and in the last one.
+    in half precision every `buffers_every` rounds and in the last one. Which nodes are asked is
+    drawn by Flower, unseeded.
 
     Parameters
     ----------
@@ -68,10 +69,6 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         From the round, counted from 1, to the learning rate of its steps.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round; its steps are local steps.
-    **options
-        Fields of :class:`codec.messages.LocalOptions`, :class:`StatisticsOptions` and
-        :class:`codec.messages.Participation`. ``compression`` may be a name, at its default rate.
-        Which nodes are asked is drawn by Flower, unseeded.
 
     Attributes
     ----------

@@ -55,7 +55,7 @@ class GradientCompression(ServerStrategy):
     their mean loss at the model that it was sent, and replies with :math:`C(g_k)`, with error
     feedback where the compressor has it. The server steps its optimizer along
     :math:`\sum_k b_k C(g_k) / \sum_k b_k`. With "fp32" that is centralized SGD on the union of the
-    minibatches, as long as the model has no batch normalization.
+    minibatches, as long as the model has no batch normalization. `compression` "none" is "fp32".
 
     How momentum is handled:
 
@@ -86,10 +86,6 @@ class GradientCompression(ServerStrategy):
         See :class:`ServerModel`; the criterion is that of its ``evaluate``.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
-    **options
-        Fields of :class:`codec.messages.GradientOptions`, :class:`StatisticsOptions` and
-        :class:`codec.messages.Participation`. ``compression`` may be a name, at its default rate;
-        "none" is "fp32".
 
     Attributes
     ----------
