@@ -58,7 +58,7 @@ def train_messages(
     request_of : callable
         From a node id to what the node is asked.
     config : ConfigRecord
-        Entries of the caller's own ``train_config``; the request's go before them.
+        Entries of the caller's own ``train_config``; those of the request override them.
     arrays : ArrayRecord, optional
         The model, where the request needs it.
     """
