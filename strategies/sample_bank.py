@@ -12,7 +12,7 @@ from codec import DecodedSamples, DecodeLimits, SamplePayload, decode_samples
 from codec.options import COUNT, check
 from strategies.server_model import Batch
 
-_DEFAULT_MEMORY_LIMIT = 4 << 30
+DEFAULT_MEMORY_LIMIT = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class SampleBank:
     """
 
     def __init__(
-        self, memory_limit: int = _DEFAULT_MEMORY_LIMIT, limits: DecodeLimits | None = None
+        self, memory_limit: int = DEFAULT_MEMORY_LIMIT, limits: DecodeLimits | None = None
     ) -> None:
         check("memory_limit", memory_limit, COUNT)
         self.memory_limit = memory_limit

@@ -250,7 +250,14 @@ def test_summary_and_progress_are_logged(
     with caplog.at_level(logging.INFO, logger="flwr"):
         _strategy().start(_grid(), num_rounds=1)
     text = "\n".join(record.getMessage() for record in caplog.records)
-    for part in ("154 parameters", "codec: lossless", "training: 5/5 steps, loss"):
+    for part in (
+        "154 parameters",
+        "codec: lossless",
+        "server-steps: 5",
+        "fraction-train: 1.0",
+        "└── min-available-nodes: 1",
+        "training: 5/5 steps, loss",
+    ):
         assert part in text
 
 
