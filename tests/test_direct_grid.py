@@ -62,7 +62,7 @@ def test_what_a_client_raises_is_raised() -> None:
 
 
 def test_a_client_may_be_silent() -> None:
-    grid = DirectGrid([_counting, lambda message, context: None])  # type: ignore[arg-type,return-value]
+    grid = DirectGrid([_counting, lambda message, context: None])  # type: ignore[list-item,return-value]
     (reply,) = _ask(grid)
     assert reply.metadata.src_node_id == node_ids(1)[0]
 

@@ -63,7 +63,7 @@ def test_signature_shows_every_option_with_its_default(kind: type[ServerStrategy
 
 @every_strategy
 def test_help_documents_every_argument_once(kind: type[ServerStrategy]) -> None:
-    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)
+    text = pydoc.render_doc(kind, renderer=pydoc.plaintext)  # type: ignore[attr-defined]  # has it
     assert "**options" not in text.split("Methods defined here")[0]
     doc = inspect.getdoc(kind) or ""
     sections = re.findall(r"^([A-Z].*)\n-+$", doc, re.MULTILINE)
