@@ -13,8 +13,15 @@ from sim.direct_grid import DirectGrid, node_ids
 from sim.in_process import train_in_process
 from strategies import ServerStrategy
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = RunConfig(
-    model="logistic", max_train_samples=200, num_rounds=3, server_steps=5, samples_per_round=20
+    model="logistic",
+    max_train_samples=200,
+    num_rounds=3,
+    server_steps=5,
+    samples_per_round=20,
+    threads=1,
 )
 
 
