@@ -260,8 +260,8 @@ class Reader:
         kind, count = self.kind, len(targets)
         if not kind.classes:
             floats = targets.astype(np.float32).reshape(count, *kind.target_shape)
-            rows = np.isfinite(floats.reshape(count, -1)).all(axis=1)
-            return floats, [None if rows[k] else "target not finite" for k in range(count)]
+            bad = (~np.isfinite(floats.reshape(count, -1))).sum(axis=1).tolist()
+            return floats, ["target not finite" if number else None for number in bad]
         flat = targets.reshape(count).astype(np.float64)
         reasons: list[str | None] = [
             None if value.is_integer() else f"label {value:g} is not whole"
