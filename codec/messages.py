@@ -103,6 +103,7 @@ class Participation(ClientOptions):
         1.0, "share of the connected nodes asked per round", PROPER_SHARE
     )
     min_available_nodes: int = option(1, "nodes that must be connected before a round", COUNT)
+    min_train_nodes: int = option(1, "least number of nodes asked per round", COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -465,6 +466,16 @@ class SampleReply(Reply):
     seconds_importance: float = _seconds()
     seconds_encode: float = _seconds()
     seconds_refinement: float = _seconds()
+
+    def skipped_counts(self) -> dict[str, int]:
+        """Return the numbers of samples of no use by reason; none where they are not legible."""
+        try:
+            counts = json.loads(self.skipped or "{}")
+        except ValueError:
+            return {}
+        if not isinstance(counts, dict):
+            return {}
+        return {str(k): n for k, n in counts.items() if type(n) is int and n > 0}
 
 
 @dataclass(frozen=True, kw_only=True)

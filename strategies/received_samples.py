@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Message
@@ -13,13 +13,11 @@ from codec import (
     DecodedSamples,
     DecodeLimits,
     SamplePayload,
-    SampleSpec,
     decode_samples,
 )
 from codec.gradients import GradientCompressor
 from codec.messages import SampleReply
 from strategies.received import BadReply, Received, decompressed, read_reply
-from strategies.server_model import ServerModel
 
 
 @dataclass(frozen=True)
@@ -30,9 +28,8 @@ class Expectation:
     ----------
     shape : tuple[int, ...], optional
         Shape of one sample; ``None`` accepts any.
-    spec : SampleSpec, optional
-        Spec of the first accepted payload. Later ones must have its shape, value range and
-        targets; their codecs may differ.
+    outputs : int
+        Outputs of the model: classes or floats of a target beyond it are refused; 0: unknown.
     max_examples : int
         Most that a client may claim as ``num-examples``; 0: unlimited.
     compressor : GradientCompressor, optional
@@ -44,7 +41,7 @@ class Expectation:
     """
 
     shape: tuple[int, ...] | None = None
-    spec: SampleSpec | None = None
+    outputs: int = 0
     max_examples: int = 0
     compressor: GradientCompressor | None = None
     gradient_shapes: Sequence[tuple[int, ...]] = ()
@@ -99,40 +96,6 @@ class ReceivedSamples(Received):
         )
 
 
-class SampleReader:
-    """Reads replies of samples; the first usable payload sets the spec of all.
-
-    Parameters
-    ----------
-    server_model : ServerModel
-        What the samples must fit.
-    expected : Expectation
-        What a reply must be like.
-    """
-
-    def __init__(self, server_model: ServerModel, expected: Expectation) -> None:
-        self._server_model, self._expected = server_model, expected
-
-    def read(self, message: Message) -> ReceivedSamples:
-        """Decode and check a reply; `BadReply` if it cannot be used."""
-        received = read_samples(message, self._expected)
-        if self._expected.spec is None and received.payloads:
-            spec = received.payloads[0][0].spec
-            self._check_model(spec)
-            self._expected = replace(self._expected, spec=spec)
-        return received
-
-    def _check_model(self, spec: SampleSpec) -> None:
-        """Check the first payload's spec against the model, before it sets the standard."""
-        try:
-            outputs = self._server_model.probe(spec.shape)
-        except Exception as error:  # a module may raise anything on a shape it was not made for
-            raise BadReply("shape", f"the model takes no {spec.shape} samples: {error}") from error
-        needed = spec.classes or spec.target_size
-        if len(outputs) == 1 and outputs[0] < needed:
-            raise BadReply("target", f"the model has {outputs[0]} outputs for {needed} targets")
-
-
 def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
     """Decode and check a reply.
 
@@ -172,13 +135,11 @@ def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
         payload = SamplePayload.from_bytes(data, expected.limits)
     except CodecError as error:
         raise BadReply("payload", str(error)) from error
-    spec, first = payload.spec, expected.spec
+    spec = payload.spec
     if expected.shape is not None and spec.shape != expected.shape:
         raise BadReply("shape", f"samples are {spec.shape}, expected {expected.shape}")
-    if first is not None and spec.shape != first.shape:
-        raise BadReply("shape", f"samples are {spec.shape}, the first reply's {first.shape}")
-    if first is not None and spec.target_kind != first.target_kind:
-        found = f"{spec.target_kind}, the first reply's {first.target_kind}"
+    if expected.outputs and max(spec.classes, spec.target_size) > expected.outputs:
+        found = f"{spec.target_kind}, the model has {expected.outputs} outputs"
         raise BadReply("target", f"targets are {found}")
     return payload
 
