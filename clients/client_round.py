@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.budget import Encoder
-from clients.importance import ModelOutputs, model_outputs, score
+from clients.importance import ModelOutputs, model_outputs, needs_features, score
 from clients.selection import Selector, make_selector
 from clients.source import SampleSource, source_spec
 from codec import Criterion, SampleSpec
@@ -40,7 +40,7 @@ class ClientRound(Generic[RequestT]):
     model : torch.nn.Module or None
         With the server's state loaded; None when the request needs none.
     criterion : callable or None
-        Loss for the refinement; see `codec.per_sample_criterion`.
+        Loss for the refinement and for scores; see `codec.per_sample_criterion`.
     stage : callable
         From ``"importance"``, ``"encode"`` or ``"refinement"`` to a context that the stage
         runs in; a caller with a clock times it.
@@ -82,8 +82,11 @@ class ClientRound(Generic[RequestT]):
         if request.needs_scores and self.model is not None:
             with self.stage("importance"):
                 if outputs is None:
-                    outputs = model_outputs(self.model, samples, low=spec.low, high=spec.high)
-                scores = score(request.importance, outputs, targets)
+                    features = needs_features(request.importance)
+                    outputs = model_outputs(
+                        self.model, samples, spec, scale=request.scale, features=features
+                    )
+                scores = score(request.importance, outputs, targets, self.criterion)
         return make_selector(request.rule, scores, request.uniform_share, rng)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -14,9 +13,10 @@ from codec import (
     Augmentation,
     Criterion,
     DecodeLimits,
-    batch_gradient,
+    batch_losses,
     dropout_seed,
     keyed_augmentation,
+    losses_gradient,
 )
 from codec.messages import ClientOptions, Participation, StreamingOptions, StreamingRequest
 from codec.options import pick, split_options, takes_options, values_of
@@ -50,8 +50,8 @@ class QuantizedDataStreaming(ServerStrategy):
         See :class:`ServerModel`. With a refinement autocast stays off, since the residual was
         taken in float32.
     augment : callable, optional
-        ``(samples, torch.Generator) -> samples`` on each client's decoded samples, scaled to
-        [0, 1]. Not with a refinement, which the client takes at its plain samples.
+        ``(samples, torch.Generator) -> samples`` on each client's decoded samples, as the model
+        sees them. Not with a refinement, which the client takes at its plain samples.
     sample_shape : tuple[int, ...], optional
         Shape of one sample; by default that of the first valid payload.
     limits : DecodeLimits, optional
@@ -103,6 +103,7 @@ class QuantizedDataStreaming(ServerStrategy):
             amp=amp if compressor is None else False,
             channels_last=channels_last,
         )
+        server_model.check_gradients(loss_known=True)
         super().__init__(server_model, RoundBook(on_round), request)
         expected = Expectation(
             shape=sample_shape,
@@ -159,7 +160,7 @@ class QuantizedDataStreaming(ServerStrategy):
             loss += client_loss * reply.num_examples
         if not examples:
             return float("nan")
-        self.server_model.apply_gradient([part / examples for part in total])
+        self.server_model.apply_gradient([part / examples for part in total], loss / examples)
         return loss / examples
 
     def _client_gradient(
@@ -167,34 +168,27 @@ class QuantizedDataStreaming(ServerStrategy):
     ) -> tuple[list[Tensor], float]:
         """Gradient at a client's decoded samples plus its residual, and the loss there."""
         server = self.server_model
-        gradient = [torch.zeros_like(parameter) for parameter in server.trainable()]
-        losses: list[Tensor] = []
-
-        def recording(outputs: Tensor, targets: Tensor) -> Tensor:
-            values = server.criterion(outputs.float(), targets)
-            losses.append(values.detach())
-            return values
-
+        gradient = [torch.zeros_like(p, dtype=torch.float32) for p in server.trainable()]
         loss = 0.0
         if reply.payload is not None and reply.decoded is not None:
-            decoded = reply.decoded
+            decoded, count = reply.decoded, reply.num_examples
             augment = keyed_augmentation(
                 self._augment, self.request.seed, server_round, reply.client, server.device
             )
             with server.autocast(), torch.random.fork_rng():
                 torch.manual_seed(dropout_seed(self.request.seed, server_round, reply.client))
-                gradient = batch_gradient(
+                losses = batch_losses(
                     server.model,
-                    recording,
+                    server.criterion,
                     decoded.samples,
                     decoded.targets,
-                    decoded.weights,
                     spec=reply.payload.spec,
-                    batch_size=reply.num_examples,
+                    scale=self.request.scale,
                     augment=augment,
                 )
-            per_sample = torch.cat(losses).cpu().numpy()
-            loss = float(np.dot(decoded.weights, per_sample)) / reply.num_examples
+                gradient = losses_gradient(server.model, losses, decoded.weights, count)
+            weights = torch.as_tensor(decoded.weights, device=server.device)
+            loss = float(losses.mean_of(count, weights))
         if reply.refinement is not None:
             gradient = [
                 part + torch.from_numpy(residual).to(part)
