@@ -19,6 +19,7 @@ from numpy.lib.format import (
 from numpy.typing import NDArray
 
 from codec import CodecError
+from codec.learning.state import load_state
 from codec.messages import ARRAYS
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ _NUMPY = "numpy.ndarray"  # how Flower names arrays in NumPy's own format
 def load_model(factory: "Callable[[], nn.Module]", arrays: object) -> "nn.Module":
     """Return the factory's model in the state that the server sent, in training mode.
 
-    The factory may return one and the same model each time. `CodecError` if no state came.
+    The factory may return one and the same model each time. `CodecError` if no state came, or it
+    does not fit.
     """
     if not isinstance(arrays, ArrayRecord):
         raise CodecError(
@@ -42,7 +44,7 @@ def load_model(factory: "Callable[[], nn.Module]", arrays: object) -> "nn.Module
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # only read here
         state = {name: torch.from_numpy(array_view(array)) for name, array in arrays.items()}
-    model.load_state_dict(state)
+    load_state(model, state)
     return model.train()
 
 

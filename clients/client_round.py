@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.budget import Encoder
-from clients.importance import ModelOutputs, model_outputs, score
+from clients.importance import ModelOutputs, model_outputs, needs_features, score
 from clients.reading import Reader
 from clients.selection import Selector, make_selector
 from clients.source import SampleSource
@@ -92,8 +92,11 @@ class ClientRound(Generic[RequestT]):
             spec = self.spec()
             with self.stage("importance"):
                 if outputs is None:
-                    outputs = model_outputs(self.model, samples, low=spec.low, high=spec.high)
-                scores = score(request.importance, outputs, targets)
+                    features = needs_features(request.importance)
+                    outputs = model_outputs(
+                        self.model, samples, spec, scale=request.scale, features=features
+                    )
+                scores = score(request.importance, outputs, targets, self.criterion)
         return make_selector(request.rule, scores, request.uniform_share, rng)
 
 

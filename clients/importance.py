@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import CodecError
+from codec import CodecError, Criterion, SampleCriterion, SampleSpec, per_sample_criterion
+from codec.learning.forward import device_of, eager, forward, main_output
+from codec.learning.inputs import model_inputs
 from codec.messages import IMPORTANCES
 from codec.options import OneOf, check
 
@@ -22,18 +24,19 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 UNCERTAINTIES = ("margin", "entropy")  # of a predicted class: scores that ignore the label
+LOSSES = ("loss", "grad-norm")  # scores by a criterion
 
 
 @dataclass(frozen=True)
 class ModelOutputs:
-    """What a model's last linear layer took in and gave out.
+    """What a model gave out, and what its last linear layer took in.
 
     Attributes
     ----------
-    logits : (N, K) float32 array
+    logits : (N, K) or (N,) float32 array
         Class scores, or predictions when the targets are floats.
     features : (N, F) float32 array
-        Inputs of the last linear layer.
+        Inputs of the last linear layer; (N, 0) where they were not asked for.
     bias : bool
         Whether that layer adds a bias.
     """
@@ -44,21 +47,20 @@ class ModelOutputs:
 
 
 def loss_scores(logits: NDArray[np.floating[Any]], targets: NDArray[Any]) -> Floats:
-    """Return each sample's loss.
+    """Return each sample's loss by the default criterion.
 
     Parameters
     ----------
     logits : (N, K) float array
     targets : (N,) integer labels (cross-entropy, in nats) or (N, K) floats (mean squared
-        error over the K outputs)
+        error over the K outputs); (N,) floats where K is 1
 
     Returns
     -------
     (N,) float64 array, >= 0
     """
     if _is_regression(targets):
-        errors: Floats = np.square(np.subtract(logits, targets, dtype=np.float64))
-        return np.asarray(errors.mean(axis=1))
+        return np.asarray(np.square(_errors(logits, targets)).mean(axis=1))
     shifted = _shifted(logits)
     own = shifted[np.arange(len(targets)), targets]
     return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - own)
@@ -82,7 +84,7 @@ def grad_norm_scores(
     ----------
     logits : (N, K) float array
     features : (N, F) float array
-    targets : (N,) integer labels, or (N, K) floats (mean squared error)
+    targets : (N,) integer labels, or (N, K) floats (mean squared error); (N,) where K is 1
     bias : bool
         False drops the 1, which is the bias' share.
 
@@ -91,12 +93,12 @@ def grad_norm_scores(
     (N,) float64 array, >= 0
     """
     if _is_regression(targets):
-        gradient = np.subtract(logits, targets, dtype=np.float64) * (2.0 / logits.shape[1])
+        gradient = _errors(logits, targets)
+        gradient *= 2.0 / gradient.shape[1]
     else:
         gradient = _softmax(logits)
         gradient[np.arange(len(targets)), targets] -= 1.0
-    squared_input = np.square(features, dtype=np.float64).sum(axis=1) + float(bias)
-    return np.asarray(np.linalg.norm(gradient, axis=1) * np.sqrt(squared_input))
+    return _layer_norms(gradient, features, bias)
 
 
 def margin_scores(logits: NDArray[np.floating[Any]]) -> Floats:
@@ -138,6 +140,37 @@ def entropy_scores(logits: NDArray[np.floating[Any]]) -> Floats:
     return np.asarray(np.log(np.exp(shifted).sum(axis=1)) - expected)
 
 
+def criterion_scores(
+    importance: str, outputs: ModelOutputs, targets: NDArray[Any], criterion: Criterion
+) -> Floats:
+    """Return the ``loss`` or ``grad-norm`` of each sample by a host's criterion.
+
+    Parameters
+    ----------
+    importance : str
+        Of `LOSSES`.
+    outputs : ModelOutputs
+    targets : (N,) integer labels, or floats
+    criterion : callable
+        See `codec.per_sample_criterion`.
+
+    Raises
+    ------
+    CriterionError
+        If it gives no loss per sample.
+    """
+    import torch
+
+    with torch.enable_grad():
+        logits = torch.from_numpy(outputs.logits).requires_grad_()
+        losses = per_sample_criterion(criterion)(logits, torch.from_numpy(np.asarray(targets)))
+        if importance == "loss":
+            return losses.detach().double().numpy()
+        (gradient,) = torch.autograd.grad(losses.sum(), logits)
+    rows = gradient.double().flatten(1) if gradient.ndim > 1 else gradient.double()[:, None]
+    return _layer_norms(rows.numpy(), outputs.features, outputs.bias)
+
+
 # A new score is a function above, a line here, and its name in `codec.messages.SCORED`.
 SCORES: Mapping[str, Callable[[ModelOutputs, NDArray[Any]], Floats]] = {
     "loss": lambda outputs, targets: loss_scores(outputs.logits, targets),
@@ -149,14 +182,30 @@ SCORES: Mapping[str, Callable[[ModelOutputs, NDArray[Any]], Floats]] = {
 }
 
 
-def score(importance: str, outputs: ModelOutputs, targets: NDArray[Any]) -> Floats:
+def score(
+    importance: str,
+    outputs: ModelOutputs,
+    targets: NDArray[Any],
+    criterion: Criterion | None = None,
+) -> Floats:
     """Return the (N,) float64 scores that `importance` gives to model outputs.
+
+    Parameters
+    ----------
+    importance : str
+        Of `SCORES`.
+    outputs : ModelOutputs
+    targets : (N,) integer labels, or floats
+    criterion : callable, optional
+        The host's, which losses and their gradients are those of. Default: cross-entropy, or
+        squared error for float targets.
 
     Raises
     ------
     CodecError
         If `importance` is not one of `SCORES`, if it needs class labels and the targets are
-        floats, or if a score is not finite (a model that diverged).
+        floats, if the criterion gives no loss per sample, or if a score is not finite (a model
+        that diverged).
     """
     if importance in UNCERTAINTIES and _is_regression(targets):
         legal = ", ".join(name for name in IMPORTANCES if name not in UNCERTAINTIES)
@@ -164,15 +213,31 @@ def score(importance: str, outputs: ModelOutputs, targets: NDArray[Any]) -> Floa
             f"importance {importance!r} needs class labels; legal for float targets: {legal}"
         )
     check("importance", importance, OneOf(SCORES))
-    scores = SCORES[importance](outputs, targets)
+    own = isinstance(criterion, SampleCriterion) and criterion.is_default
+    if importance in LOSSES and criterion is not None and not own:
+        scores = criterion_scores(importance, outputs, targets, criterion)
+    else:
+        _check_fit(importance, outputs.logits, targets)
+        scores = SCORES[importance](outputs, targets)
     if not np.isfinite(scores).all():
         position = int(np.argmin(np.isfinite(scores)))
         raise CodecError(f"{importance} of sample {position} is {scores[position]}, not finite")
     return scores
 
 
+def needs_features(importance: str) -> bool:
+    """Whether a score is made of what goes into the last linear layer, too."""
+    return importance == "grad-norm"
+
+
 def model_outputs(
-    model: "nn.Module", samples: NDArray[Any], *, low: float, high: float, batch_size: int = 256
+    model: "nn.Module",
+    samples: NDArray[Any],
+    spec: SampleSpec,
+    *,
+    scale: str = "auto",
+    features: bool = True,
+    batch_size: int = 256,
 ) -> ModelOutputs:
     """Run `model` over `samples` in evaluation mode and without gradients.
 
@@ -180,32 +245,44 @@ def model_outputs(
     ----------
     model : torch.nn.Module
         Left in the modes (train or eval, per module) it came in.
-    samples : (N, *shape) array, N >= 1
-        In source units; scaled to [0, 1] by ``(x - low) / (high - low)``.
-    low, high : float
-        Value range of the source.
+    samples : (N, *spec.shape) array, N >= 1
+        As the data set gives them.
+    spec : SampleSpec
+        What they are.
+    scale : str
+        What the model sees of them, see `codec.learning.inputs.model_inputs`.
+    features : bool
+        Whether the inputs of the last linear layer are needed, see `needs_features`.
     batch_size : int
         Samples per forward pass.
 
     Raises
     ------
     CodecError
-        If the model's output is not that of a linear layer, of shape (N, K).
+        If features are needed and the model's output is not that of a linear layer, of shape
+        (N, K).
     """
     import torch
 
-    device = next(model.parameters()).device
-    with _evaluating(model), recorded_outputs(model) as recorder, torch.no_grad():
+    device = device_of(model)
+    with _evaluating(model), recorded_outputs(model, features) as recorder, torch.no_grad():
         for start in range(0, len(samples), batch_size):
-            batch = torch.from_numpy(samples[start : start + batch_size]).to(device)
-            model((batch.float() - low) / (high - low))
+            batch = samples[start : start + batch_size]
+            forward(model, model_inputs(batch, spec, scale, device))
     return recorder.outputs()
 
 
 class OutputRecorder:
-    """What went into the last linear layer and came out of the model, pass by pass."""
+    """What went into the last linear layer and came out of the model, pass by pass.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    features : bool
+        Whether the former is needed.
+    """
+
+    def __init__(self, features: bool = True) -> None:
+        self._needs_features = features
         self._inputs: tuple[nn.Linear, torch.Tensor] | None = None
         self._logits: list[NDArray[np.float32]] = []
         self._features: list[NDArray[np.float32]] = []
@@ -215,18 +292,27 @@ class OutputRecorder:
         """Forward hook of every linear layer."""
         self._inputs = layer, inputs[0]
 
-    def see_output(self, _: object, inputs: "tuple[torch.Tensor]", output: "torch.Tensor") -> None:
+    def see_output(self, _: object, inputs: "tuple[torch.Tensor]", returned: object) -> None:
         """Forward hook of the model."""
-        count = len(inputs[0])
-        if self._inputs is None or output.shape != (count, self._inputs[0].out_features):
-            raise CodecError(
-                "importance needs a model that ends in a Linear layer with outputs of "
-                f"shape (N, K); the output has shape {tuple(output.shape)}"
-            )
-        layer, features = self._inputs
+        count, output = len(inputs[0]), main_output(returned)
+        if output.ndim == 0 or (count == 1 and len(output) != 1):
+            output = output.unsqueeze(0)  # see `codec.learning.forward.forward`
+        features = output.new_zeros((count, 0))
+        if self._needs_features:
+            features = self._features_of(count, tuple(output.shape))
         self._logits.append(output.detach().float().cpu().numpy())
         self._features.append(features.detach().float().cpu().numpy())
-        self._bias, self._inputs = layer.bias is not None, None
+
+    def _features_of(self, count: int, shape: tuple[int, ...]) -> "torch.Tensor":
+        seen, self._inputs = self._inputs, None
+        outputs = 0 if seen is None else seen[0].out_features
+        if seen is None or (shape != (count, outputs) and (shape, outputs) != ((count,), 1)):
+            raise CodecError(
+                "importance grad-norm needs a model that ends in a Linear layer with outputs of "
+                f"shape (N, K); the output has shape {shape}. Importance loss needs none"
+            )
+        self._bias = seen[0].bias is not None
+        return seen[1]
 
     def outputs(self) -> ModelOutputs:
         """Return the outputs of all passes together."""
@@ -236,22 +322,30 @@ class OutputRecorder:
 
 
 @contextmanager
-def recorded_outputs(model: "nn.Module") -> Iterator[OutputRecorder]:
+def recorded_outputs(model: "nn.Module", features: bool = True) -> Iterator[OutputRecorder]:
     """Record the outputs of the forward passes that run inside.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    features : bool
+        Whether the inputs of the last linear layer are needed.
 
     Raises
     ------
     CodecError
-        From a pass whose output is not that of a linear layer, of shape (N, K).
+        From a pass whose output is not that of a linear layer, of shape (N, K), if features are
+        needed.
     """
     from torch import nn
 
-    recorder = OutputRecorder()
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    recorder = OutputRecorder(features)
+    layers = [module for module in model.modules() if features and isinstance(module, nn.Linear)]
     hooks = [layer.register_forward_hook(recorder.see_linear) for layer in layers]
     hooks.append(model.register_forward_hook(recorder.see_output))
     try:
-        yield recorder
+        with eager(model):
+            yield recorder
     finally:
         for hook in hooks:
             hook.remove()
@@ -270,6 +364,35 @@ def _evaluating(model: "nn.Module") -> Iterator[None]:
 
 def _is_regression(targets: NDArray[Any]) -> bool:
     return bool(np.issubdtype(targets.dtype, np.floating))
+
+
+def _check_fit(importance: str, logits: NDArray[Any], targets: NDArray[Any]) -> None:
+    """Check that the default criterion can compare outputs and targets."""
+    if importance not in LOSSES:
+        fits = logits.ndim == 2
+    elif _is_regression(targets):
+        fits = logits.size == targets.size
+    else:
+        fits = logits.ndim == 2 and targets.max(initial=0) < logits.shape[1]
+    if not fits:
+        raise CodecError(
+            f"importance {importance} cannot compare model outputs of shape {logits.shape} with "
+            f"targets of shape {targets.shape}, at most {targets.max(initial=0)}; give the client "
+            "the criterion, or use importance random"
+        )
+
+
+def _errors(logits: NDArray[np.floating[Any]], targets: NDArray[Any]) -> Floats:
+    """Return outputs minus targets, (N, K), whether both have the axis of K = 1 or not."""
+    count = len(targets)
+    rows = (values.reshape(count, -1).astype(np.float64) for values in (logits, targets))
+    return np.asarray(np.subtract(*rows))
+
+
+def _layer_norms(gradient: Floats, features: NDArray[np.floating[Any]], bias: bool) -> Floats:
+    """Return norms of the last layer's gradients, from those at its outputs and its inputs."""
+    squared_input = np.square(features, dtype=np.float64).sum(axis=1) + float(bias)
+    return np.asarray(np.linalg.norm(gradient, axis=1) * np.sqrt(squared_input))
 
 
 def _shifted(logits: NDArray[np.floating[Any]]) -> Floats:

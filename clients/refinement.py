@@ -11,6 +11,7 @@ from clients.importance import ModelOutputs, recorded_outputs
 from codec import (
     Criterion,
     DecodedSamples,
+    SampleLosses,
     SampleSpec,
     batch_gradient,
     batch_losses,
@@ -29,7 +30,7 @@ class ForwardPass:
 
     Attributes
     ----------
-    losses : Tensor (N,)
+    batch : SampleLosses
         Loss of each sample, with its graph, which serves one backward pass.
     outputs : ModelOutputs or None
         What scores are made of, if it was asked for.
@@ -37,20 +38,27 @@ class ForwardPass:
         The model's buffers (BatchNorm statistics) as they were before the pass.
     """
 
-    losses: "Tensor"
+    batch: SampleLosses
     outputs: ModelOutputs | None
     buffers: "list[Tensor]"
+
+    @property
+    def losses(self) -> "Tensor":
+        """Loss of each sample, Tensor (N,)."""
+        return self.batch.values
 
 
 def forward_pass(
     model: "nn.Module",
-    criterion: Criterion,
+    criterion: Criterion | None,
     samples: NDArray[Any],
     targets: NDArray[Any],
     *,
     spec: SampleSpec,
+    scale: str = "auto",
     seed: int,
     record: bool,
+    features: bool = True,
 ) -> ForwardPass:
     """Run the model over the original minibatch, in train mode and with a graph.
 
@@ -58,38 +66,42 @@ def forward_pass(
     ----------
     model : torch.nn.Module
         Its buffers are put back by `gradient_residual`.
-    criterion : callable
-        Loss of (outputs, targets), one per sample: see `codec.per_sample_criterion`.
+    criterion : callable or None
+        See `codec.per_sample_criterion`.
     samples : (N, *spec.shape) array
-        The original minibatch, in source units.
-    targets : (N,) int64 or (N, target_size) float32 array
+        The original minibatch, as the data set gives it.
+    targets : int64 (N,), float32 (N,) or float32 (N, target_size) array
     spec : SampleSpec
+    scale : str
+        What the model sees of samples, see `codec.learning.inputs.model_inputs`.
     seed : int
         Seed of the dropout masks.
-    record : bool
-        Whether scores will need the outputs.
+    record, features : bool
+        Whether scores will need the outputs, and with them the inputs of the last linear layer.
 
     Raises
     ------
     CodecError
-        If outputs are recorded and the model does not end in a linear layer.
+        If the latter are needed and the model does not end in a linear layer.
     """
     import torch
 
     buffers = [buffer.clone() for buffer in model.buffers()]
-    with torch.random.fork_rng(), recorded_outputs(model) if record else nullcontext() as recorder:
+    recording = recorded_outputs(model, features) if record else nullcontext()
+    with torch.random.fork_rng(), recording as recorder:
         torch.manual_seed(seed)
-        losses = batch_losses(model, criterion, samples, targets, spec=spec)
+        losses = batch_losses(model, criterion, samples, targets, spec=spec, scale=scale)
     return ForwardPass(losses, recorder.outputs() if recorder else None, buffers)
 
 
 def gradient_residual(
     model: "nn.Module",
-    criterion: Criterion,
+    criterion: Criterion | None,
     original: ForwardPass,
     kept: DecodedSamples,
     *,
     spec: SampleSpec,
+    scale: str = "auto",
     seed: int,
 ) -> tuple[Gradient, Gradient]:
     """Return the minibatch's gradient minus the one the server will take at `kept`.
@@ -100,7 +112,7 @@ def gradient_residual(
 
     Parameters
     ----------
-    model, criterion, spec, seed
+    model, criterion, spec, scale, seed
         As given to `forward_pass`; the model's buffers come out as they went in there.
     original : ForwardPass
         Its graph is used up.
@@ -115,8 +127,8 @@ def gradient_residual(
     """
     import torch
 
-    size = len(original.losses)
-    whole = losses_gradient(model, original.losses, np.ones(size, np.float32), size)
+    size = len(original.batch)
+    whole = losses_gradient(model, original.batch, np.ones(size, np.float32), size)
     _restore(model, original.buffers)
     residual = whole
     if len(kept.samples):
@@ -129,6 +141,7 @@ def gradient_residual(
                 kept.targets,
                 kept.weights,
                 spec=spec,
+                scale=scale,
                 batch_size=size,
             )
         _restore(model, original.buffers)

@@ -11,6 +11,7 @@ from clients.arrays import array_record, stored_arrays
 from clients.budget import encode_within_budget
 from clients.candidates import draw_minibatch
 from clients.client_round import ClientRound, Contribution
+from clients.importance import needs_features
 from clients.refinement import ForwardPass, forward_pass, gradient_residual
 from clients.selection import Selection
 from codec import DecodedSamples, SampleSpec, dropout_seed, per_sample_criterion
@@ -102,6 +103,7 @@ def _refine(
         original,
         kept,
         spec=spec,
+        scale=work.request.scale,
         seed=_dropout_seed(work),
     )
     compressor = work.request.refinement.choose(residual, gradient)
@@ -128,8 +130,10 @@ def _forward(
             samples,
             targets,
             spec=spec,
+            scale=work.request.scale,
             seed=_dropout_seed(work),
             record=work.request.needs_scores,
+            features=needs_features(work.request.importance),
         )
 
 

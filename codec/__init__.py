@@ -3,15 +3,20 @@
 from codec.errors import CodecError, OptionError, PayloadError
 from codec.gradients.compression import Compression
 from codec.gradients.refinement import Refinement
+from codec.learning.criterion import (
+    Criterion,
+    CriterionError,
+    SampleCriterion,
+    SampleLosses,
+    per_sample_criterion,
+)
 from codec.learning.gradient import (
     Augmentation,
-    Criterion,
     batch_gradient,
     batch_losses,
     dropout_seed,
     keyed_augmentation,
     losses_gradient,
-    per_sample_criterion,
 )
 from codec.random import generator
 from codec.samples.coding import (
@@ -36,12 +41,15 @@ __all__ = [
     "CodecOptions",
     "Compression",
     "Criterion",
+    "CriterionError",
     "DecodeLimits",
     "DecodedSamples",
     "OptionError",
     "PayloadError",
     "Refinement",
     "SampleCodec",
+    "SampleCriterion",
+    "SampleLosses",
     "SamplePayload",
     "SampleSpec",
     "batch_gradient",

@@ -179,7 +179,7 @@ def stages(case: Case, data_dir: str) -> dict[str, Callable[[], object]]:
         optimizer.step()
 
     def importance() -> None:
-        score("grad-norm", model_outputs(model, samples, low=0, high=255), targets)
+        score("grad-norm", model_outputs(model, samples, spec), targets)
 
     def quantization() -> None:
         Plan.of(samples, spec).quantized(samples, spec, (0, 0, 0))

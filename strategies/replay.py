@@ -33,6 +33,7 @@ from strategies.server_strategy import EvaluationOptions, ServerStrategy
 
 _NEVER = -1
 _LOG_SECONDS = 10.0
+_CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
 
 @takes_options(ReplayOptions, BankTraining, Participation, EvaluationOptions)
@@ -53,7 +54,7 @@ class QuantizedDataReplay(ServerStrategy):
     model, optimizer, criterion, scheduler, device, amp, channels_last
         See :class:`ServerModel`.
     augment : callable, optional
-        ``(samples, torch.Generator) -> samples`` on each minibatch, scaled to [0, 1].
+        ``(samples, torch.Generator) -> samples`` on each minibatch, as the model sees it.
     memory_limit : int
         Bytes of decoded samples that the bank holds, see :class:`SampleBank`.
     samples : SampleSpec, optional
@@ -119,7 +120,7 @@ class QuantizedDataReplay(ServerStrategy):
         told = (asked, self.training, self.participation, evaluation)
         super().__init__(server_model, RoundBook(on_round), request, told)
         limits = limits or DecodeLimits()
-        self.bank = SampleBank(memory_limit, limits)
+        self.bank = SampleBank(memory_limit, limits, scale=request.scale)
         self._agreement = Agreement(
             server_model,
             request,
@@ -229,22 +230,32 @@ def train_on_bank(
     -------
     float
         Mean loss of the steps; NaN without steps.
+
+    Raises
+    ------
+    DivergedError
+        If a loss is not finite; names the step.
     """
     device = server_model.device
     order = server_generator(seed, server_round, Stream.SERVER_MINIBATCHES)
     augmentation = torch.Generator(device)
     stream = server_generator(seed, server_round, Stream.SERVER_AUGMENTATION)
     augmentation.manual_seed(torch_seed(stream))
-    total = torch.zeros((), device=device)
+    losses = torch.zeros(steps, device=device)
+    before, checked = server_model.steps_taken, 0
     started = logged_at = time.perf_counter()
     for step, batch in enumerate(bank.minibatches(batch_size, steps, order, device), start=1):
         samples, targets, weights = batch
         if augment is not None:
             samples = augment(samples, augmentation)
-        total += server_model.step((samples, targets, weights))
+        losses[step - 1] = server_model.step((samples, targets, weights))
+        # Not at every step, as this waits for the device.
+        if step == steps or step - checked >= _CHECK_STEPS:
+            server_model.check_finite(losses[checked:step], before + checked + 1)
+            checked = step
         now = time.perf_counter()
         if now - logged_at >= _LOG_SECONDS:
             logged_at = now
-            mean, speed = float(total) / step, step / (now - started)
+            mean, speed = float(losses[:step].mean()), step / (now - started)
             log(INFO, "\ttraining: %d/%d steps, loss %.4f, %.1f steps/s", step, steps, mean, speed)
-    return float(total) / steps if steps else float("nan")
+    return float(losses.mean()) if steps else float("nan")

@@ -1,23 +1,37 @@
 """The model that the server trains: device, precision, optimizer and scheduler in one place."""
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from logging import INFO
 from typing import Any, TypeAlias
 
 import torch
 from flwr.app import ArrayRecord
+from flwr.common import log
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from codec import Criterion, OptionError, per_sample_criterion
+from codec import CodecError, Criterion, OptionError, SampleSpec, per_sample_criterion
+from codec.learning.forward import forward, training_forward
+from codec.learning.inputs import in_units
+from codec.learning.state import load_state, model_state
+from strategies.rehearsal import rehearse
 
 ModelLike: TypeAlias = nn.Module | Callable[[], nn.Module]
 OptimizerLike: TypeAlias = Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
 SchedulerLike: TypeAlias = LRScheduler | Callable[[Optimizer], LRScheduler]
-# samples float32 (B, *shape) in [0, 1]; targets int64 (B,) or float32 (B, t); weights float32 (B,)
+# samples (B, *shape) as the model sees them: float32, or int64 for tokens; targets int64 (B,),
+# float32 (B,) or float32 (B, t); importance weights float32 (B,)
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+_TOKENS = (torch.int32, torch.int64)
+
+
+class DivergedError(CodecError):
+    """Training whose loss is no number any more."""
 
 
 class ServerModel:
@@ -26,22 +40,26 @@ class ServerModel:
     Parameters
     ----------
     model : nn.Module or callable
-        The module, or a factory ``() -> nn.Module``.
+        The module, or a factory ``() -> nn.Module``. It may be compiled, or in half precision; it
+        may return a tensor, a tuple (whose first tensor counts), an object with ``.logits``, or a
+        dict with ``"logits"`` or ``"out"``.
     optimizer : Optimizer or callable
-        An optimizer over the module's parameters, or a factory ``parameters -> Optimizer``.
+        An optimizer over the module's parameters, or some of them, or a factory
+        ``parameters -> Optimizer``.
     criterion : callable, optional
-        ``(outputs, targets) -> losses``. A torch loss module is used with ``reduction="none"``,
-        whatever it was built with. Default: cross-entropy for class labels, squared error for
-        float targets.
+        ``(outputs, targets) -> losses``, see :func:`codec.per_sample_criterion`. A torch loss
+        module is used with ``reduction="none"``, whatever it was built with. Default:
+        cross-entropy for class labels, squared error for float targets.
     scheduler : LRScheduler or callable, optional
         A scheduler of the optimizer, or a factory ``optimizer -> LRScheduler``; stepped once per
-        optimizer step.
+        optimizer step, ``ReduceLROnPlateau`` with its loss.
     device : str, default="auto"
         A torch device; ``"auto"`` is CUDA if there is one, else the CPU.
     amp : "auto" or bool, default="auto"
         bf16 autocast in :meth:`step` and :meth:`evaluate`; ``"auto"``: on CUDA devices with bf16.
     channels_last : "auto" or bool, default="auto"
-        Memory format of 4-D weights and batches; ``"auto"``: on CUDA.
+        Memory format of 4-D weights and batches; ``"auto"``: on CUDA. Given up for a model that
+        takes views of contiguous tensors.
 
     Raises
     ------
@@ -65,7 +83,7 @@ class ServerModel:
         on_cuda = self.device.type == "cuda"
         self.amp = _resolve_switch("amp", amp, on_cuda and torch.cuda.is_bf16_supported())
         self.channels_last = _resolve_switch("channels_last", channels_last, on_cuda)
-        self.model = model if isinstance(model, nn.Module) else model()
+        self.model = _build_model(model)
         # In place: an optimizer that was built before keeps its parameters.
         self.model.to(self.device)
         if self.channels_last:
@@ -81,50 +99,209 @@ class ServerModel:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def step(self, batch: Batch) -> Tensor:
-        r"""Take one optimizer step on :math:`\sum_i w_i \ell_i / \sum_i w_i`.
-
-        Normalized by the weights themselves, so that the scale of the importance weights does
-        not act as a learning rate.
+    def outputs(self, samples: Tensor, *, training: bool) -> Tensor:
+        r"""Run the model, in training or evaluation mode.
 
         Parameters
         ----------
-        batch : tuple[Tensor, Tensor, Tensor]
-            Samples (B, \*shape) float32 in [0, 1], targets (B,) int64 or (B, t) float32, importance
-            weights (B,) float32.
+        samples : Tensor
+            (B, \*shape) as the model sees them, on its device.
+        training : bool
+            The mode; in training a graph is made.
 
         Returns
         -------
         Tensor
-            The loss, a scalar on the model's device (no synchronisation with the device here).
+            (B, ...) float32.
+        """
+        try:
+            return self._forward(samples, training)
+        except RuntimeError as error:
+            if not self.channels_last or "view" not in str(error):
+                raise
+            log(INFO, "channels_last is switched off: the model takes views of contiguous tensors")
+            self.channels_last = False
+            self.model.to(memory_format=torch.contiguous_format)
+            return self._forward(samples, training)
+
+    def _forward(self, samples: Tensor, training: bool) -> Tensor:
+        if self.channels_last and samples.ndim == 4:
+            samples = samples.contiguous(memory_format=torch.channels_last)
+        with self.autocast():
+            if training:
+                return training_forward(self.model, samples)
+            self.model.eval()
+            return forward(self.model, samples)
+
+    def step(self, batch: Batch) -> Tensor:
+        r"""Take one optimizer step on :math:`\sum_i w_i \ell_i / \sum_i w_i n_i`.
+
+        Normalized by the weights themselves, so that the scale of the importance weights does
+        not act as a learning rate; :math:`n_i` is 1 but for criteria that weigh classes, which
+        step as their own weighted mean does.
+
+        Parameters
+        ----------
+        batch : tuple[Tensor, Tensor, Tensor]
+            Samples (B, \*shape) as the model sees them, targets int64 (B,), float32 (B,) or
+            float32 (B, t), importance weights (B,) float32.
+
+        Returns
+        -------
+        Tensor
+            The loss, a scalar on the model's device.
+
+        Raises
+        ------
+        DivergedError
+            On the CPU, if the loss is not finite; the model is left as it was. On other devices,
+            which would have to be waited for, the caller checks: see :meth:`check_finite`.
         """
         samples, targets, weights = (part.to(self.device, non_blocking=True) for part in batch)
-        self.model.train(len(samples) > 1)  # batch normalization has no statistics of one
-        with self.autocast():
-            outputs = self.model(self._memory_format(samples))
-        loss = (weights * self.criterion(outputs.float(), targets)).sum() / weights.sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
-        self._advance()
-        return loss.detach()
 
-    def apply_gradient(self, gradient: Sequence[Tensor]) -> None:
+        def backward() -> Any:
+            self.model.zero_grad(set_to_none=True)
+            with torch.enable_grad():
+                outputs = self.outputs(samples, training=True)
+                loss = self.criterion.losses(outputs, targets).mean(weights)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
+            return loss.detach()
+
+        if _needs_closure(self.optimizer):
+            loss: Tensor = torch.as_tensor(self.optimizer.step(backward))
+            self._check_on_cpu(loss)
+        else:
+            loss = backward()
+            self._check_on_cpu(loss)
+            self.optimizer.step()
+        self._advance(loss)
+        return loss
+
+    def apply_gradient(self, gradient: Sequence[Tensor], loss: float | None = None) -> None:
         """Take one optimizer step along a given gradient.
 
         Parameters
         ----------
         gradient : Sequence[Tensor]
             One tensor for each of :meth:`trainable`, of its shape.
+        loss : float, optional
+            The loss there, if it is known.
+
+        Raises
+        ------
+        OptionError
+            See :meth:`check_gradients`.
+        DivergedError
+            If the loss is not finite; no step was taken.
         """
+        self.check_gradients(loss is not None)
+        if loss is not None:
+            self.check_finite(torch.tensor([loss]), self.steps_taken + 1)
         for parameter, value in zip(self.trainable(), gradient, strict=True):
             parameter.grad = value.to(parameter)
-        self._advance()
-
-    def _advance(self) -> None:
         self.optimizer.step()
-        if self.scheduler is not None:
+        self._advance(loss)
+
+    def check_gradients(self, loss_known: bool) -> None:
+        """Check that steps can be taken along gradients that come from elsewhere.
+
+        Parameters
+        ----------
+        loss_known : bool
+            Whether the loss comes with them.
+
+        Raises
+        ------
+        OptionError
+            If the optimizer needs to evaluate the loss itself, or the scheduler to know it.
+        """
+        if _needs_closure(self.optimizer):
+            raise OptionError(
+                "optimizer",
+                f"= {type(self.optimizer).__name__} evaluates the loss several times per step, but "
+                "this strategy steps along gradients of its clients; legal: SGD, Adam and others "
+                "that step along one gradient, or strategy replay",
+            )
+        if isinstance(self.scheduler, ReduceLROnPlateau) and not loss_known:
+            raise OptionError(
+                "scheduler",
+                "= ReduceLROnPlateau needs the loss, which only the clients know here; legal: "
+                "schedulers that count steps, such as StepLR or CosineAnnealingLR",
+            )
+
+    def check_finite(self, losses: Tensor, first_step: int) -> None:
+        """Check the losses of some steps.
+
+        Parameters
+        ----------
+        losses : Tensor
+            (K,) losses.
+        first_step : int
+            Number of the first of these steps, from 1.
+
+        Raises
+        ------
+        DivergedError
+            If one is not finite; names the step.
+        """
+        finite = torch.isfinite(losses)
+        if bool(finite.all()):
+            return
+        at = int(finite.int().argmin())
+        rates = {
+            f"{float(group['lr']):g}" for group in self.optimizer.param_groups if "lr" in group
+        }
+        raise DivergedError(
+            f"loss is {float(losses[at])} at optimizer step {first_step + at}: training has "
+            f"diverged. Lower the learning rate (now {', '.join(sorted(rates)) or 'unknown'}), "
+            "clip gradients, or scale the data (scale=unit) and check it for extreme values"
+        )
+
+    def _check_on_cpu(self, loss: Tensor) -> None:
+        if self.device.type == "cpu":
+            self.check_finite(loss.reshape(1), self.steps_taken + 1)
+
+    def _advance(self, loss: Tensor | float | None) -> None:
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            assert loss is not None
+            self.scheduler.step(float(loss))
+        elif self.scheduler is not None:
             self.scheduler.step()
         self.steps_taken += 1
+
+    def rehearse(
+        self,
+        spec: SampleSpec,
+        scale: str,
+        batch_size: int,
+        *,
+        per_sample: bool,
+        gradients: bool = False,
+    ) -> None:
+        """Take a whole training step on a made-up batch, and undo it.
+
+        Model, optimizer, scheduler and random numbers come out as they went in.
+
+        Parameters
+        ----------
+        spec : SampleSpec
+            What the samples are.
+        scale : str
+            What the model sees of them, see `codec.messages.ClientOptions`.
+        batch_size : int
+            Samples in a batch.
+        per_sample : bool
+            Whether samples will have importance weights that differ, or scores, so that the
+            criterion must give a loss for each.
+        gradients : bool
+            Whether the strategy steps by :meth:`apply_gradient`.
+
+        Raises
+        ------
+        RehearsalError
+            If the step fails; says what was fed, what came of it, and what to change.
+        """
+        rehearse(self, spec, scale, batch_size, per_sample=per_sample, gradients=gradients)
 
     @torch.no_grad()
     def evaluate(
@@ -133,70 +310,106 @@ class ServerModel:
         targets: NDArray[Any] | Tensor,
         batch_size: int = 500,
         *,
-        low: float = 0.0,
-        high: float = 1.0,
+        low: float | None = None,
+        high: float | None = None,
     ) -> tuple[float, float]:
         r"""Mean loss and accuracy in eval mode.
 
         Parameters
         ----------
         samples : ndarray or Tensor
-            (N, \*shape), uint8 or float, in units of the range ``[low, high]``; N >= 1.
+            (N, \*shape) as the clients' data sets return them: floats in their own units, int32
+            or int64 tokens; uint8 images are mapped to [0, 1].
         targets : ndarray or Tensor
-            (N,) class labels, or (N, t) float targets.
+            (N,) class labels, or (N,) or (N, t) float targets.
         batch_size : int
             Samples per forward pass.
-        low, high : float
-            Value range that is scaled to [0, 1] before the model: 0 and 255 for uint8 images.
+        low, high : float, optional
+            Range to map to [0, 1] instead: that of the data set with scale ``unit``, or 0 and 1
+            for uint8 samples that the model sees as they are (scale ``none``).
 
         Returns
         -------
         tuple[float, float]
-            Mean loss, and accuracy as a fraction (NaN for float targets).
+            Mean loss, and accuracy as a fraction (NaN for float targets); NaN without samples.
         """
-        self.model.eval()
         data, labels = torch.as_tensor(samples), torch.as_tensor(targets)
-        loss, correct = 0.0, 0
+        bounds = (
+            None if low is None and high is None else (low or 0.0, 1.0 if high is None else high)
+        )
+        loss = norm = 0.0
+        correct = 0
         for start in range(0, len(data), batch_size):
-            batch = data[start : start + batch_size].to(self.device)
+            batch = _as_seen(data[start : start + batch_size].to(self.device), bounds)
             target = labels[start : start + batch_size].to(self.device)
-            with self.autocast():
-                outputs = self.model(self._memory_format((batch.float() - low) / (high - low)))
-            loss += float(self.criterion(outputs.float(), target).sum())
-            if not target.is_floating_point():
-                correct += int((outputs.argmax(dim=1) == target).sum())
-        accuracy = float("nan") if labels.is_floating_point() else correct / len(data)
-        return loss / len(data), accuracy
+            outputs = self.outputs(batch, training=False)
+            losses = self.criterion.losses(outputs, target)
+            loss += float(losses.values.sum())
+            norm += float(losses.norms.sum())
+            correct += self._count_correct(outputs, target)
+        accuracy = correct / len(data) if len(data) else float("nan")
+        return (
+            loss / norm if norm else float("nan"),
+            float("nan") if labels.is_floating_point() else accuracy,
+        )
+
+    def _count_correct(self, outputs: Tensor, targets: Tensor) -> int:
+        if targets.is_floating_point():
+            return 0
+        if outputs.ndim == 1 or outputs.shape[1] == 1:
+            predicted = outputs.reshape(len(outputs)) > self.criterion.threshold()
+        else:
+            predicted = outputs.argmax(dim=1)
+        return int((predicted == targets).sum())
 
     @torch.no_grad()
-    def probe(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Shape of the model's output for one sample of a shape; raises what the model raises."""
-        self.model.eval()
-        outputs = self.model(torch.zeros((1, *shape), device=self.device))
-        return tuple(outputs.shape[1:])
+    def probe(self, shape: tuple[int, ...], dtype: str = "float32") -> tuple[int, ...]:
+        """Shape of the model's output for one sample of a shape; raises what the model raises.
+
+        Parameters
+        ----------
+        shape : tuple of int
+        dtype : str
+            As in `codec.SampleSpec`.
+        """
+        seen = torch.int64 if dtype == "int32" else torch.float32
+        samples = torch.zeros((1, *shape), dtype=seen, device=self.device)
+        return tuple(self.outputs(samples, training=False).shape[1:])
 
     def trainable(self) -> list[nn.Parameter]:
         """Return the parameters that require a gradient, in ``model.parameters()`` order."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def state_arrays(self) -> ArrayRecord:
-        """Return the model's state as Flower arrays (a copy)."""
-        return ArrayRecord(self.model.state_dict())
+        """Return the model's state as Flower arrays (a copy); a compiled one's as a plain one's."""
+        return ArrayRecord(model_state(self.model))
 
     def load_arrays(self, arrays: ArrayRecord) -> None:
         """Load a state that :meth:`state_arrays` made; the optimizer's state stays."""
-        self.model.load_state_dict(arrays.to_torch_state_dict())
+        load_state(self.model, arrays.to_torch_state_dict())
 
-    def _memory_format(self, samples: Tensor) -> Tensor:
-        if self.channels_last and samples.ndim == 4:
-            return samples.contiguous(memory_format=torch.channels_last)
-        return samples
+
+def _as_seen(samples: Tensor, bounds: tuple[float, float] | None) -> Tensor:
+    """Return samples as a model sees them: with a range, or as their type says."""
+    if bounds is None and samples.dtype in _TOKENS:
+        return samples.long()
+    if bounds is None and samples.dtype == torch.uint8:
+        bounds = (0.0, 255.0)
+    return in_units(samples, bounds)
 
 
 def _resolve_device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        resolved = torch.device(automatic if device == "auto" else device)
+    except RuntimeError as error:
+        raise OptionError(
+            "device", f"= {device!r} must be 'auto', 'cpu', 'cuda' or 'cuda:N'"
+        ) from (error)
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise OptionError("device", f"= {device!r}: torch sees {count} CUDA devices; use 'auto'")
+    return resolved
 
 
 def _resolve_switch(name: str, value: str | bool, automatic: bool) -> bool:
@@ -205,6 +418,22 @@ def _resolve_switch(name: str, value: str | bool, automatic: bool) -> bool:
     if value != "auto":
         raise OptionError(name, f"= {value!r} must be 'auto', True or False")
     return automatic
+
+
+def _build_model(model: ModelLike) -> nn.Module:
+    built = model if isinstance(model, nn.Module) else model()
+    if not isinstance(built, nn.Module):
+        raise OptionError(
+            "model",
+            f"= {type(built).__name__} must be an nn.Module, or a callable that returns one",
+        )
+    if any(map(nn.parameter.is_lazy, built.parameters())):
+        raise OptionError(
+            "model",
+            f"= {type(built).__name__} has lazy layers, whose shapes are not known yet; run it "
+            "over one sample first, or give the layers their sizes",
+        )
+    return built
 
 
 def _build_optimizer(optimizer: OptimizerLike, model: nn.Module) -> Optimizer:
@@ -222,3 +451,9 @@ def _build_scheduler(scheduler: SchedulerLike | None, optimizer: Optimizer) -> L
     if built.optimizer is not optimizer:
         raise ValueError("scheduler belongs to another optimizer; pass a factory instead")
     return built
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    """Whether a step must be given a function that evaluates the loss, as LBFGS's."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty

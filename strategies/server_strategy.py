@@ -36,8 +36,8 @@ class EvaluationOptions(Options):
     weighted_by_key: str = option("num-examples", "metric that weighs a client's metrics")
     arrayrecord_key: str = option("arrays", "record of the model in messages to evaluate")
     configrecord_key: str = option("config", "record of the config in messages to evaluate")
-    train_metrics_aggr_fn: Aggregate | None = option(None, "as in FedAvg, of the clients' metrics")
-    evaluate_metrics_aggr_fn: Aggregate | None = option(None, "as in FedAvg")
+    train_metrics_aggr_fn: Aggregate | None = option(None, "as in FedAvg")  # noqa: RUF009
+    evaluate_metrics_aggr_fn: Aggregate | None = option(None, "as in FedAvg")  # noqa: RUF009
 
 
 class ServerStrategy(Strategy):

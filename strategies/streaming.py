@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -15,9 +14,10 @@ from codec import (
     Criterion,
     DecodeLimits,
     SampleSpec,
-    batch_gradient,
+    batch_losses,
     dropout_seed,
     keyed_augmentation,
+    losses_gradient,
 )
 from codec.messages import ClientOptions, Participation, StreamingOptions, StreamingRequest, Terms
 from codec.options import pick, split_options, takes_options, values_of
@@ -52,8 +52,8 @@ class QuantizedDataStreaming(ServerStrategy):
         See :class:`ServerModel`. With a refinement autocast stays off, since the residual was
         taken in float32.
     augment : callable, optional
-        ``(samples, torch.Generator) -> samples`` on each client's decoded samples, scaled to
-        [0, 1]. Not with a refinement, which the client takes at its plain samples.
+        ``(samples, torch.Generator) -> samples`` on each client's decoded samples, as the model
+        sees them. Not with a refinement, which the client takes at its plain samples.
     samples : SampleSpec, optional
         What the clients' samples are. By default one of them is asked before the first round;
         either way the model takes a step on made-up samples first.
@@ -112,6 +112,7 @@ class QuantizedDataStreaming(ServerStrategy):
             amp=amp if compressor is None else False,
             channels_last=channels_last,
         )
+        server_model.check_gradients(loss_known=True)
         super().__init__(
             server_model, RoundBook(on_round), request, (asked, self.participation, evaluation)
         )
@@ -189,7 +190,7 @@ class QuantizedDataStreaming(ServerStrategy):
             loss += client_loss * reply.num_examples
         if not examples:
             return float("nan")
-        self.server_model.apply_gradient([part / examples for part in total])
+        self.server_model.apply_gradient([part / examples for part in total], loss / examples)
         return loss / examples
 
     def _client_gradient(
@@ -208,28 +209,21 @@ class QuantizedDataStreaming(ServerStrategy):
         self, server_round: int, reply: ReceivedSamples
     ) -> tuple[list[Tensor], float]:
         """Gradient at a client's decoded samples, and the loss there; zeros without samples."""
-        server, decoded = self.server_model, reply.decoded
+        server, decoded, count = self.server_model, reply.decoded, reply.num_examples
         if decoded is None:
-            return [torch.zeros_like(parameter) for parameter in server.trainable()], 0.0
-        losses: list[Tensor] = []
-
-        def recording(outputs: Tensor, targets: Tensor) -> Tensor:
-            values = server.criterion(outputs.float(), targets)
-            losses.append(values.detach())
-            return values
-
+            return [torch.zeros_like(p, dtype=torch.float32) for p in server.trainable()], 0.0
         key = (self.request.seed, server_round, self.client_key(reply))
         with server.autocast(), torch.random.fork_rng():
             torch.manual_seed(dropout_seed(*key))
-            gradient = batch_gradient(
+            losses = batch_losses(
                 server.model,
-                recording,
+                server.criterion,
                 decoded.samples,
                 decoded.targets,
-                decoded.weights,
                 spec=reply.payloads[0][0].spec,
-                batch_size=reply.num_examples,
+                scale=self.request.scale,
                 augment=keyed_augmentation(self._augment, *key, server.device),
             )
-        per_sample = torch.cat(losses).cpu().numpy()
-        return gradient, float(np.dot(decoded.weights, per_sample)) / reply.num_examples
+            gradient = losses_gradient(server.model, losses, decoded.weights, count)
+        weights = torch.as_tensor(decoded.weights, device=server.device)
+        return gradient, float(losses.mean_of(count, weights))

@@ -154,8 +154,9 @@ def test_regression() -> None:
     torch.manual_seed(0)
     model = nn.Linear(5, 2)
     gradient = batch_gradient(
-        model, nn.MSELoss(reduction="none"), samples, targets, ones(9), spec=TABLE, batch_size=9
-    )
+        model, nn.MSELoss(reduction="none"), samples, targets, ones(9), spec=TABLE, batch_size=9,
+        scale="unit",
+    )  # fmt: skip
     inputs = torch.from_numpy((samples + 2) / 5)
     loss = nn.MSELoss()(model(inputs), torch.from_numpy(targets))
     assert_close(gradient, plain_gradient(model, loss))
@@ -172,7 +173,7 @@ def test_the_range_is_mapped_to_zero_and_one() -> None:
     samples = np.array([[-2, 3, 0.5, -2, 3]], np.float32)
     batch_gradient(
         Spy(5, 2), nn.MSELoss(reduction="none"), samples, np.zeros((1, 2), np.float32), ones(1),
-        spec=TABLE, batch_size=1,
+        spec=TABLE, batch_size=1, scale="unit",
     )  # fmt: skip
     assert seen[0].tolist() == [[0, 1, 0.5, 0, 1]]
 

@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from clients.importance import (
-    IMPORTANCES,
-    SCORED,
+    SCORES,
     ModelOutputs,
     entropy_scores,
     grad_norm_scores,
@@ -18,8 +17,10 @@ from clients.importance import (
     model_outputs,
     score,
 )
-from codec import CodecError
-from strategies import options
+from codec import CodecError, SampleSpec
+from codec.messages import SCORED
+
+SPEC = SampleSpec((2, 8, 8), classes=4)
 
 
 def network(bias: bool = True, outputs: int = 4) -> nn.Module:
@@ -74,7 +75,7 @@ def test_loss_of_float_targets_is_mean_squared_error() -> None:
 @pytest.mark.parametrize("bias", [True, False])
 def test_grad_norm_is_the_last_layers_exact_gradient_norm(bias: bool) -> None:
     model, (samples, targets) = network(bias), batch()
-    outputs = model_outputs(model, samples, low=0, high=255)
+    outputs = model_outputs(model, samples, SPEC)
     scores = score("grad-norm", outputs, targets)
     assert outputs.bias is bias
     np.testing.assert_allclose(
@@ -85,7 +86,7 @@ def test_grad_norm_is_the_last_layers_exact_gradient_norm(bias: bool) -> None:
 def test_grad_norm_of_float_targets_is_exact_too() -> None:
     model, (samples, _) = network(outputs=3), batch()
     targets = np.random.default_rng(2).normal(size=(9, 3)).astype(np.float32)
-    scores = score("grad-norm", model_outputs(model, samples, low=0, high=255), targets)
+    scores = score("grad-norm", model_outputs(model, samples, SPEC), targets)
     np.testing.assert_allclose(
         scores, last_layer_gradient_norms(model, samples, targets), rtol=1e-4
     )
@@ -129,7 +130,7 @@ def test_the_least_certain_scores_highest_however_certain(uncertainty: Any) -> N
 
 def test_uncertainty_of_a_model_is_that_of_its_softmax_whatever_the_labels() -> None:
     model, (samples, targets) = network(), batch()
-    outputs = model_outputs(model, samples, low=0, high=255)
+    outputs = model_outputs(model, samples, SPEC)
     with torch.no_grad():
         probabilities = model.eval()(torch.from_numpy(samples).float() / 255).softmax(1).double()
     top = probabilities.topk(2, dim=1).values
@@ -142,8 +143,8 @@ def test_uncertainty_of_a_model_is_that_of_its_softmax_whatever_the_labels() -> 
 
 def test_outputs_do_not_depend_on_the_forward_batch() -> None:
     model, (samples, _) = network(), batch()
-    whole = model_outputs(model, samples, low=0, high=255)
-    parts = model_outputs(model, samples, low=0, high=255, batch_size=2)
+    whole = model_outputs(model, samples, SPEC)
+    parts = model_outputs(model, samples, SPEC, batch_size=2)
     np.testing.assert_allclose(parts.logits, whole.logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(parts.features, whole.features, rtol=1e-5, atol=1e-6)
     assert whole.logits.shape == (9, 4) and whole.features.shape == (9, 5)
@@ -153,7 +154,7 @@ def test_the_model_comes_out_as_it_went_in() -> None:
     model = network().train()
     frozen = list(model.children())[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    model_outputs(model, batch()[0], low=0, high=255)
+    model_outputs(model, batch()[0], SPEC)
     assert model.training and not frozen.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
@@ -168,7 +169,7 @@ def test_the_model_comes_out_as_it_went_in() -> None:
 )
 def test_models_without_a_final_linear_layer_are_refused(model: nn.Module) -> None:
     with pytest.raises(CodecError, match="ends in a Linear layer"):
-        model_outputs(model, batch()[0], low=0, high=255)
+        model_outputs(model, batch()[0], SPEC)
 
 
 @pytest.mark.parametrize("importance", SCORED)
@@ -181,7 +182,7 @@ def test_a_diverged_model_is_named(importance: str) -> None:
 
 def test_unknown_importance_names_the_legal_ones() -> None:
     outputs = ModelOutputs(np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32), True)
-    with pytest.raises(CodecError, match="legal: loss, grad-norm, margin, entropy"):
+    with pytest.raises(CodecError, match="'best' must be one of loss, grad-norm, margin, entropy"):
         score("best", outputs, np.array([0]))
 
 
@@ -193,5 +194,5 @@ def test_uncertainty_of_float_targets_names_the_legal_scores(importance: str) ->
         score(importance, outputs, np.zeros((1, 2), np.float32))
 
 
-def test_strategies_know_the_same_scores() -> None:
-    assert options.IMPORTANCES == IMPORTANCES and options.MODEL_IMPORTANCES == SCORED
+def test_every_score_of_the_contract_has_a_function() -> None:
+    assert tuple(SCORES) == SCORED

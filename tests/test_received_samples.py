@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from strategies.reply import BadReply, Expectation
 
 from codec import CodecOptions, DecodeLimits, SamplePayload, SampleSpec, encode_samples
 from codec.coding.columns import code_columns

@@ -150,8 +150,9 @@ def test_float_targets_use_squared_error() -> None:
     targets = rng.normal(size=(7, 2)).astype(np.float32)
     model = nn.Linear(5, 2)
     criterion = per_sample_criterion(None)
-    original = forward_pass(model, criterion, samples, targets, spec=spec, seed=0, record=False)
-    whole, same = gradient_residual(model, criterion, original, NOTHING, spec=spec, seed=0)
+    asked: dict[str, Any] = {"spec": spec, "scale": "unit", "seed": 0}
+    original = forward_pass(model, criterion, samples, targets, record=False, **asked)
+    whole, same = gradient_residual(model, criterion, original, NOTHING, **asked)
     assert all(np.array_equal(a, b) for a, b in zip(whole, same, strict=True))
     output = model((torch.from_numpy(samples) + 4) / 8)
     loss = functional.mse_loss(output, torch.from_numpy(targets))

@@ -82,7 +82,7 @@ def train_gradient(
     criterion : callable, optional
         Default: cross-entropy, or mean squared error for float targets.
     augment : callable, optional
-        ``(samples, torch.Generator) -> samples`` on the minibatch, scaled to [0, 1].
+        ``(samples, torch.Generator) -> samples`` on the minibatch, as the model sees it.
 
     Returns
     -------
@@ -99,7 +99,7 @@ def train_gradient(
     watch = Stopwatch()
     network = load_model(model, msg.content.get(ARRAYS))
     with watch.stage("gradient"):
-        losses = batches.losses(network, request.server_round - 1)
+        losses = batches.batch_losses(network, request.server_round - 1)
         parts = losses_gradient(network, losses, np.ones(len(losses), np.float32), len(losses))
         gradient = [part.float().cpu().numpy() for part in parts]
     with watch.stage("compress"):

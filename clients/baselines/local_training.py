@@ -13,6 +13,7 @@ from clients.baselines.minibatches import Minibatches
 from clients.handler import partition_id, read_request, reply_message
 from clients.stopwatch import Stopwatch
 from codec import Augmentation, Criterion
+from codec.learning.state import model_state
 from codec.messages import ARRAYS, LocalReply, LocalRequest
 from codec.random import Stream, client_generator
 
@@ -64,7 +65,7 @@ def train_local(
     if not request.compression:
         reply = replace(reply, **watch.entries())
         message = reply_message(msg, reply)
-        message.content[ARRAYS] = ArrayRecord(network.state_dict())
+        message.content[ARRAYS] = ArrayRecord(model_state(network))
         return message
     with watch.stage("compress"):
         pairs = zip(_trained(network), before, strict=True)
@@ -91,7 +92,7 @@ def local_steps(model: "nn.Module", batches: Minibatches, request: LocalRequest)
     )
     first = (request.server_round - 1) * request.local_steps
     for step in range(first, first + request.local_steps):
-        loss = batches.losses(model, step).mean()
+        loss = batches.batch_losses(model, step).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
         optimizer.step()

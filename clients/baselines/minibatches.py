@@ -13,6 +13,7 @@ from clients.source import SampleSource, as_source
 from codec import (
     Augmentation,
     Criterion,
+    SampleLosses,
     SampleSpec,
     batch_losses,
     dropout_seed,
@@ -20,7 +21,8 @@ from codec import (
     per_sample_criterion,
 )
 from codec.learning.batch_norm import encode_statistics, fresh_statistics, statistics
-from codec.learning.gradient import to_unit
+from codec.learning.forward import device_of, forward
+from codec.learning.inputs import model_inputs
 from codec.messages import TrainingRequest
 from codec.random import Stream, client_generator
 
@@ -72,7 +74,9 @@ class Minibatches:
     criterion : callable
         Loss of (outputs, targets), one per sample: see `codec.per_sample_criterion`.
     augment : callable, optional
-        ``(samples, torch.Generator) -> samples``, on samples scaled to [0, 1].
+        ``(samples, torch.Generator) -> samples``, on samples as the model sees them.
+    scale : str
+        What that is, see `codec.learning.inputs.model_inputs`.
     """
 
     source: SampleSource
@@ -81,6 +85,7 @@ class Minibatches:
     size: int
     criterion: Criterion
     augment: Augmentation | None = None
+    scale: str = "auto"
 
     @classmethod
     def of(
@@ -99,6 +104,7 @@ class Minibatches:
             request.batch_size,
             per_sample_criterion(criterion),
             augment,
+            request.scale,
         )
 
     @cached_property
@@ -112,7 +118,11 @@ class Minibatches:
         return self.reader.kind
 
     def losses(self, model: "nn.Module", step: int) -> "Tensor":
-        """Return each sample's loss at a step, Tensor (B,), with its graph.
+        """Return each sample's loss at a step, Tensor (B,), with its graph; see `batch_losses`."""
+        return self.batch_losses(model, step).values
+
+    def batch_losses(self, model: "nn.Module", step: int) -> SampleLosses:
+        """Return what the criterion says of each sample at a step, with its graph.
 
         Parameters
         ----------
@@ -126,12 +136,18 @@ class Minibatches:
         indices = epoch_minibatch(len(self.source), self.size, step, self.seed, self.client)
         batch = self.reader.read(indices)
         samples, targets = batch.samples, batch.targets
-        device = next(model.parameters()).device
+        device = device_of(model)
         augment = keyed_augmentation(self.augment, self.seed, step, self.client, device)
         with torch.random.fork_rng():
             torch.manual_seed(dropout_seed(self.seed, step, self.client))
             return batch_losses(
-                model, self.criterion, samples, targets, spec=self.spec, augment=augment
+                model,
+                self.criterion,
+                samples,
+                targets,
+                spec=self.spec,
+                scale=self.scale,
+                augment=augment,
             )
 
     def statistics(
@@ -162,13 +178,12 @@ class Minibatches:
             return []
         rng = client_generator(self.seed, server_round, self.client, Stream.STATISTICS)
         indices = draw_minibatch(len(self.source), count * self.size, rng)
-        device = next(model.parameters()).device
+        device = device_of(model)
         with torch.no_grad(), fresh_statistics(model):
             # A batch of one has no variance.
             for part in np.array_split(indices, max(1, len(indices) // max(2, self.size))):
                 samples = self.reader.read(part).samples
-                inputs = torch.as_tensor(samples, device=device).float()
-                model(to_unit(inputs, self.spec.low, self.spec.high))
+                forward(model, model_inputs(samples, self.spec, self.scale, device))
         return [tensor.float().cpu().numpy() for tensor in kept]
 
     def buffers(self, model: "nn.Module", request: TrainingRequest) -> bytes | None:

@@ -9,10 +9,10 @@ import numpy as np
 from codec.errors import PayloadError
 from codec.gradients import Float16
 from codec.gradients.tensors import Array
+from codec.learning.forward import batch_norms, eager
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def statistics(model: "nn.Module") -> "list[Tensor]":
@@ -21,7 +21,7 @@ def statistics(model: "nn.Module") -> "list[Tensor]":
     Layers come in the order of ``model.modules()``; empty without batch normalization.
     """
     tensors = []
-    for norm in _norms(model):
+    for norm in batch_norms(model):
         if norm.running_mean is not None and norm.running_var is not None:
             tensors += [norm.running_mean, norm.running_var]
     return tensors
@@ -34,7 +34,7 @@ def fresh_statistics(model: "nn.Module") -> Iterator[None]:
     They are a plain average over those batches, whatever the layers' own momentum, and nothing
     else, such as dropout, acts as in training.
     """
-    norms = _norms(model)
+    norms = batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     model.eval()
     for norm in norms:
@@ -42,7 +42,8 @@ def fresh_statistics(model: "nn.Module") -> Iterator[None]:
         norm.momentum = None
         norm.train()
     try:
-        yield
+        with eager(model):
+            yield
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
@@ -98,9 +99,3 @@ def pooled_statistics(parts: Sequence[Sequence[Array]], weights: Sequence[float]
         mean = share @ means
         pooled += [mean, share @ (variances + (means - mean) ** 2)]
     return [array.astype(np.float32) for array in pooled]
-
-
-def _norms(model: "nn.Module") -> "list[_BatchNorm]":
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]

@@ -9,6 +9,8 @@ from codec.samples.spec import SampleSpec
 if TYPE_CHECKING:
     import torch
 
+Bounds = tuple[float, float]  # range of the values that is mapped to [0, 1]
+
 
 def sees_unit(spec: SampleSpec, scale: str) -> bool:
     """Whether the model sees samples mapped from their range to [0, 1].
@@ -19,7 +21,17 @@ def sees_unit(spec: SampleSpec, scale: str) -> bool:
     scale : str
         As in `codec.messages.ClientOptions`.
     """
-    return scale == "unit" or (scale == "auto" and spec.dtype == "uint8")
+    return sees_floats(spec) and (scale == "unit" or (scale == "auto" and spec.dtype == "uint8"))
+
+
+def sees_floats(spec: SampleSpec) -> bool:
+    """Whether the model sees floats; else integers, such as tokens."""
+    return spec.dtype != "int32"
+
+
+def mapped_range(spec: SampleSpec, scale: str) -> Bounds | None:
+    """Return the range that is mapped to [0, 1]; None where samples keep their own units."""
+    return (spec.low, spec.high) if sees_unit(spec, scale) else None
 
 
 def model_inputs(
@@ -47,8 +59,15 @@ def model_inputs(
     import torch
 
     tensor = torch.as_tensor(samples, device=device)
-    if spec.dtype == "int32":
+    if not sees_floats(spec):
         return tensor.long()
-    if sees_unit(spec, scale):
-        return (tensor.float() - spec.low) / (spec.high - spec.low)
-    return tensor.float()
+    return in_units(tensor, mapped_range(spec, scale))
+
+
+def in_units(samples: "torch.Tensor", bounds: Bounds | None) -> "torch.Tensor":
+    """Return samples as float32, mapped from a range to [0, 1] if one is given."""
+    samples = samples.float()
+    if bounds is None:
+        return samples
+    low, high = bounds
+    return (samples - low) / (high - low)

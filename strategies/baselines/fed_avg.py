@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from codec import Criterion
 from codec.gradients import GradientCompressor
 from codec.learning.batch_norm import statistics
+from codec.learning.state import plain_name
 from codec.messages import (
     ARRAYS,
     ClientOptions,
@@ -208,7 +209,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         change = {id(p): part for p, part in zip(trainable, delta, strict=True)}
         state: State = {}
         # Shared parameters have several names.
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+        for own, parameter in self.model.named_parameters(remove_duplicate=False):
+            name = plain_name(own)
             if parameter.requires_grad:
                 with np.errstate(over="ignore"):
                     state[name] = self._sent[name] + change[id(parameter)]
@@ -217,7 +219,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
 
     def _measured_statistics(self, data: bytes) -> State:
         measured = decoded_statistics(data, self._statistics)
-        names = {id(tensor): name for name, tensor in self.model.named_buffers()}
+        buffers = self.model.named_buffers()
+        names = {id(tensor): plain_name(name) for name, tensor in buffers}
         return {
             names[id(tensor)]: array
             for tensor, array in zip(self._statistics, measured, strict=True)

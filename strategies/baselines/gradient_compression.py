@@ -129,6 +129,7 @@ class GradientCompression(ServerStrategy):
             amp=False,
             channels_last=channels_last,
         )
+        server_model.check_gradients(loss_known=False)
         if request.momentum_correction and _has_momentum(server_model.optimizer):
             raise ValueError(
                 f"momentum_correction = {request.momentum_correction} takes the place of the "
