@@ -8,8 +8,8 @@ from flwr.common import log
 from flwr.serverapp import Grid
 
 from codec import CodecError, DecodeLimits, SampleSpec
-from codec.messages import DescribeRequest, Description, Request, Terms
-from codec.options import pick
+from codec.messages import ClientOptions, DescribeRequest, Description, Request, Terms
+from codec.options import values_of
 from strategies.errors import RunFailed
 from strategies.participation import train_messages
 from strategies.received import BadReply, read_reply
@@ -103,7 +103,8 @@ class Agreement:
     ) -> Terms | None:
         problems: list[str] = []
         for node_id in node_ids[:_NODES_ASKED]:
-            request = pick(DescribeRequest, self._request, server_round=server_round)
+            told = values_of(self._request, ClientOptions)
+            request = DescribeRequest(server_round=server_round, **told)
             messages = train_messages([node_id], lambda _, asked=request: asked)  # type: ignore[misc]
             book.ask(server_round, messages)
             replies = list(grid.send_and_receive(messages, timeout=timeout))
