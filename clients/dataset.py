@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.pictures import picture_array
 from codec import CodecError
 
 _SAMPLE_KEYS = ("img", "image")
@@ -90,9 +91,7 @@ def _first_of(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
 
 def _to_array(value: Any) -> NDArray[Any]:
     if hasattr(value, "getbands"):  # a PIL image
-        gray = value.mode in ("1", "L")
-        pixels = np.asarray(value.convert("L" if gray else "RGB"))
-        return pixels[np.newaxis] if gray else pixels.transpose(2, 0, 1)
+        return picture_array(value)
     if hasattr(value, "detach"):  # a torch tensor
         value = value.detach().cpu().numpy()
     return np.asarray(value)

@@ -156,7 +156,7 @@ def test_second_load_reads_the_cache_until_the_source_changes(tmp_path: Path, ca
 def test_missing_data_are_reported_with_what_brings_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, command: str
 ) -> None:
-    monkeypatch.setattr("fl_app.data._DEBIAN_FASHION_MNIST", tmp_path / "not installed")
+    monkeypatch.setattr("fl_app.raw_files._DEBIAN_FASHION_MNIST", tmp_path / "not installed")
     with pytest.raises(DataError) as caught:
         load(dataset, "test", str(tmp_path))
     assert str(tmp_path) in str(caught.value)
