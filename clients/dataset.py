@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.pictures import picture_array
 from codec import CodecError
 
 _SAMPLE_KEYS = ("img", "image")
@@ -91,7 +90,9 @@ def _first_of(item: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
 
 def _to_array(value: Any) -> NDArray[Any]:
     if hasattr(value, "getbands"):  # a PIL image
-        return picture_array(value)
+        gray = value.mode in ("1", "L")
+        pixels = np.asarray(value.convert("L" if gray else "RGB"))
+        return pixels[np.newaxis] if gray else pixels.transpose(2, 0, 1)
     if hasattr(value, "detach"):  # a torch tensor
         value = value.detach().cpu().numpy()
     return np.asarray(value)
