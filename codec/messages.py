@@ -158,7 +158,7 @@ class ReplayOptions(SampleOptions):
     """Samples that are sent once and kept by the server."""
 
     samples_per_round: int = option(
-        100, "replay: most samples a client sends per round (0 = no limit)", COUNT_OR_NONE
+        0, "replay: most samples a client sends per round (0 = no limit)", COUNT_OR_NONE
     )
     pool_factor: float = option(4.0, "replay: samples scored by a model per sample sent", Range(1))
 
@@ -521,6 +521,8 @@ class Description(Reply):
     ----------
     num_examples : int
         All that the client has.
+    samples : bytes
+        Empty: who reads a `SampleReply` finds none here.
     shape : tuple of int
         Of a sample.
     dtype : str
@@ -533,6 +535,7 @@ class Description(Reply):
         Of the data set, if it has them.
     """
 
+    samples: bytes = option(b"", "none: samples are described, not sent")
     shape: tuple[int, ...] = option((), "shape of a sample")
     dtype: str = option("", "type of the values")
     low: float = option(0.0, "lowest value")

@@ -111,6 +111,13 @@ def option(
     return value
 
 
+def redeclared(group: type["Options"], name: str, default: T) -> T:
+    """Declare an option of a group anew, with another default and nothing else changed."""
+    declared = own_fields(group)[name]
+    value: T = field(default=default, metadata=declared.metadata)
+    return value
+
+
 def required(
     kind: type[T], doc: str, legal: Range | OneOf | None = None, *, metric: bool = False
 ) -> T:

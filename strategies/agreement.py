@@ -113,6 +113,7 @@ class Agreement:
                 try:
                     return self._agreed(node_id, description)
                 except CodecError as error:
+                    book.reject(node_id, BadReply("fit", str(error)))
                     problems.append(f"node {node_id}: {error}")
             problems += [] if found else book.last_words(node_id)
         if not problems:

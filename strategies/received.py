@@ -27,7 +27,8 @@ class BadReply(ValueError):
         (missing or mistyped records or keys), ``"payload"`` (bytes that do not decode to finite
         samples), ``"count"``, ``"shape"``, ``"target"``, ``"refinement"``, ``"gradient"``,
         ``"delta"`` and ``"buffers"`` (bytes that do not decode to finite arrays of the model's
-        shapes), ``"not-finite"``, ``"no-reply"``.
+        shapes), ``"not-finite"``, ``"fit"`` (described samples that the model cannot learn from),
+        ``"evaluate"``, ``"no-reply"``.
     detail : str
         What was found and what was expected.
     """
