@@ -101,6 +101,8 @@ def replay_round(
         samples, _ = candidates.first(int(positions.max(initial=-1)) + 1)
         kept = encoder.variance_kept(samples, encoded.selection)
     too_large = candidates.order[list(encoded.too_large)]
+    if not tried.any():  # told once, with the first samples
+        candidates.skipped.update(getattr(work.source, "skipped", {}))
     if len(too_large):
         candidates.skipped[TOO_LARGE] += len(too_large)
     return Contribution(

@@ -15,7 +15,8 @@ from codec import CodecError
 class SampleSource(Protocol):
     """Samples of one client, addressed by index; what to implement for a device of one's own.
 
-    It may also have ``class_names``, a sequence of str.
+    It may also have ``class_names``, a sequence of str, and ``skipped``, a mapping of reasons to
+    numbers of samples that were left out before, such as unreadable files.
     """
 
     @property
@@ -76,6 +77,7 @@ class ArraySource:
     low: float | None = None
     high: float | None = None
     class_names: Sequence[str] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(self.samples) != len(self.targets):

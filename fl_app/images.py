@@ -1,5 +1,6 @@
 """Labelled images, what of a data set was passed over, and what can be wrong with its data."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
@@ -102,6 +103,34 @@ def printable(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class ImageKind:
+    """What the images of a data set are like.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of an image: channels, height, width.
+    dtype : str
+        "uint8" or "float32".
+    classes : int
+    class_names : tuple of str
+    value_range : tuple of float
+        As in `Images`.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: str
+    classes: int
+    class_names: tuple[str, ...] = ()
+    value_range: tuple[float, float] = (0.0, 255.0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of an image as raw values."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True)
 class Images:
     """Labelled images.
 
@@ -130,6 +159,17 @@ class Images:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def kind(self) -> ImageKind:
+        """What the images are like."""
+        return ImageKind(
+            self.samples.shape[1:],
+            self.samples.dtype.name,
+            self.classes,
+            self.class_names,
+            self.value_range,
+        )
+
     def select(self, indices: NDArray[np.int64]) -> "Images":
         """Return the images at `indices`, in that order, copied."""
         return Images(
@@ -140,24 +180,3 @@ class Images:
             self.value_range,
             self.skipped,
         )
-
-
-@dataclass(frozen=True)
-class ImageKind:
-    """What the images of a data set are like.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Of an image: channels, height, width.
-    dtype : str
-        "uint8" or "float32".
-    classes : int
-    class_names : tuple of str
-        As in `Images`.
-    """
-
-    shape: tuple[int, int, int]
-    dtype: str
-    classes: int
-    class_names: tuple[str, ...] = ()
