@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(PayloadError):
         bank.add_payload(_payload(3).to_bytes()[:-1])
     assert len(bank) == 3
-    with pytest.raises(ValueError, match="batch_size must be >= 1, not 0"):
+    with pytest.raises(ValueError, match=r"^batch_size = 0 must be >= 1$"):
         next(bank.minibatches(0, 1, np.random.default_rng(0)))
-    with pytest.raises(ValueError, match="memory_limit must be >= 1"):
+    with pytest.raises(ValueError, match=r"^memory_limit = 0 must be >= 1$"):
         SampleBank(0)
