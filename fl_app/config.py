@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from codec import CodecError, CodecOptions, Compression
+from codec import CodecError, CodecOptions, Compression, OptionError
 from codec.messages import (
     FEDAVG,
     GRADIENT,
@@ -159,6 +159,8 @@ class RunConfig(
         try:
             config = cls.from_flat(run_config)
             config.request()
+        except OptionError as error:
+            raise ConfigError(str(error.under_key(error.name.replace("_", "-")))) from error
         except CodecError as error:
             raise ConfigError(str(error)) from error
         return config

@@ -96,7 +96,17 @@ def test_codec_needs_numpy_and_constriction_only() -> None:
         assert outside <= {"codec", "numpy", "constriction"}, source
 
 
-@pytest.mark.parametrize("module", ["codec", "clients", "fl_app.client_app"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "codec",
+        "codec.messages",
+        "clients",
+        "clients.baselines",
+        "fl_app.client_app",
+        "fl_app.registry",
+    ],
+)
 def test_client_side_needs_no_torch(module: str) -> None:
     files = _import_closure(module)
     assert len(files) > 1

@@ -1,5 +1,8 @@
 """Tests of fl_app.models, augment and training: what the server trains and with what."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -7,7 +10,7 @@ from torch import nn
 from fl_app.augment import make_augmentation, random_crop, random_flip
 from fl_app.config import RunConfig
 from fl_app.models import Normalize, build_model
-from fl_app.training import optimizer_factory, scheduler_factory, total_steps
+from fl_app.training import optimizer_factory, round_learning_rates, scheduler_factory
 
 
 def parameters(model: nn.Module) -> int:
@@ -111,20 +114,26 @@ def test_optimizers_take_the_config(name: str, momentum: float) -> None:
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
-@pytest.mark.parametrize("rounds", range(1, 13))
-def test_schedules_last_exactly_the_run(schedule: str, rounds: int) -> None:
-    config = RunConfig(strategy="sgd", num_rounds=rounds, schedule=schedule, learning_rate=0.5)
+@pytest.mark.parametrize("steps", range(1, 13))
+def test_schedules_last_exactly_the_run(schedule: str, steps: int) -> None:
+    config = RunConfig(schedule=schedule, learning_rate=0.5)
     optimizer = optimizer_factory(config)(nn.Linear(2, 2).parameters())
-    factory = scheduler_factory(config)
+    factory = scheduler_factory(config, steps)
     assert factory is not None
     scheduler = factory(optimizer)
-    for _ in range(total_steps(config)):
+    for _ in range(steps):
         optimizer.step()
         scheduler.step()
     assert optimizer.param_groups[0]["lr"] <= 0.5
     assert optimizer.param_groups[0].get("momentum") == 0.9
 
 
-def test_constant_schedule_is_none_and_replay_counts_server_steps() -> None:
-    assert scheduler_factory(RunConfig(schedule="constant")) is None
-    assert total_steps(RunConfig(strategy="replay", num_rounds=3, server_steps=7)) == 21
+def test_constant_schedule_is_none() -> None:
+    assert scheduler_factory(RunConfig(schedule="constant"), 5) is None
+
+
+def test_rounds_of_local_training_start_where_the_schedule_is() -> None:
+    config = RunConfig(schedule="cosine", num_rounds=4, local_steps=3, learning_rate=0.5)
+    expected = [0.25 * (1 + np.cos(np.pi * 3 * number / 12)) for number in range(4)]
+    np.testing.assert_allclose(round_learning_rates(config), expected)
+    assert round_learning_rates(replace(config, schedule="constant")) == [0.5] * 4
