@@ -1,6 +1,7 @@
 """Flower's side of a client: a request comes in, quantized samples go out.
 
-Flower and the clock are known here and in the baselines' handlers; the rest is pure.
+The clock is read here and in the baselines' handlers only. Of Flower, `clients.replay` and
+`clients.streaming` know the client's state, and what they do in a round is pure.
 """
 
 from collections.abc import Callable, Mapping

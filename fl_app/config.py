@@ -218,9 +218,6 @@ def described_keys() -> list[KeyDescription]:
     for title, group in GROUPS.items():
         for key, declared in flat_fields(group):
             legal = declared.metadata["legal"] or kind_name(declared)
-            found = KeyDescription(
-                title, key, defaults[key], str(legal),
-                declared.metadata["doc"],
-            )  # fmt: skip
-            described.setdefault(key, found)
+            doc = declared.metadata["doc"]
+            described.setdefault(key, KeyDescription(title, key, defaults[key], str(legal), doc))
     return list(described.values())
