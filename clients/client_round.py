@@ -96,7 +96,7 @@ class Contribution:
     data : bytes
         Sample payload; empty when nothing is sent.
     considered : int
-        Size of the original minibatch (sgd) or of the pool chosen from (replay).
+        Size of the original minibatch (streaming) or of the pool chosen from (replay).
     sent : (M,) int64 array
         Indices of the samples in `data`, into the source.
     refinement : bytes or None

@@ -44,7 +44,7 @@ class AppStrategy:
     build : callable
         ``(config, model, sample_shape) -> ServerStrategy``, on the server.
     answer : callable
-        ``(msg, context, source, model factory, augmentation) -> Message``, on a client.
+        ``(msg, context, source, model factory, config) -> Message``, on a client.
     steps_per_round : callable
         ``(config) -> int``, optimizer steps.
     """
@@ -90,7 +90,7 @@ def _streaming(config: RunConfig, model: "nn.Module", shape: tuple[int, ...]) ->
 
     return QuantizedDataStreaming(
         **_stepping(config, model),
-        # a residual fits the plain samples that the client took it at
+        # A residual fits the plain samples that the client took it at.
         augment=None if config.refinement else augmentation(config),
         sample_shape=shape,
         **values_of(config, StreamingOptions, Participation),

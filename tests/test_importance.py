@@ -8,8 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from clients.importance import (
-    IMPORTANCES,
-    SCORED,
+    SCORES,
     ModelOutputs,
     entropy_scores,
     grad_norm_scores,
@@ -19,7 +18,7 @@ from clients.importance import (
     score,
 )
 from codec import CodecError
-from strategies import options
+from codec.messages import SCORED
 
 
 def network(bias: bool = True, outputs: int = 4) -> nn.Module:
@@ -181,7 +180,7 @@ def test_a_diverged_model_is_named(importance: str) -> None:
 
 def test_unknown_importance_names_the_legal_ones() -> None:
     outputs = ModelOutputs(np.zeros((1, 2), np.float32), np.zeros((1, 3), np.float32), True)
-    with pytest.raises(CodecError, match="legal: loss, grad-norm, margin, entropy"):
+    with pytest.raises(CodecError, match="'best' must be one of loss, grad-norm, margin, entropy"):
         score("best", outputs, np.array([0]))
 
 
@@ -193,5 +192,5 @@ def test_uncertainty_of_float_targets_names_the_legal_scores(importance: str) ->
         score(importance, outputs, np.zeros((1, 2), np.float32))
 
 
-def test_strategies_know_the_same_scores() -> None:
-    assert options.IMPORTANCES == IMPORTANCES and options.MODEL_IMPORTANCES == SCORED
+def test_every_score_of_the_contract_has_a_function() -> None:
+    assert tuple(SCORES) == SCORED
