@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord
-from gradient_rivals import (
+from gradient_baselines import (
     batch_norm_dropout_model,
     flat,
     gradient_of,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gradient_rivals import gradient_of, make_grid, make_strategy, plain_sgd, take_step
+from gradient_baselines import gradient_of, make_grid, make_strategy, plain_sgd, take_step
 from small_task import (
     BATCH,
     CLIENTS,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from gradient_rivals import batch_norm_dropout_model, flat, make_grid, make_strategy, payloads
+from gradient_baselines import batch_norm_dropout_model, flat, make_grid, make_strategy, payloads
 from inprocess_grid import InProcessGrid
 from small_task import (
     BATCH,

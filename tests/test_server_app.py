@@ -134,7 +134,7 @@ def test_small_models_get_one_thread_unless_told() -> None:
     ],
     ids=["top-k gradients", "fp32 gradients", "FedAvg", "FedAvg, int8"],
 )
-def test_rivals_run_on_the_same_books(
+def test_baselines_run_on_the_same_books(
     changes: dict[str, int | str], sections: set[str], tmp_path: Path
 ) -> None:
     run_app(tmp_path, **changes)
