@@ -137,7 +137,7 @@ class Run:
     factor : float
         By what.
     bytes : int
-        Of all coefficient sections.
+        Of all sections of values.
     ratio : float
         Over the bytes with all constants as they are.
     psnr : float or None
@@ -226,13 +226,13 @@ class Bench:
         )
 
     def _size(self, options: CodecOptions, series: bool) -> int:
-        """Return the bytes of all coefficient sections."""
+        """Return the bytes of all sections of values."""
         size = 0
         for images in self._payloads():
             samples = _rows(images) if series else images
             spec = SampleSpec(samples.shape[1:], classes=2, codec=options)
             payload = encode_samples(samples, np.zeros(len(samples), np.int64), spec)
-            size += len(payload.sections["coefficients"])
+            size += len(payload.sections["values"])
         return size
 
     def _psnr(self, options: CodecOptions) -> float:
