@@ -315,8 +315,8 @@ def read_images(file: Path | None, count: int) -> tuple[str, Pictures]:
     return name, images[chosen]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables and write the measurements."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m sim.codec_constants", description=__doc__)
     parser.add_argument(
         "--data", metavar="FILE.npz", type=Path,
@@ -335,6 +335,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", metavar="FILE.jsonl", type=Path, default=RESULTS,
         help="default: sim/results/codec-constants.jsonl",
     )  # fmt: skip
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write the measurements."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.data and not options.data.is_file():
         parser.error(f"--data: no file {options.data}")
