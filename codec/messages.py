@@ -1,6 +1,6 @@
 """What the server asks of a client and what a client answers; every option is declared here once.
 
-Three kinds of work, each with its options, the request of a round, and the reply:
+Four kinds of work, each with its options, the request of a round, and the reply:
 
 =========  ====================  ====================  ===================
 mode       options               request               reply
@@ -160,7 +160,7 @@ class LocalOptions(CompressionOptions):
     """Local training, federated averaging."""
 
     local_steps: int = option(10, "fedavg: steps of a client per round", COUNT)
-    momentum: float = option(0.9, "sgd momentum, adam's beta1", _MOMENTUM)
+    momentum: float = option(0.9, "momentum of sgd, beta1 of adam", _MOMENTUM)
     weight_decay: float = option(5e-4, "weight decay", COUNT_OR_NONE)
 
 

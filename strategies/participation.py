@@ -58,7 +58,7 @@ def train_messages(
     request_of : callable
         From a node id to what the node is asked.
     config : ConfigRecord
-        Entries of the caller's own ``train_config``; the request's go before them.
+        Entries of the caller's own ``train_config``; those of the request override them.
     arrays : ArrayRecord, optional
         The model, where the request needs it.
     """
@@ -129,4 +129,6 @@ def choose_nodes(
     count = max(1, int(fraction * len(connected)))
     if count >= len(candidates):
         return candidates
-    return sorted(stream.choice(candidates, count, replace=False).tolist())
+    # Positions, not ids: NumPy makes floats of integers on both sides of 2**63.
+    chosen = stream.choice(len(candidates), count, replace=False)
+    return [candidates[position] for position in sorted(chosen)]

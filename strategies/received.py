@@ -79,6 +79,13 @@ class Received:
 def read_reply(message: Message, kind: type[ReplyT]) -> ReplyT:
     """Return the fields of a reply.
 
+    Parameters
+    ----------
+    message : Message
+        As it came from the grid; an ``Error`` reply is legal input.
+    kind : type
+        Class of the reply in `codec.messages`.
+
     Raises
     ------
     BadReply
@@ -116,6 +123,11 @@ def decoded_statistics(data: bytes, expected: Sequence[Tensor]) -> list[NDArray[
         See `codec.learning.batch_norm.encode_statistics`.
     expected : Sequence[Tensor]
         Those of the server's model, for their shapes.
+
+    Raises
+    ------
+    BadReply
+        If the bytes hold other arrays.
     """
     try:
         return decode_statistics(data, [tuple(tensor.shape) for tensor in expected])

@@ -18,7 +18,7 @@ from codec.random import Stream, server_generator, torch_seed
 from strategies.participation import nodes_of_round, train_messages
 from strategies.received_samples import Expectation, ReceivedSamples, SampleReader
 from strategies.round_book import RoundBook, RoundResult
-from strategies.sample_bank import SampleBank
+from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 from strategies.server_strategy import ServerStrategy
 
@@ -53,9 +53,6 @@ class QuantizedDataReplay(ServerStrategy):
         What a payload may make the server allocate.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
-    **options
-        Fields of :class:`codec.messages.ReplayOptions`, :class:`codec.messages.BankTraining` and
-        :class:`codec.messages.Participation`; ``codec`` may be a name.
 
     Attributes
     ----------
@@ -78,7 +75,7 @@ class QuantizedDataReplay(ServerStrategy):
         scheduler: SchedulerLike | None = None,
         *,
         augment: Augmentation | None = None,
-        memory_limit: int = 4 << 30,
+        memory_limit: int = DEFAULT_MEMORY_LIMIT,
         device: str = "auto",
         amp: str | bool = "auto",
         channels_last: str | bool = "auto",
@@ -100,7 +97,8 @@ class QuantizedDataReplay(ServerStrategy):
             amp=amp,
             channels_last=channels_last,
         )
-        super().__init__(server_model, RoundBook(on_round), request)
+        told = (asked, self.training, self.participation)
+        super().__init__(server_model, RoundBook(on_round), request, told)
         limits = limits or DecodeLimits()
         self.bank = SampleBank(memory_limit, limits)
         self._reader = SampleReader(server_model, Expectation(shape=sample_shape, limits=limits))
@@ -136,7 +134,7 @@ class QuantizedDataReplay(ServerStrategy):
         return self.server_model.state_arrays(), metrics
 
     def keep(self, server_round: int, accepted: list[ReceivedSamples]) -> None:
-        """Add the replies' samples to the bank, and remember what each node was told."""
+        """Bank the replies' samples; remember what of each node has arrived, and who is done."""
         for received in accepted:
             if received.payload is not None:
                 self.bank.add_payload(received.payload, received.decoded)
@@ -170,7 +168,7 @@ def train_on_bank(
     server_round: int,
     augment: Augmentation | None = None,
 ) -> float:
-    """Take optimizer steps on minibatches of a bank: one round's training, or a baseline's.
+    """Take optimizer steps on minibatches of a bank: a round's, or those of central training.
 
     Parameters
     ----------

@@ -35,7 +35,7 @@ class RoundResult:
     train_loss : float
         Mean training loss; NaN when no step was taken, or where only the clients know it.
     seconds : Mapping[str, float]
-        Time by stage: ``round_trip`` (from the instructions' leaving to the last reply), ``decode``
+        Time by stage: ``round_trip`` (from the requests' leaving to the last reply), ``decode``
         and ``train`` on the server; ``client_*`` summed over the clients.
     failures : Mapping[str, int]
         Replies that could not be used, by cause.

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from codec import DecodedSamples, DecodeLimits, SamplePayload, decode_samples
+from codec.options import COUNT, check
 from strategies.server_model import Batch
 
-_DEFAULT_MEMORY_LIMIT = 4 << 30
+DEFAULT_MEMORY_LIMIT = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,9 @@ class SampleBank:
     """
 
     def __init__(
-        self, memory_limit: int = _DEFAULT_MEMORY_LIMIT, limits: DecodeLimits | None = None
+        self, memory_limit: int = DEFAULT_MEMORY_LIMIT, limits: DecodeLimits | None = None
     ) -> None:
-        if memory_limit < 1:
-            raise ValueError(f"memory_limit must be >= 1 byte, not {memory_limit}")
+        check("memory_limit", memory_limit, COUNT)
         self.memory_limit = memory_limit
         self._limits = limits or DecodeLimits()
         self._blocks: list[_Block] = []
@@ -173,8 +173,7 @@ class SampleBank:
         tuple[Tensor, Tensor, Tensor]
             Samples (B, \*shape) float32 scaled to [0, 1], targets, weights (B,) float32.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, not {batch_size}")
+        check("batch_size", batch_size, COUNT)
         if not len(self):
             raise ValueError("the bank is empty: no minibatch can be drawn")
         size = min(batch_size, len(self))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from codec import Criterion, per_sample_criterion
+from codec import Criterion, OptionError, per_sample_criterion
 
 ModelLike: TypeAlias = nn.Module | Callable[[], nn.Module]
 OptimizerLike: TypeAlias = Optimizer | Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -203,7 +203,7 @@ def _resolve_switch(name: str, value: str | bool, automatic: bool) -> bool:
     if isinstance(value, bool):
         return value
     if value != "auto":
-        raise ValueError(f'{name} must be "auto", True or False, not {value!r}')
+        raise OptionError(name, f"= {value!r} must be 'auto', True or False")
     return automatic
 
 

@@ -1,7 +1,7 @@
 """What all strategies here are to Flower: they hold the model, and keep books."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from logging import INFO
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -11,6 +11,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import nn
 
 from codec.messages import Request
+from codec.options import Options
 from strategies.ledger import Ledger
 from strategies.round_book import RoundBook
 from strategies.server_model import ServerModel
@@ -27,6 +28,8 @@ class ServerStrategy(Strategy):
         Bytes, seconds and failures.
     request : Request
         What clients are asked, but for what is a round's or a node's own.
+    options : sequence of Options
+        What the summary tells.
 
     Attributes
     ----------
@@ -34,10 +37,17 @@ class ServerStrategy(Strategy):
         Rounds of the run; 0 before it.
     """
 
-    def __init__(self, server_model: ServerModel, book: RoundBook, request: Request) -> None:
+    def __init__(
+        self,
+        server_model: ServerModel,
+        book: RoundBook,
+        request: Request,
+        options: Sequence[Options],
+    ) -> None:
         self.server_model = server_model
         self.book = book
         self.request = request
+        self._options = options
         self.num_rounds = 0
 
     @property
@@ -120,9 +130,10 @@ class ServerStrategy(Strategy):
         log(INFO, "\t│\t├── Optimizer: %s", type(server.optimizer).__name__)
         precision = "bf16 autocast" if server.amp else "fp32"
         log(INFO, "\t│\t└── Device: %s, %s", server.device, precision)
-        log(INFO, "\t└──> Request:")
-        for key, value in self.request.to_flat().items():
-            log(INFO, "\t\t├── %s: %s", key, value)
+        log(INFO, "\t└──> Options:")
+        values = {key: value for group in self._options for key, value in group.to_flat().items()}
+        for key, value in values.items():
+            log(INFO, "\t\t%s %s: %s", "└──" if key == [*values][-1] else "├──", key, value)
 
 
 def is_due(server_round: int, every: int, num_rounds: int) -> bool:

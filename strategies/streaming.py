@@ -58,9 +58,6 @@ class QuantizedDataStreaming(ServerStrategy):
         What a payload may make the server allocate.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
-    **options
-        Fields of :class:`codec.messages.StreamingOptions` and
-        :class:`codec.messages.Participation`; ``codec`` and ``refinement`` may be names.
 
     Raises
     ------
@@ -101,7 +98,7 @@ class QuantizedDataStreaming(ServerStrategy):
             amp=amp if compressor is None else False,
             channels_last=channels_last,
         )
-        super().__init__(server_model, RoundBook(on_round), request)
+        super().__init__(server_model, RoundBook(on_round), request, (asked, self.participation))
         expected = Expectation(
             shape=sample_shape,
             max_examples=request.batch_size,
@@ -164,8 +161,21 @@ class QuantizedDataStreaming(ServerStrategy):
         self, server_round: int, reply: ReceivedSamples
     ) -> tuple[list[Tensor], float]:
         """Gradient at a client's decoded samples plus its residual, and the loss there."""
-        server = self.server_model
-        gradient = [torch.zeros_like(parameter) for parameter in server.trainable()]
+        gradient, loss = self._sample_gradient(server_round, reply)
+        if reply.refinement is not None:
+            gradient = [
+                part + torch.from_numpy(residual).to(part)
+                for part, residual in zip(gradient, reply.refinement, strict=True)
+            ]
+        return gradient, loss
+
+    def _sample_gradient(
+        self, server_round: int, reply: ReceivedSamples
+    ) -> tuple[list[Tensor], float]:
+        """Gradient at a client's decoded samples, and the loss there; zeros without samples."""
+        server, decoded = self.server_model, reply.decoded
+        if reply.payload is None or decoded is None:
+            return [torch.zeros_like(parameter) for parameter in server.trainable()], 0.0
         losses: list[Tensor] = []
 
         def recording(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -173,29 +183,18 @@ class QuantizedDataStreaming(ServerStrategy):
             losses.append(values.detach())
             return values
 
-        loss = 0.0
-        if reply.payload is not None and reply.decoded is not None:
-            decoded = reply.decoded
-            augment = keyed_augmentation(
-                self._augment, self.request.seed, server_round, reply.client, server.device
+        key = (self.request.seed, server_round, reply.client)
+        with server.autocast(), torch.random.fork_rng():
+            torch.manual_seed(dropout_seed(*key))
+            gradient = batch_gradient(
+                server.model,
+                recording,
+                decoded.samples,
+                decoded.targets,
+                decoded.weights,
+                spec=reply.payload.spec,
+                batch_size=reply.num_examples,
+                augment=keyed_augmentation(self._augment, *key, server.device),
             )
-            with server.autocast(), torch.random.fork_rng():
-                torch.manual_seed(dropout_seed(self.request.seed, server_round, reply.client))
-                gradient = batch_gradient(
-                    server.model,
-                    recording,
-                    decoded.samples,
-                    decoded.targets,
-                    decoded.weights,
-                    spec=reply.payload.spec,
-                    batch_size=reply.num_examples,
-                    augment=augment,
-                )
-            per_sample = torch.cat(losses).cpu().numpy()
-            loss = float(np.dot(decoded.weights, per_sample)) / reply.num_examples
-        if reply.refinement is not None:
-            gradient = [
-                part + torch.from_numpy(residual).to(part)
-                for part, residual in zip(gradient, reply.refinement, strict=True)
-            ]
-        return gradient, loss
+        per_sample = torch.cat(losses).cpu().numpy()
+        return gradient, float(np.dot(decoded.weights, per_sample)) / reply.num_examples

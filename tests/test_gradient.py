@@ -180,7 +180,7 @@ def test_the_range_is_mapped_to_zero_and_one() -> None:
 def test_what_was_decoded_is_taken_as_it_is() -> None:
     # Lossless coding and no filter: the gradient of the original samples.
     samples, targets = images(12)
-    spec = SampleSpec((3, 8, 8), classes=4, codec=CodecOptions(quantizer="identity"))
+    spec = SampleSpec((3, 8, 8), classes=4, codec=CodecOptions("lossless"))
     decoded = decode_samples(encode_samples(samples, targets, spec))
     arguments: dict[str, Any] = {"spec": spec, "batch_size": 12}
     ours = batch_gradient(

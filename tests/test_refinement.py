@@ -211,12 +211,18 @@ def test_auto_takes_the_fewest_bits_that_the_tolerance_allows(
 @pytest.mark.parametrize(
     ("option", "name"),
     [
-        ({"kind": "eden", "bits": 5}, "compressor-bits = 5 outside .1, 4. of eden"),
-        ({"density": 0.0}, "compressor-density"),
-        ({"rank": 0}, "compressor-rank"),
-        ({"tolerance": math.nan}, "refinement-tolerance"),
+        ({"kind": "eden", "bits": 5}, r"bits = 5 must be in \[1, 4\] for eden"),
+        ({"density": 0.0}, "density = 0.0"),
+        ({"rank": 0}, "rank = 0"),
+        ({"tolerance": math.nan}, "tolerance = nan"),
+        ({"tolerance": 0.0}, "tolerance = 0.0 must be > 0"),
     ],
 )
 def test_illegal_rates_are_named(option: dict[str, Any], name: str) -> None:
     with pytest.raises(CodecError, match=name):
         Refinement(**option)
+
+
+def test_an_illegal_tolerance_is_named_as_the_message_has_it() -> None:
+    with pytest.raises(CodecError, match=r"^refinement-tolerance = -1.0 must be > 0"):
+        Refinement.from_entries({"refinement-tolerance": -1.0})

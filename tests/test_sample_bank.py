@@ -9,15 +9,19 @@ from codec import CodecOptions, PayloadError, SamplePayload, SampleSpec, encode_
 from strategies.sample_bank import SampleBank
 
 SHAPE = (1, 4, 4)
+LOSSLESS = CodecOptions("lossless")
 
 
 def _payload(
-    count: int, start: int = 0, quantizer: str = "identity", inclusion: int | None = None
+    count: int,
+    start: int = 0,
+    codec: CodecOptions = LOSSLESS,
+    inclusion: int | None = None,
 ) -> SamplePayload:
     """Payload whose k-th sample has the constant value and the label ``start + k``."""
     values = np.arange(start, start + count)
     samples = np.broadcast_to(values[:, None, None, None], (count, *SHAPE)).astype(np.uint8)
-    spec = SampleSpec(SHAPE, "uint8", 0, 255, classes=200, codec=CodecOptions(quantizer=quantizer))
+    spec = SampleSpec(SHAPE, "uint8", 0, 255, classes=200, codec=codec)
     kept = None if inclusion is None else np.full(count, inclusion, np.uint16)
     return encode_samples(samples.copy(), values, spec, key=(0, 0, start), inclusion=kept)
 
@@ -87,12 +91,18 @@ def test_window_stays_within_the_memory_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "dtype"),
-    [("identity", np.uint8), ("nearest", np.uint8), ("dithered", np.float32)],
+    ("codec", "dtype"),
+    [
+        (LOSSLESS, np.uint8),
+        (CodecOptions(quantizer="nearest"), np.uint8),
+        (CodecOptions(quantizer="dithered"), np.float32),
+        (CodecOptions("png"), np.uint8),
+        (CodecOptions("jpeg"), np.uint8),
+    ],
 )
-def test_cache_keeps_unbiased_samples_as_floats(quantizer: str, dtype: type) -> None:
+def test_cache_keeps_unbiased_samples_as_floats(codec: CodecOptions, dtype: type) -> None:
     bank = SampleBank()
-    bank.add_payload(_payload(6, quantizer=quantizer))
+    bank.add_payload(_payload(6, codec=codec))
     assert bank._window[0].samples.dtype == dtype
 
 
