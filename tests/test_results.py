@@ -12,6 +12,7 @@ from sim.compare.markdown import markdown
 from sim.compare.presets import PRESETS, Preset
 from sim.compare.report import tables
 from sim.compare.results import read_results
+from sim.headline import with_headline
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "sim" / "results"
@@ -96,3 +97,8 @@ def test_a_block_of_rows_is_of_the_table(name: str, lines: list[str]) -> None:
 def test_every_block_of_rows_is_found() -> None:
     starts = sum(path.read_text(encoding="utf-8").count("<!-- rows of ") for path in TEXTS)
     assert starts == len(BLOCKS)
+
+
+def test_readme_has_the_headline_of_the_raw_results() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert with_headline(text) == text
