@@ -1,0 +1,266 @@
+"""Apps of other people's kind: as they are under ``flwr run``, and with our strategy plugged in.
+
+``hosts/<name>`` is an app that knows nothing of us and ``hosts/<name>.patch`` all that its owner
+changes. README.md's own diff is applied to ``hosts/readme``.
+"""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Context, RecordDict
+from inprocess_grid import InProcessGrid
+
+from sim.launcher import launch
+
+ROOT = Path(__file__).parents[1]
+HOSTS = ROOT / "tests" / "hosts"
+NAMES = ("quickstart", "advanced", "tabular")
+
+CLIENTS = 3
+MOST_ADDED_LINES = 10
+HALF_A_POINT = 0.005
+
+
+def read_metrics(out: Path) -> dict[str, list[dict[str, float]]]:
+    """Return what an app reported, by where it was evaluated."""
+    if (out / "metrics.json").exists():
+        metrics: dict[str, list[dict[str, float]]] = json.loads((out / "metrics.json").read_text())
+        return metrics
+    lines = read_log(out)
+    return {place: [line[place] for line in lines] for place in ("clientapp", "serverapp")}
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+
+
+def accuracy_of(metrics: dict[str, float]) -> float:
+    return metrics["eval_acc"] if "eval_acc" in metrics else metrics["accuracy"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What an app evaluates with: its own model, data and function."""
+
+    net: type[torch.nn.Module]
+    evaluate: Any  # (model, loader) -> (loss, accuracy)
+    of_clients: list[Any]  # a loader for each
+    of_server: Any  # a loader, or None
+
+    def accuracies(self, file: Path) -> tuple[list[float], float | None]:
+        """Return a saved model's accuracy with each client's data, and with the server's."""
+        net = self.net()
+        net.load_state_dict(torch.load(file))
+        of_clients = [self.evaluate(net, loader)[1] for loader in self.of_clients]
+        return of_clients, self.of_server and self.evaluate(net, self.of_server)[1]
+
+    def mean(self, accuracies: list[float], who: tuple[int, ...] = tuple(range(CLIENTS))) -> float:
+        """Return the mean over clients, weighted by their examples, as strategies do."""
+        sizes = {client: len(self.of_clients[client].dataset) for client in who}
+        return sum(sizes[k] * accuracies[k] for k in who) / sum(sizes.values())
+
+    def pooled(self, file: Path) -> float:
+        """Return the accuracy over all held-out data."""
+        of_clients, of_server = self.accuracies(file)
+        sizes = [len(loader.dataset) for loader in self.of_clients]
+        right = sum(size * share for size, share in zip(sizes, of_clients, strict=True))
+        if of_server is not None:
+            right += len(self.of_server.dataset) * of_server
+            sizes.append(len(self.of_server.dataset))
+        return right / sum(sizes)
+
+
+def held_out(host: str) -> HeldOut:
+    if host == "tabular":
+        task = importlib.import_module("loans.task")
+        loaders = [task.load_data(client, CLIENTS)[1] for client in range(CLIENTS)]
+        return HeldOut(task.LoanClassifier, task.evaluate, loaders, None)
+    task = importlib.import_module("imageapp.task" if host == "quickstart" else "bestmodel.task")
+    loaders = [task.load_data(client, CLIENTS, 32)[1] for client in range(CLIENTS)]
+    of_server = task.load_centralized_dataset if host == "quickstart" else task.load_test_data
+
+    def evaluate(net: torch.nn.Module, loader: Any) -> tuple[float, float]:
+        loss, accuracy = task.test(net, loader, "cpu")
+        return float(loss), float(accuracy)
+
+    return HeldOut(task.Net, evaluate, loaders, of_server())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An app's two runs, each a folder with what it saved."""
+
+    host: str
+    held_out: HeldOut
+    plain: Path
+    plugged: Path
+
+
+def copy_of(host: str, folder: Path) -> Path:
+    return Path(shutil.copytree(HOSTS / host, folder, ignore=shutil.ignore_patterns("__pycache__")))
+
+
+def apply_patch(host: str, app: Path) -> None:
+    command = ["git", "apply", str(HOSTS / f"{host}.patch")]
+    # Not as part of a repository that the folder may stand in, or that a hook speaks of.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    environment["GIT_CEILING_DIRECTORIES"] = str(app.parent)
+    done = subprocess.run(command, cwd=app, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    host = request.param
+    folder = tmp_path_factory.mktemp(host)
+    apps = {"plain": copy_of(host, folder / "plain"), "plugged": copy_of(host, folder / "plugged")}
+    apply_patch(host, apps["plugged"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(HOSTS / host))
+        patch.setenv("PYTHONPATH", str(ROOT))  # as if this checkout were installed
+        for name, app in apps.items():
+            run(app, folder / f"{name}-results")
+        evaluation = held_out(host)
+    return Pair(host, evaluation, folder / "plain-results", folder / "plugged-results")
+
+
+def run(app: Path, out: Path) -> None:
+    out.mkdir()
+    with (out / "log.txt").open("w") as log:
+        launch(app, {"out-dir": str(out)}, CLIENTS, echo=lambda line: print(line, file=log))
+
+
+@pytest.mark.parametrize("host", NAMES)
+def test_a_patch_applies_and_adds_few_lines(host: str, tmp_path: Path) -> None:
+    app = copy_of(host, tmp_path / host)
+    apply_patch(host, app)
+    sources = "".join(file.read_text() for file in sorted(app.rglob("*.py")))
+    assert "QuantizedDataReplay" in sources
+    assert "clients.train(" in sources
+    lines = (HOSTS / f"{host}.patch").read_text().splitlines()
+    added = [line for line in lines if line.startswith("+") and not line.startswith("+++ ")]
+    assert len(added) <= MOST_ADDED_LINES
+
+
+@pytest.mark.slow
+@pytest.mark.simulation
+@pytest.mark.timeout(400)
+class TestUnderFlwrRun:
+    """The first test of each app takes the time of its two runs."""
+
+    @pytest.mark.parametrize("which", ["plain", "plugged"])
+    def test_the_saved_model_is_as_good_as_reported(self, pair: Pair, which: str) -> None:
+        out: Path = getattr(pair, which)
+        of_clients, of_server = pair.held_out.accuracies(out / "final_model.pt")
+        last = {place: accuracy_of(rounds[-1]) for place, rounds in read_metrics(out).items()}
+        assert set(last) == {"clientapp"} | ({"serverapp"} if of_server is not None else set())
+        if of_server is not None:
+            assert last["serverapp"] == pytest.approx(of_server, abs=HALF_A_POINT)
+        # The advanced app evaluates on two clients of three, and does not say which.
+        asked = 2 if pair.host == "advanced" else CLIENTS
+        expected = [
+            pair.held_out.mean(of_clients, who) for who in combinations(range(CLIENTS), asked)
+        ]
+        assert min(abs(last["clientapp"] - accuracy) for accuracy in expected) < HALF_A_POINT
+
+    def test_it_learns_no_less_than_with_federated_averaging(self, pair: Pair) -> None:
+        plain, plugged = (
+            pair.held_out.pooled(out / "final_model.pt") for out in (pair.plain, pair.plugged)
+        )
+        assert plugged >= plain
+
+    def test_each_round_is_evaluated_as_before(self, pair: Pair) -> None:
+        plain, plugged = read_metrics(pair.plain), read_metrics(pair.plugged)
+        for place, rounds in plain.items():
+            assert [set(metrics) for metrics in plugged[place]] == [set(m) for m in rounds]
+
+    @pytest.mark.parametrize("pair", ["advanced"], indirect=True)
+    def test_the_subclass_keeps_its_ways(self, pair: Pair) -> None:
+        lines = read_log(pair.plugged)
+        assert [line["lr"] for line in lines] == [line["lr"] for line in read_log(pair.plain)]
+        assert lines[-1]["lr"] == lines[0]["lr"] / 4
+        assert all(line["train"] for line in lines)
+        best = max(line["serverapp"]["accuracy"] for line in lines)
+        _, of_server = pair.held_out.accuracies(pair.plugged / "best_model.pt")
+        assert of_server == pytest.approx(best, abs=HALF_A_POINT)
+
+    @pytest.mark.parametrize("pair", ["advanced"], indirect=True)
+    def test_nodes_are_flowers_own(self, pair: Pair) -> None:
+        nodes = [line["nodes"] for line in read_log(pair.plugged)]
+        assert all(len(of_round) == 2 for of_round in nodes)  # fraction-train of three
+        assert all(node > 2**32 for of_round in nodes for node in of_round)
+
+
+# README.md
+
+
+def readme_diff() -> dict[str, list[list[str]]]:
+    """Return README's plug-in diff: the hunks of each file, as lines."""
+    text = (ROOT / "README.md").read_text().split("<!-- plug-in diff -->\n```diff\n", 1)[1]
+    hunks: dict[str, list[list[str]]] = {}
+    for line in text.split("\n```", 1)[0].split("\n"):
+        if name := re.fullmatch(r" # (\w+\.py)", line):
+            hunks[name.group(1)] = of_file = [[]]
+        elif line.startswith("@@"):
+            of_file.append([])
+        else:
+            of_file[-1].append(line)
+    return hunks
+
+
+def side_of(hunk: list[str], sign: str) -> str:
+    """Return the text of a hunk before (``-``) or after (``+``) the change."""
+    kept = [line[1:] for line in hunk if not line or line[0] in (" ", sign)]
+    return "\n".join(kept).strip("\n") + "\n"
+
+
+@pytest.fixture
+def readme_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    """README's two files, patched and imported."""
+    monkeypatch.syspath_prepend(str(copy_of("readme", tmp_path / "readme")))
+    names = [file.removesuffix(".py") for file in readme_diff()]
+    assert names == ["server_app", "client_app"]
+    for name in names:
+        file = tmp_path / "readme" / f"{name}.py"
+        for hunk in readme_diff()[file.name]:
+            source, before = file.read_text(), side_of(hunk, "-")
+            assert source.count(before) == 1, before
+            file.write_text(source.replace(before, side_of(hunk, "+")))
+    yield {name: importlib.import_module(name) for name in names}
+    for name in names:
+        del sys.modules[name]
+
+
+def test_readme_adds_few_lines() -> None:
+    hunks = [hunk for of_file in readme_diff().values() for hunk in of_file]
+    assert sum(line.startswith("+") for hunk in hunks for line in hunk) <= MOST_ADDED_LINES
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_readme_diff_applies_and_learns(readme_app: dict[str, ModuleType], tmp_path: Path) -> None:
+    server, client = readme_app["server_app"], readme_app["client_app"]
+    file = tmp_path / "model.pt"
+    context = Context(
+        run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={"model": str(file)}
+    )
+    grid = InProcessGrid([client.app, client.app], first_node_id=2**63 - 1)
+    server.main(grid, context)
+    net = server.Net()
+    net.load_state_dict(torch.load(file))
+    pixels, labels = (torch.stack(list(part)) for part in zip(*client.held_out, strict=True))
+    with torch.no_grad():
+        accuracy = (net(pixels).argmax(dim=1) == labels).float().mean()
+    assert accuracy > 0.85
