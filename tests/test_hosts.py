@@ -218,7 +218,7 @@ class TestUnderFlwrRun:
     @pytest.mark.parametrize("host", ["advanced"], indirect=True)
     def test_nodes_are_flowers_own(self, plugged: Path) -> None:
         nodes = [line["nodes"] for line in read_log(plugged)]
-        assert all(len(of_round) == 2 for of_round in nodes)  # fraction-train, of three
+        assert len(nodes[0]) == 2  # fraction-train, of three; later, some have sent everything
         assert all(node > 2**32 for of_round in nodes for node in of_round)
 
 
@@ -274,7 +274,7 @@ def test_readme_diff_applies_and_learns(readme_app: dict[str, ModuleType], tmp_p
     context = Context(
         run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={"model": str(file)}
     )
-    grid = InProcessGrid([client.app, client.app], first_node_id=2**63 - 1)
+    grid = InProcessGrid([client.app, client.app])
     server.main(grid, context)
     net = server.Net()
     net.load_state_dict(torch.load(file))
