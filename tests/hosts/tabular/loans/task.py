@@ -47,7 +47,7 @@ def load_data(partition_id, num_partitions):
     trainset, valset = torch.utils.data.random_split(
         dataset, lengths, torch.Generator().manual_seed(partition_id)
     )
-    return DataLoader(trainset, batch_size=32, shuffle=True), DataLoader(valset, batch_size=64)
+    return DataLoader(trainset, batch_size=64, shuffle=True), DataLoader(valset, batch_size=64)
 
 
 def train(net, trainloader, lr):
