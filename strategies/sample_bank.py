@@ -14,7 +14,7 @@ from codec.learning.inputs import Bounds, in_units, mapped_range, sees_floats
 from codec.options import COUNT, check
 from strategies.server_model import Batch
 
-_DEFAULT_MEMORY_LIMIT = 4 << 30
+DEFAULT_MEMORY_LIMIT = 4 << 30
 _FLOAT_BYTES = 4
 
 
@@ -91,7 +91,7 @@ class SampleBank:
 
     def __init__(
         self,
-        memory_limit: int = _DEFAULT_MEMORY_LIMIT,
+        memory_limit: int = DEFAULT_MEMORY_LIMIT,
         limits: DecodeLimits | None = None,
         *,
         scale: str = "auto",

@@ -167,31 +167,33 @@ class QuantizedDataStreaming(ServerStrategy):
         self, server_round: int, reply: ReceivedSamples
     ) -> tuple[list[Tensor], float]:
         """Gradient at a client's decoded samples plus its residual, and the loss there."""
-        server = self.server_model
-        gradient = [torch.zeros_like(p, dtype=torch.float32) for p in server.trainable()]
-        loss = 0.0
-        if reply.payload is not None and reply.decoded is not None:
-            decoded, count = reply.decoded, reply.num_examples
-            augment = keyed_augmentation(
-                self._augment, self.request.seed, server_round, reply.client, server.device
-            )
-            with server.autocast(), torch.random.fork_rng():
-                torch.manual_seed(dropout_seed(self.request.seed, server_round, reply.client))
-                losses = batch_losses(
-                    server.model,
-                    server.criterion,
-                    decoded.samples,
-                    decoded.targets,
-                    spec=reply.payload.spec,
-                    scale=self.request.scale,
-                    augment=augment,
-                )
-                gradient = losses_gradient(server.model, losses, decoded.weights, count)
-            weights = torch.as_tensor(decoded.weights, device=server.device)
-            loss = float(losses.mean_of(count, weights))
+        gradient, loss = self._sample_gradient(server_round, reply)
         if reply.refinement is not None:
             gradient = [
                 part + torch.from_numpy(residual).to(part)
                 for part, residual in zip(gradient, reply.refinement, strict=True)
             ]
         return gradient, loss
+
+    def _sample_gradient(
+        self, server_round: int, reply: ReceivedSamples
+    ) -> tuple[list[Tensor], float]:
+        """Gradient at a client's decoded samples, and the loss there; zeros without samples."""
+        server, decoded = self.server_model, reply.decoded
+        if reply.payload is None or decoded is None:
+            return [torch.zeros_like(p, dtype=torch.float32) for p in server.trainable()], 0.0
+        key = (self.request.seed, server_round, reply.client)
+        with server.autocast(), torch.random.fork_rng():
+            torch.manual_seed(dropout_seed(*key))
+            losses = batch_losses(
+                server.model,
+                server.criterion,
+                decoded.samples,
+                decoded.targets,
+                spec=reply.payload.spec,
+                scale=self.request.scale,
+                augment=keyed_augmentation(self._augment, *key, server.device),
+            )
+            gradient = losses_gradient(server.model, losses, decoded.weights, reply.num_examples)
+        weights = torch.as_tensor(decoded.weights, device=server.device)
+        return gradient, float(losses.mean_of(reply.num_examples, weights))
