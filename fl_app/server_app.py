@@ -98,7 +98,8 @@ def measure(
     server, ledger = strategy.server_model, strategy.ledger
     loss = accuracy = None
     if evaluated:
-        loss, accuracy = server.evaluate(test.samples, test.labels, high=255.0)
+        high = 1.0 if strategy.request.scale == "none" else 255.0
+        loss, accuracy = server.evaluate(test.samples, test.labels, low=0.0, high=high)
     parameters = sum(parameter.numel() for parameter in server.trainable())
     return RoundRecord(
         round=server_round,
