@@ -5,13 +5,12 @@ Nothing here imports torch unless a model is needed. Clients of the baselines: `
 
 from clients.candidates import draw_minibatch
 from clients.handler import train
-from clients.source import ArraySource, SampleSource, as_source, source_spec
+from clients.source import ArraySource, SampleSource, as_source
 
 __all__ = [
     "ArraySource",
     "SampleSource",
     "as_source",
     "draw_minibatch",
-    "source_spec",
     "train",
 ]

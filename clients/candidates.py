@@ -1,13 +1,13 @@
 """Which samples a client considers in a round."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.source import SampleSource, fetch
-from codec import SampleSpec
+from clients.reading import Reader
 
 
 def draw_minibatch(
@@ -33,33 +33,50 @@ def draw_minibatch(
 
 @dataclass
 class Candidates:
-    """Samples in the order of consideration, fetched from the source as far as needed.
+    """Samples in the order of consideration, read from the source as far as needed.
+
+    Those of no use are left out, and remembered.
 
     Attributes
     ----------
-    source : SampleSource
-    spec : SampleSpec
+    reader : Reader
     order : (N,) int64 array
-        Indices into the source.
+        Indices into the source; those found to be of no use are taken out.
+    useless : list of int
+        Indices of those.
+    skipped : Counter of str
+        Their number, by reason.
+    clipped : int
+        Values clipped to the declared range.
     """
 
-    source: SampleSource
-    spec: SampleSpec
+    reader: Reader
     order: NDArray[np.int64]
+    useless: list[int] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    clipped: int = 0
     _samples: NDArray[Any] = field(init=False)
     _targets: NDArray[Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        spec = self.spec
-        self._samples = np.empty((0, *spec.shape), spec.dtype)
-        kind = np.int64 if spec.classes else np.float32
-        self._targets = np.empty((0, *spec.target_shape), kind)
+        kind = self.reader.kind
+        self._samples = np.empty((0, *kind.shape), kind.dtype)
+        self._targets = np.empty((0, *kind.target_shape), np.int64 if kind.classes else np.float32)
 
     def first(self, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return samples (count, *shape) and targets of the first `count` candidates."""
-        missing = self.order[len(self._samples) : count]
-        if len(missing):
-            samples, targets = fetch(self.source, missing, self.spec)
-            self._samples = np.concatenate([self._samples, samples])
-            self._targets = np.concatenate([self._targets, targets])
+        """Return samples (M, *shape) and targets of the first candidates of use.
+
+        M is `count`, or less if there are no more.
+        """
+        while len(self._samples) < min(count, len(self.order)):
+            have = len(self._samples)
+            wanted = self.order[have:count]
+            batch = self.reader.read(wanted)
+            bad = np.setdiff1d(np.arange(len(wanted)), batch.positions)
+            self.useless += wanted[bad].tolist()
+            self.order = np.delete(self.order, have + bad)
+            self.skipped += batch.skipped
+            self.clipped += batch.clipped
+            self._samples = np.concatenate([self._samples, batch.samples])
+            self._targets = np.concatenate([self._targets, batch.targets])
         return self._samples[:count], self._targets[:count]

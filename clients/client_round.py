@@ -1,8 +1,10 @@
 """What a client works with in a round of streaming or replay, and what it contributes."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
@@ -10,15 +12,15 @@ from numpy.typing import NDArray
 
 from clients.budget import Encoder
 from clients.importance import ModelOutputs, model_outputs, needs_features, score
+from clients.reading import Reader
 from clients.selection import Selector, make_selector
-from clients.source import SampleSource, source_spec
-from codec import Criterion, SampleSpec
+from clients.source import SampleSource
+from codec import CodecError, Criterion, SampleSpec
 from codec.messages import ReplayRequest, StreamingRequest
 from codec.random import Stream, client_generator
 
 if TYPE_CHECKING:
     from torch import nn
-
 
 RequestT = TypeVar("RequestT", bound=StreamingRequest | ReplayRequest)
 
@@ -35,12 +37,12 @@ class ClientRound(Generic[RequestT]):
     ----------
     request : StreamingRequest or ReplayRequest
     client : int
-        Partition id, >= 0; with the run's seed and the round it keys all random numbers.
+        What keys all random numbers, with the run's seed and the round: node or partition id.
     source : SampleSource
     model : torch.nn.Module or None
         With the server's state loaded; None when the request needs none.
     criterion : callable or None
-        Loss for the refinement and for scores; see `codec.per_sample_criterion`.
+        Loss for scores and refinement; see `codec.per_sample_criterion`.
     stage : callable
         From ``"importance"``, ``"encode"`` or ``"refinement"`` to a context that the stage
         runs in; a caller with a clock times it.
@@ -53,24 +55,31 @@ class ClientRound(Generic[RequestT]):
     criterion: Criterion | None = None
     stage: Callable[[str], AbstractContextManager[None]] = _untimed
 
+    @cached_property
+    def reader(self) -> Reader:
+        """What reads the samples, and knows what they are."""
+        return Reader(self.source, self.request.terms)
+
     def generator(self, stream: Stream | None = None) -> np.random.Generator:
         """Return one of the client's generators of this round."""
         return client_generator(self.request.seed, self.request.server_round, self.client, stream)
 
     def spec(self) -> SampleSpec:
-        """Return the spec of the round's payload."""
-        return source_spec(self.source, self.request.codec)
+        """Return what the samples are."""
+        kind = self.reader.kind
+        if self.request.scale == "unit" and self.source.low is None and kind.dtype != "uint8":
+            raise CodecError("scale = 'unit' needs a declared range: pass value_range=(low, high)")
+        return kind
 
-    def encoder(self, spec: SampleSpec, by_label: bool) -> Encoder:
+    def encoder(self, *, by_label: bool) -> Encoder:
         """Return the round's encoder."""
         key = (self.request.seed, self.client, self.request.server_round)
-        return Encoder(spec, key, by_label)
+        return Encoder(self.reader, self.request.codec, key, by_label)
 
     def selector(
         self,
         samples: NDArray[Any],
         targets: NDArray[Any],
-        spec: SampleSpec,
         rng: np.random.Generator,
         outputs: ModelOutputs | None = None,
     ) -> Selector:
@@ -80,6 +89,7 @@ class ClientRound(Generic[RequestT]):
         """
         request, scores = self.request, np.ones(len(samples))
         if request.needs_scores and self.model is not None:
+            spec = self.spec()
             with self.stage("importance"):
                 if outputs is None:
                     features = needs_features(request.importance)
@@ -96,23 +106,35 @@ class Contribution:
 
     Attributes
     ----------
-    data : bytes
-        Sample payload; empty when nothing is sent.
+    payloads : tuple of bytes
+        Sample payloads; none when nothing is sent.
     considered : int
-        Size of the original minibatch (sgd) or of the pool chosen from (replay).
+        Size of the original minibatch (streaming) or of the pool chosen from (replay).
     sent : (M,) int64 array
-        Indices of the samples in `data`, into the source.
+        Indices of the samples in `payloads`, into the source.
     refinement : bytes or None
         Compressed gradient residual.
     memory : list of float32 arrays or None
         Error memory of the compressor, for the next round.
+    variance_kept : float
+        Share of the variance of the samples sent that survives.
+    clipped : int
+        Values clipped to the declared range.
+    skipped : Counter of str
+        Samples of no use, by reason.
+    useless : tuple of int
+        Indices of those.
+    notes : tuple of str
+        What the server should tell its user.
     """
 
-    data: bytes
-    considered: int
-    sent: NDArray[np.int64]
+    payloads: tuple[bytes, ...] = ()
+    considered: int = 0
+    sent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     refinement: bytes | None = None
     memory: list[NDArray[np.float32]] | None = None
-
-
-NOTHING = Contribution(b"", 0, np.zeros(0, np.int64))
+    variance_kept: float = 1.0
+    clipped: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    useless: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()

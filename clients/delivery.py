@@ -1,15 +1,14 @@
 """What a client has sent, and what it has sent without knowing whether it arrived."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import CodecError
-
 _NO_ROUND = -1
+_FLAGS = ("sent", "pending", "useless")
 
 
 @dataclass(frozen=True)
@@ -22,36 +21,35 @@ class SentSamples:
         Samples that the server has.
     pending : (N,) bool array
         Samples of the last reply, until the server acknowledges it.
+    useless : (N,) bool array
+        Samples that cannot be read or used; they are not tried again.
     pending_round : int
         Round of that reply; -1 before the first.
     """
 
     delivered: NDArray[np.bool_]
     pending: NDArray[np.bool_]
+    useless: NDArray[np.bool_]
     pending_round: int = _NO_ROUND
 
     @classmethod
     def none(cls, length: int) -> "SentSamples":
         """Return the state of a client of `length` samples that has sent nothing."""
-        return cls(np.zeros(length, np.bool_), np.zeros(length, np.bool_))
+        flags = [np.zeros(length, np.bool_) for _ in _FLAGS]
+        return cls(flags[0], flags[1], flags[2])
 
     @classmethod
     def from_entries(cls, entries: Mapping[str, Any], length: int) -> "SentSamples":
-        """Read what `to_entries` wrote.
-
-        Raises
-        ------
-        CodecError
-            If the entries are not about `length` samples.
-        """
-        flags = [_unpack(entries[key], length) for key in ("sent", "pending")]
-        return cls(flags[0], flags[1], int(entries["pending-round"]))
+        """Read what `to_entries` wrote; a source that has grown since has more unsent samples."""
+        flags = [_unpack(entries[key], length) for key in _FLAGS]
+        return cls(flags[0], flags[1], flags[2], int(entries["pending-round"]))
 
     def to_entries(self) -> dict[str, bytes | int]:
         """Return one bit a sample and kind of flag, as entries of a config record."""
         return {
             "sent": np.packbits(self.delivered).tobytes(),
             "pending": np.packbits(self.pending).tobytes(),
+            "useless": np.packbits(self.useless).tobytes(),
             "pending-round": self.pending_round,
         }
 
@@ -66,13 +64,21 @@ class SentSamples:
         """
         arrived = acknowledged is None or acknowledged == self.pending_round
         delivered = self.delivered | self.pending if arrived else self.delivered
-        return SentSamples(delivered, np.zeros_like(delivered))
+        return replace(self, delivered=delivered, pending=np.zeros_like(delivered))
 
-    def send(self, indices: NDArray[np.int64], server_round: int) -> "SentSamples":
-        """Add the samples of this round's reply, as pending."""
-        pending = np.zeros_like(self.delivered)
+    def send(
+        self, indices: NDArray[np.int64], useless: Sequence[int], server_round: int
+    ) -> "SentSamples":
+        """Add the samples of this round's reply, as pending, and those found to be of no use."""
+        pending, of_no_use = np.zeros_like(self.delivered), self.useless.copy()
         pending[indices] = True
-        return SentSamples(self.delivered, pending, server_round)
+        of_no_use[list(useless)] = True
+        return SentSamples(self.delivered, pending, of_no_use, server_round)
+
+    @property
+    def usable(self) -> int:
+        """Number of samples that are not known to be of no use."""
+        return int((~self.useless).sum())
 
     def remaining(self, quota: int) -> int:
         """Return how many of `quota` samples are left to send once the pending ones arrive."""
@@ -80,10 +86,8 @@ class SentSamples:
 
 
 def _unpack(data: bytes, length: int) -> NDArray[np.bool_]:
-    if len(data) != -(-length // 8):
-        raise CodecError(
-            f"state remembers {len(data)} bytes of sent flags, but {length} samples take "
-            f"{-(-length // 8)}: the source changed within the run"
-        )
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=length)
-    return bits.astype(np.bool_)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8)).astype(np.bool_)
+    flags = np.zeros(length, np.bool_)
+    known = min(length, len(bits))
+    flags[:known] = bits[:known]
+    return flags

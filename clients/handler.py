@@ -3,26 +3,29 @@
 Flower and the clock are known here and in the baselines' handlers; the rest is pure.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.arrays import load_model
 from clients.client_round import ClientRound, Contribution
-from clients.dataset import IndexedDataset
+from clients.reading import Reader
 from clients.replay import answer_replay
-from clients.source import SampleSource, as_source
+from clients.source import as_source
 from clients.stopwatch import Stopwatch
 from clients.streaming import answer_streaming
 from codec import CodecError, Criterion
 from codec.messages import (
     ARRAYS,
     CONFIG,
+    METRICS,
     PAYLOAD,
     REPLAY,
     STREAMING,
+    DescribeRequest,
     ReplayRequest,
     Reply,
     Request,
@@ -43,57 +46,87 @@ _ANSWERS: Mapping[str, Answer] = {STREAMING: answer_streaming, REPLAY: answer_re
 def train(
     msg: Message,
     context: Context,
-    source: SampleSource | IndexedDataset,
+    dataset: Any,
     model: "Callable[[], nn.Module] | None" = None,
     criterion: Criterion | None = None,
+    *,
+    classes: int | None = None,
+    class_names: Sequence[str] | None = None,
+    value_range: tuple[float, float] | None = None,
+    keys: Sequence[str] = (),
 ) -> Message:
     """Answer one round's request with quantized samples.
 
     Parameters
     ----------
     msg : Message
-        ``content["config"]``: a `codec.messages.StreamingRequest` or `ReplayRequest`.
-        ``content["arrays"]``: the model's state, when it is scored or refined with.
+        ``content["config"]``: a `codec.messages.StreamingRequest`, `ReplayRequest` or
+        `DescribeRequest`. ``content["arrays"]``: the model's state, when it is scored or refined
+        with.
     context : Context
-        ``node_config["partition-id"]`` (default 0) keys the client's random numbers;
-        ``state`` remembers what was sent and the refinement's error memory.
-    source : SampleSource or map-style data set
-        The client's samples; see `clients.source.as_source`.
+        Its ``node_id`` keys the client's random numbers (or ``node_config["partition-id"]``, as
+        the request says); ``state`` remembers what was sent and the refinement's error memory.
+    dataset : SampleSource, or a map-style data set
+        The client's samples: a torch ``Dataset`` or ``DataLoader``, a Hugging Face ``Dataset``, a
+        list of pairs, two arrays; see `clients.as_source`.
     model : callable, optional
         Factory of the model whose state the server sends. Without scores and refinement it
         is never called, and torch is not imported.
     criterion : callable, optional
-        Loss for the refinement; must be the server's. Default: cross-entropy, or mean
+        Loss for scores and refinement; must be the server's. Default: cross-entropy, or mean
         squared error for float targets.
+    classes : int, optional
+        Number of classes, 0 for float targets; by default what the data set says, or the number
+        of the server's outputs.
+    class_names : sequence of str, optional
+        Names of the classes, by default those of the data set.
+    value_range : (float, float), optional
+        Lowest and highest value of a sample; what lies beyond is clipped, and counted. Default:
+        0 to 255 for 8-bit images, measured for others.
+    keys : (str, str), optional
+        Of sample and target, where the items are mappings.
 
     Returns
     -------
     Message
-        ``content["payload"]``: a `codec.messages.SampleReply`.
+        ``content["payload"]`` and ``content["metrics"]``: a `codec.messages.SampleReply`.
 
     Raises
     ------
     CodecError
-        On an illegal request, sample or model; names the value and what is legal.
+        On an illegal request, data set or model; names the value, what is legal and what to do.
     """
-    request = read_request(msg, StreamingRequest, ReplayRequest)
+    request = read_request(msg, StreamingRequest, ReplayRequest, DescribeRequest)
+    low, high = value_range or (None, None)
+    source = as_source(dataset, classes, low, high, class_names=class_names, keys=keys)
+    if isinstance(request, DescribeRequest):
+        return reply_message(msg, Reader(source).describe(partition_id(context)))
     assert isinstance(request, StreamingRequest | ReplayRequest)
-    number, watch = client_number(context), Stopwatch()
-    work: ClientRound[Any] = ClientRound(request, number, as_source(source), stage=watch.stage)
+    watch = Stopwatch()
+    key = client_key(context, request)
+    work: ClientRound[Any] = ClientRound(
+        request, key, source, criterion=criterion, stage=watch.stage
+    )
     if request.needs_model:
         if model is None:
             raise CodecError("the request scores or refines with a model: pass model=<factory>")
-        loaded = load_model(model, msg.content.get(ARRAYS))
-        work = replace(work, model=loaded, criterion=criterion)
+        work = replace(work, model=load_model(model, msg.content.get(ARRAYS)))
     contribution, remaining = _ANSWERS[request.mode](work, context.state)
+    first, *more = contribution.payloads or (b"",)
     reply = SampleReply(
-        client=work.client,
-        samples=contribution.data,
+        client=partition_id(context),
+        samples=first,
+        more=tuple(more),
         num_examples=contribution.considered,
         num_sent=len(contribution.sent),
         remaining=remaining,
         refinement=contribution.refinement,
         memory_bytes=sum(part.nbytes for part in contribution.memory or ()),
+        variance_kept=contribution.variance_kept,
+        clipped=contribution.clipped,
+        skipped=json.dumps(contribution.skipped) if contribution.skipped else "",
+        notes=contribution.notes,
+        class_digest=work.reader.class_digest if len(source) else "",
         **watch.entries(),
     )
     return reply_message(msg, reply)
@@ -116,11 +149,24 @@ def read_request(msg: Message, *kinds: type[RequestT]) -> RequestT:
     return by_mode[mode].from_entries(record)
 
 
-def client_number(context: Context) -> int:
-    """Return the number that keys a client's random numbers."""
+def partition_id(context: Context) -> int:
+    """Return the number of a client's partition, 0 if it has none."""
     return int(context.node_config.get("partition-id", 0))
 
 
+def client_key(context: Context, request: Request) -> int:
+    """Return what keys a client's random numbers, see `codec.messages.ClientOptions`."""
+    return context.node_id if request.client_key == "node" else partition_id(context)
+
+
 def reply_message(msg: Message, reply: Reply) -> Message:
-    """Return the message that carries a reply and nothing else."""
-    return Message(RecordDict({PAYLOAD: ConfigRecord(dict(reply.to_entries()))}), reply_to=msg)
+    """Return the message that carries a reply: numbers that Flower may aggregate as metrics."""
+    entries: dict[str, Any] = dict(reply.to_entries())
+    metrics = reply.metric_keys()
+    content = RecordDict(
+        {
+            PAYLOAD: ConfigRecord({k: v for k, v in entries.items() if k not in metrics}),
+            METRICS: MetricRecord({k: v for k, v in entries.items() if k in metrics}),
+        }
+    )
+    return Message(content, reply_to=msg)

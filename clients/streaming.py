@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from clients.arrays import array_record, stored_arrays
 from clients.budget import encode_within_budget
 from clients.candidates import draw_minibatch
-from clients.client_round import NOTHING, ClientRound, Contribution
+from clients.client_round import ClientRound, Contribution
 from clients.importance import needs_features
 from clients.refinement import ForwardPass, forward_pass, gradient_residual
 from clients.selection import Selection
-from clients.source import fetch
 from codec import DecodedSamples, SampleSpec, dropout_seed, per_sample_criterion
 from codec.messages import StreamingRequest
 from codec.random import Stream
@@ -56,23 +55,32 @@ def streaming_round(work: Round, memory: list[NDArray[np.float32]] | None = None
     request, rng = work.request, work.generator()
     indices = draw_minibatch(len(work.source), request.batch_size, rng)
     if len(indices) == 0:
-        return NOTHING
+        return Contribution()
     spec = work.spec()
-    samples, targets = fetch(work.source, indices, spec)
+    batch = work.reader.read(indices)
+    samples, targets, indices = batch.samples, batch.targets, indices[batch.positions]
+    contribution = Contribution(memory=memory, clipped=batch.clipped, skipped=batch.skipped)
+    if len(indices) == 0:
+        return contribution
     original = _forward(work, samples, targets, spec)
     outputs = None if original is None else original.outputs
-    select = work.selector(samples, targets, spec, rng, outputs)
-    encoder = work.encoder(spec, by_label=False)
+    select = work.selector(samples, targets, rng, outputs)
+    encoder = work.encoder(by_label=False)
 
-    def encode(selection: Selection) -> bytes:
+    def encode(selection: Selection) -> tuple[bytes, ...]:
         return encoder.encode(samples, targets, selection)
 
     with work.stage("encode"):
         encoded = encode_within_budget(
             select, encode, request.keep_rate * len(indices), request.uplink_budget
         )
-    sent = indices[encoded.selection.positions]
-    contribution = Contribution(encoded.data, len(indices), sent, memory=memory)
+        contribution = replace(
+            contribution,
+            payloads=encoded.payloads,
+            considered=len(indices),
+            sent=indices[encoded.selection.positions],
+            variance_kept=encoder.variance_kept(samples, encoded.selection),
+        )
     if original is None:
         return contribution
     with work.stage("refinement"):

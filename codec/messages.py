@@ -1,6 +1,6 @@
 """What the server asks of a client and what a client answers; every option is declared here once.
 
-Three kinds of work, each with its options, the request of a round, and the reply:
+Four kinds of work, each with its options, the request of a round, and the reply:
 
 =========  ====================  ====================  ===================
 mode       options               request               reply
@@ -103,6 +103,7 @@ class Participation(ClientOptions):
         1.0, "share of the connected nodes asked per round", PROPER_SHARE
     )
     min_available_nodes: int = option(1, "nodes that must be connected before a round", COUNT)
+    min_train_nodes: int = option(1, "least number of nodes asked per round", COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ class ReplayOptions(SampleOptions):
     """Samples that are sent once and kept by the server."""
 
     samples_per_round: int = option(
-        100, "replay: most samples a client sends per round (0 = no limit)", COUNT_OR_NONE
+        0, "replay: most samples a client sends per round (0 = no limit)", COUNT_OR_NONE
     )
     pool_factor: float = option(4.0, "replay: samples scored by a model per sample sent", Range(1))
 
@@ -192,7 +193,7 @@ class LocalOptions(CompressionOptions):
     """Local training, federated averaging."""
 
     local_steps: int = option(10, "fedavg: steps of a client per round", COUNT)
-    momentum: float = option(0.9, "sgd momentum, adam's beta1", _MOMENTUM)
+    momentum: float = option(0.9, "momentum of sgd, beta1 of adam", _MOMENTUM)
     weight_decay: float = option(5e-4, "weight decay", COUNT_OR_NONE)
 
 
@@ -443,6 +444,8 @@ class SampleReply(Reply):
         Values that lay outside the range of the data set and were clipped to it.
     skipped : str
         Samples of no use, such as unreadable files, counted by reason: a JSON object; empty: none.
+    notes : tuple of str
+        What the server should tell its user.
     class_digest : str
         Digest of the class names of the data set, if the server did not state its own: two
         clients with different ones do not mean the same by a label.
@@ -458,10 +461,21 @@ class SampleReply(Reply):
     )
     clipped: int = option(0, "values clipped", COUNT_OR_NONE, telemetry=True, metric=True)
     skipped: str = option("", "samples of no use, by reason", telemetry=True)
+    notes: tuple[str, ...] = option((), "what to tell the user", telemetry=True)
     class_digest: str = option("", "digest of the class names", telemetry=True)
     seconds_importance: float = _seconds()
     seconds_encode: float = _seconds()
     seconds_refinement: float = _seconds()
+
+    def skipped_counts(self) -> dict[str, int]:
+        """Return the numbers of samples of no use by reason; none where they are not legible."""
+        try:
+            counts = json.loads(self.skipped or "{}")
+        except ValueError:
+            return {}
+        if not isinstance(counts, dict):
+            return {}
+        return {str(k): n for k, n in counts.items() if type(n) is int and n > 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -507,6 +521,8 @@ class Description(Reply):
     ----------
     num_examples : int
         All that the client has.
+    samples : bytes
+        Empty: who reads a `SampleReply` finds none here.
     shape : tuple of int
         Of a sample.
     dtype : str
@@ -519,6 +535,7 @@ class Description(Reply):
         Of the data set, if it has them.
     """
 
+    samples: bytes = option(b"", "none: samples are described, not sent")
     shape: tuple[int, ...] = option((), "shape of a sample")
     dtype: str = option("", "type of the values")
     low: float = option(0.0, "lowest value")

@@ -9,8 +9,11 @@ import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+import re
+import textwrap
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from functools import wraps
 from types import UnionType
 from typing import Any, Self, TypeVar, cast, get_args, get_origin
 
@@ -44,7 +47,7 @@ class Range:
 
     def __contains__(self, value: float) -> bool:
         above = value > self.low if self.open_low else value >= self.low
-        return above and value <= self.high and math.isfinite(value)
+        return above and value <= self.high and value < math.inf
 
     def __str__(self) -> str:
         if self.high == math.inf:
@@ -105,6 +108,13 @@ def option(
         "metric": metric,
     }
     value: T = field(default=default, metadata=metadata)
+    return value
+
+
+def redeclared(group: type["Options"], name: str, default: T) -> T:
+    """Declare an option of a group anew, with another default and nothing else changed."""
+    declared = own_fields(group)[name]
+    value: T = field(default=default, metadata=declared.metadata)
     return value
 
 
@@ -277,10 +287,7 @@ def split_options(given: Mapping[str, Any], *groups: type[Options]) -> tuple[Any
     OptionError
         If a value is not legal.
     """
-    known = {name for group in groups for name in own_fields(group)}
-    for name in given:
-        if name not in known:
-            raise TypeError(f"unexpected keyword argument {name!r}; {did_you_mean(name, known)}")
+    _refuse_unknown(given, {name for group in groups for name in own_fields(group)})
     return tuple(
         group(**{name: given[name] for name in own_fields(group) if name in given})
         for group in groups
@@ -288,46 +295,83 @@ def split_options(given: Mapping[str, Any], *groups: type[Options]) -> tuple[Any
 
 
 def takes_options(*groups: type[Options]) -> Callable[[ClassT], ClassT]:
-    """Show the fields of groups as keyword arguments in a class's signature and documentation.
+    """Show the fields of groups as keyword arguments of a class, in its signature and its help.
 
-    The class's ``__init__`` takes them as ``**options`` and gives them to `split_options`.
+    The class's ``__init__`` takes them as ``**options`` and gives them to `split_options`. It is
+    wrapped: an unknown keyword argument is a `TypeError` that names the nearest one.
     """
+    named: dict[str, Field[Any]] = {}
+    for group in groups:
+        named |= own_fields(group)
 
     def decorate(cls: ClassT) -> ClassT:
-        named: dict[str, Field[Any]] = {}
-        for group in groups:
-            named |= own_fields(group)
-        initializer = inspect.signature(cls.__init__)  # type: ignore[misc]  # read only
-        own = [p for p in initializer.parameters.values() if p.name not in ("self", "options")]
-        shown = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=_default(declared),
-                annotation=declared.type,
-            )
-            for name, declared in named.items()
-        ]
-        cls.__signature__ = inspect.Signature([*own, *shown])  # type: ignore[attr-defined]
-        lines = [f"    {line}" for name in named for line in _documented(name, named[name])]
-        head = "\n\n    Other Parameters\n    ----------------\n"
-        cls.__doc__ = (cls.__doc__ or "").rstrip() + head + "\n".join(lines) + "\n    "
+        initialize = cls.__init__  # type: ignore[misc]  # read only
+        signature = _signature_with(named, initialize)
+        known = list(signature.parameters)[1:]
+
+        @wraps(initialize)
+        def checked(self: Any, *args: Any, **given: Any) -> None:
+            _refuse_unknown(given, known)
+            initialize(self, *args, **given)
+
+        checked.__signature__ = signature  # type: ignore[attr-defined]
+        cls.__init__ = checked  # type: ignore[misc]
+        cls.__doc__ = _doc_with(named, inspect.cleandoc(cls.__doc__ or ""))
         return cls
 
     return decorate
 
 
+def _refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise TypeError(f"unexpected keyword argument {name!r}; {did_you_mean(name, known)}")
+
+
+def _signature_with(
+    named: Mapping[str, Field[Any]], function: Callable[..., None]
+) -> inspect.Signature:
+    """Return a function's signature with fields in the place of its ``**options``."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.name != "options"]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    shown = [
+        inspect.Parameter(name, kind, default=_default(declared), annotation=declared.type)
+        for name, declared in named.items()
+    ]
+    return inspect.Signature([*own, *shown], return_annotation=None)
+
+
+def _doc_with(named: Mapping[str, Field[Any]], doc: str) -> str:
+    """Return a class's documentation with fields in a section after that of its parameters."""
+    lines = ["Other Parameters", "----------------"]
+    for name, declared in named.items():
+        lines += _documented(name, declared)
+    sections = re.split(r"\n\n(?=[A-Z].*\n-+\n)", doc)
+    place = [section.split("\n")[0] for section in sections].index("Parameters") + 1
+    return "\n\n".join([*sections[:place], "\n".join(lines), *sections[place:]]) + "\n"
+
+
 def _documented(name: str, declared: Field[Any]) -> list[str]:
-    kind = getattr(declared.type, "__name__", str(declared.type))
-    nested = _nested(declared)
-    text = _sentence(nested.__doc__) if nested else declared.metadata["doc"]
-    legal = declared.metadata.get("legal")
-    shown = "" if nested else f", default={_default(declared)!r}"
-    return [f"{name} : {kind}{shown}", f"    {text}" + (f"; {legal}" if legal else "") + "."]
+    nested, legal = _nested(declared), declared.metadata.get("legal")
+    default = _default(declared)
+    if nested is not None:
+        # They may be made from their first field, see `Options.coerce`.
+        kind, text = f"{nested.__name__} or str", _first_line(nested)
+        default = getattr(default, fields(nested)[0].name)
+    else:
+        kind = getattr(declared.type, "__name__", str(declared.type))
+        text = declared.metadata["doc"]
+        if isinstance(legal, OneOf):
+            kind = "{" + ", ".join(map(repr, legal)) + "}"
+        elif legal is not None:
+            kind = f"{kind} {legal}"
+    text = f"{text[0].upper()}{text[1:].rstrip('.')}."
+    indented = textwrap.wrap(text, 92, initial_indent="    ", subsequent_indent="    ")
+    return [f"{name} : {kind}, default={default!r}", *indented]
 
 
-def _sentence(doc: str | None) -> str:
-    return (doc or "").split("\n")[0].rstrip(".")
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or cls.__name__).split("\n")[0]
 
 
 def _default(declared: Field[Any]) -> Any:
@@ -361,15 +405,24 @@ def _checked(name: str, value: Any, declared: Field[Any]) -> Any:
     if not _has_type(value, kind):
         found = type(value).__name__
         raise OptionError(name, f"= {value!r:.80} must be {_KINDS[kind]}, not {found}")
-    value = kind(value)
-    legal = declared.metadata.get("legal")
-    if declared.metadata.get("float32"):
-        value = _single(value)
-        if isinstance(legal, Range):  # the float32 next to a bound may lie beyond it
-            legal = _SingleRange(legal.low, legal.high, legal.open_low)
+    value = _converted(name, value, kind)
+    legal, single = declared.metadata.get("legal"), declared.metadata.get("float32")
+    if single and isinstance(legal, Range):
+        legal = _SingleRange(legal.low, legal.high, legal.open_low)
     if legal is not None:
         check(name, value, legal)
-    return value
+    return _single(value) if single else value
+
+
+def _converted(name: str, value: Any, kind: Any) -> Any:
+    try:
+        converted = kind(value)
+        fits = kind is not int or -(2**63) <= converted < 2**63  # what messages hold
+    except OverflowError:
+        fits = False
+    if not fits:
+        raise OptionError(name, f"= {value!r:.80} must fit 64 bits")
+    return converted
 
 
 def _checked_items(name: str, value: Any, kind: type) -> tuple[Any, ...]:
@@ -380,8 +433,10 @@ def _checked_items(name: str, value: Any, kind: type) -> tuple[Any, ...]:
 
 
 class _SingleRange(Range):
+    """A range in single precision: the float32 next to a bound may lie beyond it."""
+
     def __contains__(self, value: float) -> bool:
-        return value in Range(_single(self.low), _single(self.high), self.open_low)
+        return _single(value) in Range(_single(self.low), _single(self.high), self.open_low)
 
 
 def _single(value: float) -> float:
@@ -418,8 +473,8 @@ def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
             if value:  # an empty list tells nothing of its type
                 yield key_of(declared), list(value)
         elif value is not None:
-            if declared.metadata.get("float32"):  # seven digits are what was asked for
-                value = float(f"{value:.7g}")
+            if declared.metadata.get("float32"):  # as it was written: 0.55, not 0.550000011920929
+                value = float(str(np.float32(value)))
             yield key_of(declared), value
 
 

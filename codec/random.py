@@ -21,8 +21,8 @@ def _bit_generator(kind: int, *key: int) -> np.random.Philox:
     # takes (1,) for (1, 0) and (2**32,) for (0, 1).
     words = [kind, len(key)]
     for part in key:
-        if not 0 <= part < 2**63:
-            raise CodecError(f"key of random numbers holds {part}; legal range: [0, 2**63 - 1]")
+        if not 0 <= part < 2**64:
+            raise CodecError(f"key of random numbers holds {part}; legal range: [0, 2**64 - 1]")
         words += [int(part) & 0xFFFFFFFF, int(part) >> 32]
     return np.random.Philox(np.random.SeedSequence(words))
 
@@ -33,9 +33,9 @@ def generator(seed: int, *key: int) -> np.random.Generator:
     Parameters
     ----------
     seed : int
-        Seed of the run, in [0, 2**63).
+        Seed of the run, in [0, 2**64).
     *key : int
-        What distinguishes this stream from others (round, client, payload), in [0, 2**63).
+        What distinguishes this stream from others (round, client, payload), in [0, 2**64).
 
     Raises
     ------

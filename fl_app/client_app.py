@@ -78,4 +78,11 @@ def node_source(
         seed=config.seed,
     )
     part = images.select(indices)
-    return clients.ArraySource(part.samples, part.labels, part.classes, low=0.0, high=255.0)
+    return clients.ArraySource(
+        part.samples,
+        part.labels,
+        part.classes,
+        *part.value_range,
+        class_names=part.class_names,
+        skipped=part.skipped.lost,
+    )

@@ -33,6 +33,7 @@ from codec.options import (
     kind_name,
     option,
     pick,
+    redeclared,
 )
 from fl_app.data import DATASETS
 
@@ -137,6 +138,9 @@ class RunConfig(
     `codec`, `refinement` and `compression`. What a field means and what is legal stand in its
     declaration, in one of the groups that this class is made of.
     """
+
+    # Not all at once, so that the app shows how accuracy grows with bytes.
+    samples_per_round: int = redeclared(ReplayOptions, "samples_per_round", 100)
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> "RunConfig":

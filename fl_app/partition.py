@@ -4,6 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec import generator
+from fl_app.images import DataError
+
+
+class PartitionError(DataError, ValueError):
+    """A split between clients that cannot be; names what is legal."""
 
 
 def partition_indices(
@@ -22,7 +27,7 @@ def partition_indices(
     `max_samples`). Splitting is done by flwr-datasets' ``IidPartitioner`` and
     ``DirichletPartitioner`` (Yurochkin et al. 2019, arXiv:1905.12022); it is imported only when
     there is something to split, since a single device owns all it holds. A strongly skewed
-    Dirichlet split among many clients leaves some of them with nothing.
+    Dirichlet split among many clients leaves some of them with nothing: an empty array.
 
     Parameters
     ----------
@@ -42,17 +47,21 @@ def partition_indices(
 
     Raises
     ------
-    ValueError
-        If `partition_id` is out of range or there are more partitions than samples.
+    PartitionError
+        If `partition_id` is out of range, there are more partitions than samples, or `alpha` is
+        not positive and finite.
     """
     order = generator(seed).permutation(len(labels))[: max_samples or None]
     if not 0 <= partition_id < num_partitions <= len(order):
-        raise ValueError(
+        remedy = "; start fewer clients, or give them more samples"
+        raise PartitionError(
             f"partition {partition_id} of {num_partitions}: legal are 0 <= partition-id < "
-            f"num-partitions <= {len(order)} samples"
+            f"num-partitions <= {len(order)} samples{remedy * (num_partitions > len(order))}"
         )
     if num_partitions == 1:
         return order
+    if scheme == "dirichlet" and not 0 < alpha * num_partitions < float("inf"):
+        raise PartitionError(f"dirichlet-alpha = {alpha:g} must be > 0, and finite")
     from datasets import Dataset
     from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner
 
@@ -62,4 +71,5 @@ def partition_indices(
             num_partitions, "label", alpha, min_partition_size=0, seed=seed
         )
     partitioner.dataset = Dataset.from_dict({"index": order, "label": labels[order]})
-    return np.asarray(partitioner.load_partition(partition_id)["index"])
+    # of no samples, NumPy would make floats
+    return np.asarray(partitioner.load_partition(partition_id)["index"], np.int64)

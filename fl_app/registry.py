@@ -11,6 +11,7 @@ from flwr.app import Context, Message
 
 import clients
 import clients.baselines
+from codec import SampleSpec
 from codec.messages import (
     FEDAVG,
     GRADIENT,
@@ -25,6 +26,7 @@ from codec.messages import (
 )
 from codec.options import values_of
 from fl_app.config import RunConfig
+from fl_app.images import ImageKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,14 +44,14 @@ class AppStrategy:
     Attributes
     ----------
     build : callable
-        ``(config, model, sample_shape) -> ServerStrategy``, on the server.
+        ``(config, model, kind of images) -> ServerStrategy``, on the server.
     answer : callable
         ``(msg, context, source, model factory, augmentation) -> Message``, on a client.
     steps_per_round : callable
         ``(config) -> int``, optimizer steps.
     """
 
-    build: "Callable[[RunConfig, nn.Module, tuple[int, ...]], ServerStrategy]"
+    build: "Callable[[RunConfig, nn.Module, ImageKind], ServerStrategy]"
     answer: "Callable[[Message, Context, clients.ArraySource, Factory, RunConfig], Message]"
     steps_per_round: Callable[[RunConfig], int]
 
@@ -74,40 +76,52 @@ def _stepping(config: RunConfig, model: "nn.Module") -> dict[str, Any]:
     }
 
 
-def _replay(config: RunConfig, model: "nn.Module", shape: tuple[int, ...]) -> "ServerStrategy":
+def _participation(config: RunConfig) -> dict[str, Any]:
+    """Return who takes part; the app's models take images in [0, 1], whatever their depth."""
+    scale = "unit" if config.scale == "auto" else config.scale
+    return values_of(config, Participation) | {"scale": scale}
+
+
+def _sample_spec(kind: ImageKind) -> SampleSpec:
+    return SampleSpec(kind.shape, kind.dtype, *kind.value_range, kind.classes)
+
+
+def _replay(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "ServerStrategy":
     from strategies import QuantizedDataReplay
 
     return QuantizedDataReplay(
         **_stepping(config, model),
         augment=augmentation(config),
-        sample_shape=shape,
-        **values_of(config, ReplayOptions, BankTraining, Participation),
+        samples=_sample_spec(kind),
+        class_names=kind.class_names,
+        **values_of(config, ReplayOptions, BankTraining) | _participation(config),
     )
 
 
-def _streaming(config: RunConfig, model: "nn.Module", shape: tuple[int, ...]) -> "ServerStrategy":
+def _streaming(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "ServerStrategy":
     from strategies import QuantizedDataStreaming
 
     return QuantizedDataStreaming(
         **_stepping(config, model),
         # a residual fits the plain samples that the client took it at
         augment=None if config.refinement else augmentation(config),
-        sample_shape=shape,
-        **values_of(config, StreamingOptions, Participation),
+        samples=_sample_spec(kind),
+        class_names=kind.class_names,
+        **values_of(config, StreamingOptions) | _participation(config),
     )
 
 
-def _gradient(config: RunConfig, model: "nn.Module", _: tuple[int, ...]) -> "ServerStrategy":
+def _gradient(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStrategy":
     from strategies.baselines import GradientCompression
 
     return GradientCompression(
         **_stepping(config, model),
         buffers_every=config.eval_every,
-        **values_of(config, GradientOptions, Participation),
+        **values_of(config, GradientOptions) | _participation(config),
     )
 
 
-def _fedavg(config: RunConfig, model: "nn.Module", _: tuple[int, ...]) -> "ServerStrategy":
+def _fedavg(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStrategy":
     from fl_app.training import round_learning_rates
     from strategies.baselines import CompressedFedAvg
 
@@ -117,7 +131,7 @@ def _fedavg(config: RunConfig, model: "nn.Module", _: tuple[int, ...]) -> "Serve
         learning_rate=lambda server_round: rates[server_round - 1],
         device=config.device,
         buffers_every=config.eval_every,
-        **values_of(config, LocalOptions, Participation),
+        **values_of(config, LocalOptions) | _participation(config),
     )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from datetime import UTC, datetime
-from logging import INFO
+from logging import INFO, WARNING
 
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
@@ -13,7 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
 from fl_app.config import RunConfig
-from fl_app.data import Images, load
+from fl_app.data import Images, MissingSplit, describe, load
+from fl_app.images import ImageKind
 from fl_app.models import build_model
 from fl_app.registry import STRATEGIES
 from fl_app.run_folder import (
@@ -37,8 +38,9 @@ def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config asks for and write the run folder."""
     started = time.perf_counter()
     config = RunConfig.from_run_config(context.run_config)
-    test = load(config.dataset, "test", config.data_dir, config.image_size)
-    strategy = make_strategy(config, test)
+    test = load_test(config)
+    kind = test.kind if test else describe(config.dataset, config.data_dir, config.image_size)
+    strategy = make_strategy(config, kind)
     set_threads(config.threads, strategy.model)
     path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
     with contextlib.closing(RunFolder(path)) as folder:
@@ -48,7 +50,7 @@ def main(grid: Grid, context: Context) -> None:
             due = is_due(server_round, config.eval_every, config.num_rounds)
             nodes = len(list(grid.get_node_ids()))
             clients = max(1, int(config.fraction_train * nodes))
-            record = measure(strategy, server_round, clients, test, evaluated=due)
+            record = measure(strategy, server_round, clients, test, kind, evaluated=due)
             folder.append_round(record)
             log(INFO, record.line(config.num_rounds))
             scores = {"accuracy": record.accuracy, "loss": record.loss}
@@ -68,6 +70,17 @@ def main(grid: Grid, context: Context) -> None:
     log(INFO, "run folder: %s", path)
 
 
+def load_test(config: RunConfig) -> Images | None:
+    """Return the test images; None, and a warning, where the data set was left without."""
+    try:
+        return load(config.dataset, "test", config.data_dir, config.image_size)
+    except MissingSplit as error:
+        if not error.other:
+            raise
+        log(WARNING, "no test images, so the model is not evaluated: %s", error)
+        return None
+
+
 def set_threads(threads: int, model: nn.Module) -> None:
     """Set torch's CPU threads; 0 means 1 for a small model and torch's choice for others.
 
@@ -79,31 +92,36 @@ def set_threads(threads: int, model: nn.Module) -> None:
         torch.set_num_threads(threads or 1)
 
 
-def make_strategy(config: RunConfig, test: Images) -> ServerStrategy:
-    """Build the strategy of a run, its model made for samples like those of `test`."""
-    shape = test.samples.shape[1:]
-    model = build_model(config.model, shape, test.classes, stem=config.stem, seed=config.seed)
-    return STRATEGIES[config.strategy].build(config, model, shape)
+def make_strategy(config: RunConfig, kind: ImageKind) -> ServerStrategy:
+    """Build the strategy of a run, its model made for images of a kind."""
+    model = build_model(config.model, kind.shape, kind.classes, stem=config.stem, seed=config.seed)
+    return STRATEGIES[config.strategy].build(config, model, kind)
+
+
+def accuracy(strategy: ServerStrategy, test: Images) -> tuple[float, float]:
+    """Return loss and accuracy on test images, as a fraction, in the units of the training."""
+    low, high = (0.0, 1.0) if strategy.request.scale == "none" else test.value_range
+    return strategy.server_model.evaluate(test.samples, test.labels, low=low, high=high)
 
 
 def measure(
     strategy: ServerStrategy,
     server_round: int,
     clients: int,
-    test: Images,
+    test: Images | None,
+    kind: ImageKind,
     *,
     evaluated: bool = True,
 ) -> RoundRecord:
     """Return the state of a run after a round that asked `clients` nodes."""
     server, ledger = strategy.server_model, strategy.ledger
-    loss = accuracy = None
-    if evaluated:
-        high = 1.0 if strategy.request.scale == "none" else 255.0
-        loss, accuracy = server.evaluate(test.samples, test.labels, low=0.0, high=high)
+    loss = share = None
+    if evaluated and test:
+        loss, share = accuracy(strategy, test)
     parameters = sum(parameter.numel() for parameter in server.trainable())
     return RoundRecord(
         round=server_round,
-        accuracy=accuracy,
+        accuracy=share,
         loss=loss if loss is not None and math.isfinite(loss) else None,
         steps=strategy.steps_taken,
         samples_sent=strategy.book.samples_sent,
@@ -111,7 +129,7 @@ def measure(
         downlink_bytes=ledger.downlink_bytes,
         uplink_envelope_bytes=ledger.envelope_bytes(UPLINK),
         downlink_envelope_bytes=ledger.envelope_bytes(DOWNLINK),
-        raw_pixel_bytes=strategy.book.samples_sent * math.prod(test.samples.shape[1:]),
+        raw_pixel_bytes=strategy.book.samples_sent * kind.nbytes,
         fp32_gradient_bytes=fp32_gradient_bytes(parameters, clients, strategy.steps_taken),
     )
 
@@ -144,6 +162,9 @@ def write_results(
             "entropy_bytes": ledger.entropy_bytes,
             "fp32_gradient_bytes": last.fp32_gradient_bytes,
             "client_memory_bytes": strategy.book.client_memory_bytes,
+            "variance_kept": strategy.book.variance_kept,
+            "skipped": dict(strategy.book.skipped),
+            "clipped": strategy.book.clipped,
             "seconds": seconds,
             "config": run_config,
             "seed": config.seed,

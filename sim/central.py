@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fl_app.config import ConfigError, RunConfig
 from fl_app.data import load
 from fl_app.partition import partition_indices
-from fl_app.server_app import make_strategy, set_threads
+from fl_app.server_app import accuracy, make_strategy, set_threads
 from sim import tables
 from sim.launcher import launch
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
@@ -139,15 +139,15 @@ def central_points(
     from the first step on what all clients together own.
     """
     test = load(config.dataset, "test", config.data_dir, config.image_size)
-    strategy = make_strategy(config, test)
+    strategy = make_strategy(config, test.kind)
     assert isinstance(strategy, QuantizedDataReplay)
     set_threads(config.threads, strategy.model)
     strategy.bank.add_arrays(samples, labels, low=0.0, high=255.0)
     for server_round in range(1, config.num_rounds + 1):
         strategy.learn(server_round)
         if is_due(server_round, config.eval_every, config.num_rounds):
-            _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
-            yield strategy.steps_taken, accuracy
+            _, reached = accuracy(strategy, test)
+            yield strategy.steps_taken, reached
 
 
 def summary(comparisons: list[Comparison]) -> list[str]:

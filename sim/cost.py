@@ -30,7 +30,7 @@ from codec import (
 )
 from codec.gradients import make_compressor
 from codec.messages import StreamingRequest
-from codec.samples.block_dct.codec import quantized_tables
+from codec.samples.block_dct.codec import Plan
 from fl_app.models import build_model
 
 LOCAL_STEP = "local gradient step"
@@ -179,10 +179,10 @@ def stages(case: Case, data_dir: str) -> dict[str, Callable[[], object]]:
         optimizer.step()
 
     def importance() -> None:
-        score("grad-norm", model_outputs(model, samples, low=0, high=255), targets)
+        score("grad-norm", model_outputs(model, samples, spec), targets)
 
     def quantization() -> None:
-        quantized_tables(samples, spec, (0, 0, 0))
+        Plan.of(samples, spec).quantized(samples, spec, (0, 0, 0))
 
     def round_of(name: str) -> Callable[[], object]:
         request = StreamingRequest(
@@ -237,22 +237,14 @@ def _measure_case(case: Case, data_dir: str, repetitions: int) -> list[Cost]:
     # A process for each stage, so that its peak is its own; torch is imported once for all.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torchvision", __name__])
+    local = statistics.median(taken[LOCAL_STEP])
     costs = []
     for name, seconds in taken.items():
         with context.Pool(1) as pool:
             peak = pool.apply(_peak_bytes, (case, data_dir, name))
         low, _, high = statistics.quantiles(seconds, n=4)
-        ratio = statistics.median(seconds) / statistics.median(taken[LOCAL_STEP])
-        costs.append(
-            Cost(
-                case.name,
-                name,
-                statistics.median(seconds),
-                (high - low) / 2,
-                ratio,
-                peak,
-            )
-        )
+        median = statistics.median(seconds)
+        costs.append(Cost(case.name, name, median, (high - low) / 2, median / local, peak))
     return costs
 
 

@@ -2,11 +2,18 @@
 
 from collections.abc import Callable, Iterable
 
+import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 Client = Callable[[Message, Context], Message]
+
+
+def node_ids(count: int, seed: int = 0) -> list[int]:
+    """Return ids as Flower gives them: random, of 64 bits, so that every other exceeds 2**63."""
+    stream = np.random.default_rng(seed)
+    return [int(node_id) for node_id in stream.integers(2**64 - 1, size=count, dtype=np.uint64)]
 
 
 class DirectGrid(Grid):
@@ -21,6 +28,8 @@ class DirectGrid(Grid):
         ``(message, context) -> reply``, one for each node; they may be one and the same.
     run_config : dict, optional
         Of every node's context.
+    seed : int
+        Seed of the node ids.
 
     Attributes
     ----------
@@ -34,9 +43,9 @@ class DirectGrid(Grid):
         self,
         clients: list[Client],
         run_config: dict[str, bool | float | int | str] | None = None,
-        first_node_id: int = 1000,
+        seed: int = 0,
     ) -> None:
-        self.clients = {first_node_id + k: client for k, client in enumerate(clients)}
+        self.clients = dict(zip(node_ids(len(clients), seed), clients, strict=True))
         self.contexts = {
             node_id: Context(
                 run_id=1,
@@ -67,7 +76,7 @@ class DirectGrid(Grid):
         return replies
 
     def answer(self, message: Message) -> Message | None:
-        """Return one node's reply to an instruction."""
+        """Return one node's reply to a request."""
         node_id = message.metadata.dst_node_id
         return self.clients[node_id](message, self.contexts[node_id])
 
@@ -87,7 +96,7 @@ class DirectGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Make an instruction."""
+        """Make a request."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:

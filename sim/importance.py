@@ -14,6 +14,7 @@ from typing import Any
 
 from fl_app.config import RunConfig
 from fl_app.data import Images
+from fl_app.server_app import accuracy
 from sim import tables
 from sim.in_process import train_in_process
 from strategies import ServerStrategy
@@ -121,13 +122,13 @@ def run_points(config: RunConfig, mode: str, echo: Echo = print) -> list[Point]:
     def measure(strategy: ServerStrategy, test: Images, server_round: int) -> None:
         if not is_due(server_round, config.eval_every, config.num_rounds):
             return
-        _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
+        _, reached = accuracy(strategy, test)
         uplink, samples = strategy.ledger.uplink_bytes, strategy.book.samples_sent
         step = strategy.steps_taken
-        point = Point(mode, config.importance, config.seed, step, accuracy, uplink, samples)
+        point = Point(mode, config.importance, config.seed, step, reached, uplink, samples)
         echo(
             f"{mode}, {config.importance}, seed {config.seed}: {step} steps, "
-            f"accuracy {100 * accuracy:.2f} %, up {uplink:,} B"
+            f"accuracy {100 * reached:.2f} %, up {uplink:,} B"
         )
         points.append(point)
 

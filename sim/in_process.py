@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, MetricRecord
 from flwr.common.logger import FLOWER_LOGGER
@@ -41,8 +42,9 @@ def train_in_process(
     Exception
         Whatever a client raises.
     """
+    config = replace(config, client_key="partition")  # as the launcher does
     test = load(config.dataset, "test", config.data_dir, config.image_size)
-    strategy = make_strategy(config, test)
+    strategy = make_strategy(config, test.kind)
     set_threads(config.threads, strategy.model)
 
     def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import tomli_w
 
-from sim.run_config import ConfigValue
+from sim.run_config import ConfigValue, read_defaults
 from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superlink
 
 COMPLETED = "finished:completed"
+KEYED_BY = "client-key"
 
 _KEPT_LINES = 200
 _CAUSE_LINES = 12
@@ -54,6 +55,8 @@ def launch(
     RunError
         If the run was refused, failed or was stopped; with its last traceback or log lines.
     """
+    if KEYED_BY in read_defaults(app):  # node ids differ from run to run, partitions do not
+        run_config = {KEYED_BY: "partition", **run_config}
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:

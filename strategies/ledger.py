@@ -62,8 +62,8 @@ class LedgerEntry:
         Bytes beyond the content in the same direction; 0 for an error reply of the SuperLink's
         own, which no node sends.
     opposite_bytes : int
-        Envelope bytes of the same exchange in the other direction: a node's request for an
-        instruction, or the SuperLink's answer to a reply.
+        Envelope bytes of the same exchange in the other direction: a node's pull, or the
+        SuperLink's answer to a reply.
     """
 
     server_round: int
@@ -99,14 +99,14 @@ class Ledger:
         self._rounds: dict[int, Counter[str]] = {}
 
     def record_downlink(self, server_round: int, messages: Sequence[Message]) -> None:
-        """Record the instructions of a round; records shared between them are deflated once.
+        """Record the requests of a round; records shared between them are deflated once.
 
         Parameters
         ----------
         server_round : int
             Round of the messages.
         messages : Sequence[Message]
-            Instructions, each with content.
+            Requests, each with content.
         """
         records: dict[int, _Record] = {}
         with no_object_id_recompute():
@@ -119,7 +119,7 @@ class Ledger:
                 )
                 sections = {"arrays": arrays, "message": content - arrays}
                 node_id = message.metadata.dst_node_id
-                envelope = _instruction_envelope(message, tree)
+                envelope = _request_envelope(message, tree)
                 self._add(LedgerEntry(server_round, node_id, DOWNLINK, sections, *envelope))
         for message in messages:
             _drop_chunks(message)
@@ -216,7 +216,7 @@ def _measure(message: Message, records: dict[int, _Record]) -> tuple[int, int, O
     """Bytes of a message's content, number of its objects (the ``Message`` included), their tree.
 
     ``records`` keeps each record by identity, since a strategy puts one ``ArrayRecord`` in the
-    instructions of all nodes.
+    requests to all nodes.
     """
     if not message.has_content():
         return 0, 1, ObjectTree(object_id=_OBJECT_ID)
@@ -237,32 +237,30 @@ def _measure_record(record: InflatableObject) -> _Record:
     return _Record(size, len(nested), get_object_tree(record))
 
 
-def _instruction_envelope(message: Message, tree: ObjectTree) -> tuple[int, int]:
-    """Envelope bytes ``(down, up)`` of an instruction, which a node asks for."""
-    request = PullMessagesRequest(node=Node(node_id=message.metadata.dst_node_id))
-    response = PullMessagesResponse(
-        messages_list=[_announced(message)], message_object_trees=[tree]
-    )
-    return response.ByteSize() + len(message.deflate()), request.ByteSize()
+def _request_envelope(message: Message, tree: ObjectTree) -> tuple[int, int]:
+    """Envelope bytes ``(down, up)`` of a request, which a node pulls."""
+    pull = PullMessagesRequest(node=Node(node_id=message.metadata.dst_node_id))
+    answer = PullMessagesResponse(messages_list=[_announced(message)], message_object_trees=[tree])
+    return answer.ByteSize() + len(message.deflate()), pull.ByteSize()
 
 
 def _reply_envelope(message: Message, objects: int, tree: ObjectTree) -> tuple[int, int]:
     """Envelope bytes ``(up, down)`` of a reply, which the SuperLink answers."""
     if message.metadata.src_node_id == SUPERLINK_NODE_ID:
         return 0, 0
-    request = PushMessagesRequest(
+    push = PushMessagesRequest(
         node=Node(node_id=message.metadata.src_node_id),
         messages_list=[_announced(message)],
         message_object_trees=[tree],
         clientapp_runtime_list=[0.0],
     )
-    response = PushMessagesResponse(
+    answer = PushMessagesResponse(
         reconnect=Reconnect(reconnect=1),
         results={_OBJECT_ID: 0},
         objects_to_push=[_OBJECT_ID] * objects,
         session_id=_SESSION_ID,
     )
-    return request.ByteSize() + len(message.deflate()), response.ByteSize()
+    return push.ByteSize() + len(message.deflate()), answer.ByteSize()
 
 
 def _announced(message: Message) -> ProtoMessage:

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Message
+from flwr.app import ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
 from codec import CodecError
 from codec.gradients import GradientCompressor
 from codec.learning.batch_norm import decode_statistics
-from codec.messages import PAYLOAD, Reply
+from codec.messages import METRICS, PAYLOAD, Reply
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
@@ -27,7 +27,8 @@ class BadReply(ValueError):
         (missing or mistyped records or keys), ``"payload"`` (bytes that do not decode to finite
         samples), ``"count"``, ``"shape"``, ``"target"``, ``"refinement"``, ``"gradient"``,
         ``"delta"`` and ``"buffers"`` (bytes that do not decode to finite arrays of the model's
-        shapes), ``"not-finite"``, ``"no-reply"``.
+        shapes), ``"not-finite"``, ``"fit"`` (described samples that the model cannot learn from),
+        ``"evaluate"``, ``"no-reply"``.
     detail : str
         What was found and what was expected.
     """
@@ -79,6 +80,13 @@ class Received:
 def read_reply(message: Message, kind: type[ReplyT]) -> ReplyT:
     """Return the fields of a reply.
 
+    Parameters
+    ----------
+    message : Message
+        As it came from the grid; an ``Error`` reply is legal input.
+    kind : type
+        Class of the reply in `codec.messages`.
+
     Raises
     ------
     BadReply
@@ -91,8 +99,10 @@ def read_reply(message: Message, kind: type[ReplyT]) -> ReplyT:
     if not isinstance(record, ConfigRecord):
         found = "nothing" if record is None else type(record).__name__
         raise BadReply("record", f"'{PAYLOAD}' must be a ConfigRecord, found {found}")
+    metrics = message.content.get(METRICS)
+    numbers = metrics if isinstance(metrics, MetricRecord) else {}
     try:
-        return kind.from_entries(record)
+        return kind.from_entries({**numbers, **record})
     except CodecError as error:
         raise BadReply("record", str(error)) from error
 
@@ -116,6 +126,11 @@ def decoded_statistics(data: bytes, expected: Sequence[Tensor]) -> list[NDArray[
         See `codec.learning.batch_norm.encode_statistics`.
     expected : Sequence[Tensor]
         Those of the server's model, for their shapes.
+
+    Raises
+    ------
+    BadReply
+        If the bytes hold other arrays.
     """
     try:
         return decode_statistics(data, [tuple(tensor.shape) for tensor in expected])

@@ -1,7 +1,8 @@
 """Reading a reply of quantized samples: everything that may be wrong with it is found here."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import Message
@@ -12,13 +13,11 @@ from codec import (
     DecodedSamples,
     DecodeLimits,
     SamplePayload,
-    SampleSpec,
     decode_samples,
 )
 from codec.gradients import GradientCompressor
 from codec.messages import SampleReply
 from strategies.received import BadReply, Received, decompressed, read_reply
-from strategies.server_model import ServerModel
 
 
 @dataclass(frozen=True)
@@ -29,9 +28,8 @@ class Expectation:
     ----------
     shape : tuple[int, ...], optional
         Shape of one sample; ``None`` accepts any.
-    spec : SampleSpec, optional
-        Spec of the first accepted payload. Later ones must have its shape, value range and
-        targets; their codecs may differ.
+    outputs : int
+        Outputs of the model: classes or floats of a target beyond it are refused; 0: unknown.
     max_examples : int
         Most that a client may claim as ``num-examples``; 0: unlimited.
     compressor : GradientCompressor, optional
@@ -43,7 +41,7 @@ class Expectation:
     """
 
     shape: tuple[int, ...] | None = None
-    spec: SampleSpec | None = None
+    outputs: int = 0
     max_examples: int = 0
     compressor: GradientCompressor | None = None
     gradient_shapes: Sequence[tuple[int, ...]] = ()
@@ -56,15 +54,14 @@ class ReceivedSamples(Received):
 
     Attributes
     ----------
-    payload, decoded : SamplePayload and DecodedSamples, optional
-        The samples; ``None`` when the client sent none.
+    payloads : list of (SamplePayload, DecodedSamples)
+        The samples, payload by payload; none when the client sent none.
     refinement : list of float32 arrays, optional
         Decompressed residual of the gradient, scaled by ``1 / num_examples``.
     """
 
     reply: SampleReply
-    payload: SamplePayload | None
-    decoded: DecodedSamples | None
+    payloads: list[tuple[SamplePayload, DecodedSamples]]
     refinement: list[NDArray[np.float32]] | None
 
     @property
@@ -75,45 +72,28 @@ class ReceivedSamples(Received):
     @property
     def num_sent(self) -> int:
         """Number of samples in the reply."""
-        return 0 if self.payload is None else self.payload.count
+        return sum(payload.count for payload, _ in self.payloads)
 
     @property
     def entropy_bits(self) -> dict[str, float]:
         """Empirical entropy by section, see `codec.DecodedSamples`."""
-        return {} if self.decoded is None else dict(self.decoded.entropy_bits)
+        bits: Counter[str] = Counter()
+        for _, decoded in self.payloads:
+            bits.update(decoded.entropy_bits)
+        return dict(bits)
 
-
-class SampleReader:
-    """Reads replies of samples; the first usable payload sets the spec of all.
-
-    Parameters
-    ----------
-    server_model : ServerModel
-        What the samples must fit.
-    expected : Expectation
-        What a reply must be like.
-    """
-
-    def __init__(self, server_model: ServerModel, expected: Expectation) -> None:
-        self._server_model, self._expected = server_model, expected
-
-    def read(self, message: Message) -> ReceivedSamples:
-        """Decode and check a reply; `BadReply` if it cannot be used."""
-        received = read_samples(message, self._expected)
-        if self._expected.spec is None and received.payload is not None:
-            self._check_model(received.payload.spec)
-            self._expected = replace(self._expected, spec=received.payload.spec)
-        return received
-
-    def _check_model(self, spec: SampleSpec) -> None:
-        """Check the first payload's spec against the model, before it sets the standard."""
-        try:
-            outputs = self._server_model.probe(spec.shape)
-        except Exception as error:  # a module may raise anything on a shape it was not made for
-            raise BadReply("shape", f"the model takes no {spec.shape} samples: {error}") from error
-        needed = spec.classes or spec.target_size
-        if len(outputs) == 1 and outputs[0] < needed:
-            raise BadReply("target", f"the model has {outputs[0]} outputs for {needed} targets")
+    @property
+    def decoded(self) -> DecodedSamples | None:
+        """All samples together, as a minibatch; None if there are none."""
+        if not self.payloads:
+            return None
+        parts = [decoded for _, decoded in self.payloads]
+        return DecodedSamples(
+            np.concatenate([part.samples for part in parts]),
+            np.concatenate([part.targets for part in parts]),
+            np.concatenate([part.weights for part in parts]),
+            self.entropy_bits,
+        )
 
 
 def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
@@ -132,21 +112,21 @@ def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
         On anything that the server cannot use, with its cause.
     """
     reply = read_reply(message, SampleReply)
-    payload = _read_payload(reply.samples, expected) if reply.samples else None
-    sections = {} if payload is None else payload.section_bytes()
-    if payload is not None and payload.count == 0:
-        payload = None
-    decoded = None if payload is None else _decode(payload)
-    count = 0 if payload is None else payload.count
+    read = [_read_payload(data, expected) for data in (reply.samples, *reply.more) if data]
+    sections: Counter[str] = Counter()
+    for payload in read:
+        sections.update(payload.section_bytes())
+    payloads = [(payload, _decode(payload)) for payload in read if payload.count]
+    count = sum(payload.count for payload, _ in payloads)
     _check_counts(reply.num_examples, reply.num_sent, count, expected.max_examples)
     refinement = None
     if expected.compressor is not None and reply.refinement is not None:
         refinement = decompressed(
             reply.refinement, "refinement", expected.compressor, expected.gradient_shapes
         )
-        sections = {**sections, "refinement": len(reply.refinement)}
+        sections["refinement"] = len(reply.refinement)
     return ReceivedSamples(
-        message.metadata.src_node_id, reply, sections, payload, decoded, refinement
+        message.metadata.src_node_id, reply, dict(sections), payloads, refinement
     )
 
 
@@ -155,16 +135,11 @@ def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
         payload = SamplePayload.from_bytes(data, expected.limits)
     except CodecError as error:
         raise BadReply("payload", str(error)) from error
-    spec, first = payload.spec, expected.spec
+    spec = payload.spec
     if expected.shape is not None and spec.shape != expected.shape:
         raise BadReply("shape", f"samples are {spec.shape}, expected {expected.shape}")
-    if first is not None and spec.shape != first.shape:
-        raise BadReply("shape", f"samples are {spec.shape}, the first reply's {first.shape}")
-    if first is not None and (spec.low, spec.high) != (first.low, first.high):
-        found = f"[{spec.low}, {spec.high}], the first reply's [{first.low}, {first.high}]"
-        raise BadReply("shape", f"value range is {found}")
-    if first is not None and spec.target_kind != first.target_kind:
-        found = f"{spec.target_kind}, the first reply's {first.target_kind}"
+    if expected.outputs and max(spec.classes, spec.target_size) > expected.outputs:
+        found = f"{spec.target_kind}, the model has {expected.outputs} outputs"
         raise BadReply("target", f"targets are {found}")
     return payload
 

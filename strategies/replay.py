@@ -1,7 +1,7 @@
 """Training on a growing bank of quantized samples, several optimizer steps per round."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
 from typing import Any
@@ -11,23 +11,32 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid
 
-from codec import Augmentation, Criterion, DecodeLimits
-from codec.messages import BankTraining, ClientOptions, Participation, ReplayOptions, ReplayRequest
+from codec import Augmentation, Criterion, DecodeLimits, SampleSpec
+from codec.messages import (
+    PROBABILITY,
+    BankTraining,
+    ClientOptions,
+    Participation,
+    ReplayOptions,
+    ReplayRequest,
+    Terms,
+)
 from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
+from strategies.agreement import Agreement
 from strategies.participation import nodes_of_round, train_messages
-from strategies.received_samples import Expectation, ReceivedSamples, SampleReader
+from strategies.received_samples import Expectation, ReceivedSamples, read_samples
 from strategies.round_book import RoundBook, RoundResult
-from strategies.sample_bank import SampleBank
+from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
-from strategies.server_strategy import ServerStrategy
+from strategies.server_strategy import EvaluationOptions, ServerStrategy
 
 _NEVER = -1
 _LOG_SECONDS = 10.0
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
 
-@takes_options(ReplayOptions, BankTraining, Participation)
+@takes_options(ReplayOptions, BankTraining, Participation, EvaluationOptions)
 class QuantizedDataReplay(ServerStrategy):
     """The server keeps what it received and trains on all of it in every round.
 
@@ -48,15 +57,18 @@ class QuantizedDataReplay(ServerStrategy):
         ``(samples, torch.Generator) -> samples`` on each minibatch, as the model sees it.
     memory_limit : int
         Bytes of decoded samples that the bank holds, see :class:`SampleBank`.
+    samples : SampleSpec, optional
+        What the clients' samples are. By default one of them is asked before the first round;
+        either way the model takes a step on made-up samples first.
     sample_shape : tuple[int, ...], optional
-        Shape of one sample; by default that of the first valid payload.
+        Shape that every sample must have; by default that of `samples`, or what is described.
+    class_names : sequence of str
+        Classes in the order of the model's outputs: clients map their own labels by name. By
+        default those of the client that is asked, if it has any.
     limits : DecodeLimits, optional
         What a payload may make the server allocate.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
-    **options
-        Fields of :class:`codec.messages.ReplayOptions`, :class:`codec.messages.BankTraining` and
-        :class:`codec.messages.Participation`; ``codec`` may be a name.
 
     Attributes
     ----------
@@ -79,17 +91,19 @@ class QuantizedDataReplay(ServerStrategy):
         scheduler: SchedulerLike | None = None,
         *,
         augment: Augmentation | None = None,
-        memory_limit: int = 4 << 30,
+        memory_limit: int = DEFAULT_MEMORY_LIMIT,
         device: str = "auto",
         amp: str | bool = "auto",
         channels_last: str | bool = "auto",
+        samples: SampleSpec | None = None,
         sample_shape: tuple[int, ...] | None = None,
+        class_names: Sequence[str] = (),
         limits: DecodeLimits | None = None,
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.training, self.participation = split_options(
-            options, ReplayOptions, BankTraining, Participation
+        asked, self.training, self.participation, evaluation = split_options(
+            options, ReplayOptions, BankTraining, Participation, EvaluationOptions
         )
         request = pick(
             ReplayRequest, asked, server_round=0, **values_of(self.participation, ClientOptions)
@@ -103,10 +117,21 @@ class QuantizedDataReplay(ServerStrategy):
             amp=amp,
             channels_last=channels_last,
         )
-        super().__init__(server_model, RoundBook(on_round), request)
+        told = (asked, self.training, self.participation, evaluation)
+        super().__init__(server_model, RoundBook(on_round), request, told)
         limits = limits or DecodeLimits()
         self.bank = SampleBank(memory_limit, limits, scale=request.scale)
-        self._reader = SampleReader(server_model, Expectation(shape=sample_shape, limits=limits))
+        self._agreement = Agreement(
+            server_model,
+            request,
+            spec=samples,
+            shape=sample_shape,
+            class_names=class_names,
+            limits=limits,
+            batch_size=self.training.server_batch_size,
+            per_sample=request.rule == PROBABILITY,
+        )
+        self._expected = Expectation(shape=sample_shape, limits=limits)
         self._augment = augment
         self._acknowledged: dict[int, int] = {}
         self._finished: set[int] = set()
@@ -115,34 +140,47 @@ class QuantizedDataReplay(ServerStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the round's nodes for their next samples; nobody when all have sent everything."""
-        request = replace(self.request, server_round=server_round)
+        config = self.prepare(arrays, config)
+        node_ids = nodes_of_round(
+            grid, self.participation, server_round, self._finished, self.timeout
+        )
+        terms = self._agreement.settle(server_round, node_ids, grid, self.book, self.timeout)
+        request = replace(self.request, server_round=server_round, terms=terms or Terms())
 
         def request_of(node_id: int) -> ReplayRequest:
             return replace(request, acknowledged=self._acknowledged.get(node_id, _NEVER))
 
-        node_ids = nodes_of_round(grid, self.participation, server_round, self._finished)
         model = arrays if request.needs_model else None
-        messages = train_messages(node_ids, request_of, config, model)
+        asked = node_ids if terms else []
+        messages = train_messages(asked, request_of, config, model)
         self.book.begin(server_round, messages)
         return messages
+
+    def read(self, message: Message) -> ReceivedSamples:
+        """Decode and check a reply; `BadReply` if it cannot be used."""
+        terms = self._agreement.terms or Terms()
+        shape = self._expected.shape or terms.shape or None
+        return read_samples(message, replace(self._expected, shape=shape, outputs=terms.outputs))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Bank the samples and train on all; returns the new arrays and the round's metrics."""
-        accepted = self.book.collect(server_round, replies, self._reader.read)
+        node_replies = list(replies)
+        accepted = self.book.collect(server_round, node_replies, self.read)
         before = self.steps_taken
         with self.book.stage("train"):
             self.keep(server_round, accepted)
             loss = self.learn(server_round)
         metrics = self.book.finish(server_round, accepted, self.steps_taken - before, loss)
-        return self.server_model.state_arrays(), metrics
+        self.check_progress(accepted, len(node_replies))
+        return self.current_arrays(), self.train_metrics(node_replies, metrics)
 
     def keep(self, server_round: int, accepted: list[ReceivedSamples]) -> None:
-        """Add the replies' samples to the bank, and remember what each node was told."""
+        """Bank the replies' samples; remember what of each node has arrived, and who is done."""
         for received in accepted:
-            if received.payload is not None:
-                self.bank.add_payload(received.payload, received.decoded)
+            for payload, decoded in received.payloads:
+                self.bank.add_payload(payload, decoded)
             self._acknowledged[received.node_id] = server_round
             if received.remaining == 0:
                 self._finished.add(received.node_id)
@@ -173,7 +211,7 @@ def train_on_bank(
     server_round: int,
     augment: Augmentation | None = None,
 ) -> float:
-    """Take optimizer steps on minibatches of a bank: one round's training, or a baseline's.
+    """Take optimizer steps on minibatches of a bank: a round's, or those of central training.
 
     Parameters
     ----------

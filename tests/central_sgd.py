@@ -14,9 +14,9 @@ from torch import nn
 
 from clients import ArraySource, train
 from codec import CodecOptions
-from strategies import QuantizedDataSGD
+from strategies import QuantizedDataStreaming
 
-IDENTITY = CodecOptions(quantizer="identity")
+LOSSLESS = CodecOptions("lossless")
 COARSE = CodecOptions(quantizer="dithered", step=0.5)
 
 
@@ -54,9 +54,11 @@ def make_grid(
     return grid_of(sources, train, model)
 
 
-def make_strategy(**options: Any) -> QuantizedDataSGD:
+def make_strategy(**options: Any) -> QuantizedDataStreaming:
     settings = {"batch_size": BATCH, "min_available_nodes": CLIENTS, "device": "cpu", "seed": SEED}
-    return QuantizedDataSGD(make_model(), sgd, scheduler=make_scheduler, **{**settings, **options})
+    return QuantizedDataStreaming(
+        make_model(), sgd, scheduler=make_scheduler, **{**settings, **options}
+    )
 
 
 def central_states(

@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 @pytest.fixture(autouse=True)
 def task_identity() -> None:
-    """Let tests build instruction messages, which Flower's runtime allows only to a task."""
+    """Let tests build request messages, which Flower's runtime allows only to a task."""
     TaskIdentity.task_id = 1
     TaskIdentity.run_id = 1
     TaskIdentity.node_id = 1

@@ -25,12 +25,12 @@ class InProcessGrid(DirectGrid):
     """Calls one client function for each node, as Flower's simulation does.
 
     A client that raises gives an ``Error`` reply and its state changes are lost; one that returns
-    ``None`` gives no reply. ``instructions`` and ``replies`` keep what was sent.
+    ``None`` gives no reply. ``requests`` and ``replies`` keep what was sent.
     """
 
-    def __init__(self, clients: list[Client], first_node_id: int = 1000) -> None:
-        super().__init__(clients, first_node_id=first_node_id)
-        self.instructions: list[list[Message]] = []
+    def __init__(self, clients: list[Client], seed: int = 0) -> None:
+        super().__init__(clients, seed=seed)
+        self.requests: list[list[Message]] = []
         self.replies: list[list[Message]] = []
 
     def send_and_receive(
@@ -39,7 +39,7 @@ class InProcessGrid(DirectGrid):
         """Run the clients one after the other."""
         sent = list(messages)
         replies = list(super().send_and_receive(sent))
-        self.instructions.append(sent)
+        self.requests.append(sent)
         self.replies.append(replies)
         return replies
 

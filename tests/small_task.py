@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clients import ArraySource
 from clients.baselines.minibatches import epoch_minibatch
-from strategies import AccountedStrategy
+from strategies import ServerStrategy
 
 SHAPE, CLASSES, CLIENTS, BATCH, SEED = (1, 8, 8), 4, 3, 12, 5
 SIZES = (50, 40, 30)
@@ -82,7 +82,7 @@ def raising_client(message: Message, context: Context) -> Message:
 
 
 def states_after_rounds(
-    strategy: AccountedStrategy[Any], grid: InProcessGrid, rounds: int
+    strategy: ServerStrategy, grid: InProcessGrid, rounds: int
 ) -> list[dict[str, Tensor]]:
     """State of the model after each round."""
     states: list[dict[str, Tensor]] = []

@@ -25,8 +25,10 @@ def test_it_learns_and_repeats() -> None:
 
 
 def test_other_strategies_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunConfigError, match="strategy = 'sgd' must be 'replay'"):
-        beside_central_training(ROOT, {"strategy": "sgd"}, clients=2, seeds=1, folder=tmp_path)
+    with pytest.raises(RunConfigError, match="strategy = 'streaming' must be 'replay'"):
+        beside_central_training(
+            ROOT, {"strategy": "streaming"}, clients=2, seeds=1, folder=tmp_path
+        )
     with pytest.raises(RunConfigError, match="step"):
         beside_central_training(ROOT, {"step": -1.0}, clients=2, seeds=1, folder=tmp_path)
 

@@ -24,12 +24,14 @@ from small_task import (
 )
 from torch import Tensor, nn
 
-from clients import ArraySource, train_local
+from clients import ArraySource
+from clients.baselines import train_local
 from codec import Compression
 from codec.gradients import COMPRESSORS, Float32
 from codec.gradients.joined import Joined
 from codec.learning.batch_norm import statistics
-from strategies import CompressedFedAvg, RoundResult
+from strategies import RoundResult
+from strategies.baselines import CompressedFedAvg
 
 SIZES, BATCH, RATE = (40, 30, 20), 10, 0.1
 
@@ -66,6 +68,8 @@ def _strategy(model: Callable[[], nn.Module] = smooth_model, **options: Any) -> 
         "local_steps": 3,
         "learning_rate": lambda _: RATE,
         "batch_size": BATCH,
+        "momentum": 0.0,
+        "weight_decay": 0.0,
         "min_available_nodes": CLIENTS,
         "device": "cpu",
         "seed": SEED,
@@ -90,7 +94,7 @@ def test_one_local_step_is_a_step_along_the_averaged_gradient() -> None:
             for parameter, part in zip(model.parameters(), gradient, strict=True):
                 parameter -= RATE / (step + 1) * part
         assert largest_difference(state, dict(model.state_dict())) < 1e-6
-    assert strategy.steps_taken == 4 and strategy.samples_sent == 0
+    assert strategy.steps_taken == 4 and strategy.book.samples_sent == 0
     assert isinstance(strategy, FedAvg)
 
 
@@ -152,7 +156,7 @@ def test_error_feedback_stays_with_the_client() -> None:
     strategy = _strategy(compression=Compression("top-k", density=0.1))
     states_after_rounds(strategy, grid, 3)
     n = sum(p.numel() for p in smooth_model().parameters())
-    assert strategy.client_memory_bytes == 4 * n
+    assert strategy.book.client_memory_bytes == 4 * n
     for context in grid.contexts.values():
         record = context.state["delta-residual"]
         assert isinstance(record, ArrayRecord)
@@ -210,7 +214,7 @@ def test_bytes_are_counted_in_both_directions() -> None:
     assert ledger.sections("downlink")["arrays"] > 3 * CLIENTS * 4 * n
     assert 0.8 * 2 * n < ledger.sections()["delta"] / (3 * CLIENTS) < 1.05 * 2 * n
     assert [result.steps_taken for result in results] == [3] * 3
-    assert set(strategy.seconds) == {
+    assert set(strategy.book.seconds) == {
         "round_trip", "decode", "train", "client_train", "client_compress"
     }  # fmt: skip
     strategy.summary()

@@ -34,25 +34,39 @@ def test_none_compresses_nothing() -> None:
 
 @pytest.mark.parametrize("cls", [Compression, Refinement])
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "name", "problem"),
     [
-        ({"kind": "zip"}, "= 'zip' is not one of none"),
-        ({"kind": "eden", "bits": 5}, r"compressor-bits = 5 outside \[1, 4\] of eden"),
-        ({"kind": "qsgd", "bits": 17}, r"outside \[1, 16\] of qsgd"),
-        ({"kind": "qsgd", "bits": 0}, "compressor-bits = 0"),
-        ({"kind": "top-k", "density": 0.0}, r"compressor-density = 0.0 outside \(0, 1\]"),
-        ({"kind": "rand-k", "density": math.nan}, "compressor-density = nan"),
-        ({"kind": "powersgd", "rank": 0}, "compressor-rank = 0"),
+        ({"kind": "zip"}, "", "= 'zip' must be one of none"),
+        ({"kind": "eden", "bits": 5}, "bits", r"= 5 must be in \[1, 4\] for eden"),
+        ({"kind": "qsgd", "bits": 17}, "bits", r"= 17 must be in \[1, 16\]"),
+        ({"kind": "qsgd", "bits": 0}, "bits", r"= 0 must be in \[1, 16\]"),
+        ({"kind": "top-k", "density": 0.0}, "density", r"= 0.0 must be in \(0, 1\]"),
+        ({"kind": "rand-k", "density": math.nan}, "density", r"= nan must be in \(0, 1\]"),
+        ({"kind": "powersgd", "rank": 0}, "rank", "= 0 must be >= 1"),
     ],
 )
 def test_illegal_values_are_named(
-    cls: type[Compression], options: dict[str, Any], message: str
+    cls: type[Compression], options: dict[str, Any], name: str, problem: str
 ) -> None:
-    with pytest.raises(CodecError, match=message):
+    with pytest.raises(CodecError, match=f"^{name or 'kind'} {problem}"):
         cls(**options)
+    kind = "compressor" if cls is Compression else "refinement"
+    keys = {"kind": kind, **{name: f"compressor-{name}" for name in ("bits", "density", "rank")}}
+    entries = {keys[name]: value for name, value in options.items()}
+    with pytest.raises(CodecError, match=f"^{keys[name or 'kind']} {problem}"):
+        cls.from_entries(entries)
 
 
 def test_only_a_refinement_is_automatic() -> None:
     assert Refinement("auto")
-    with pytest.raises(CodecError, match="compressor = 'auto'"):
+    with pytest.raises(CodecError, match=r"^kind = 'auto' must be one of none, fp32"):
         Compression("auto")
+    with pytest.raises(CodecError, match=r"^compressor = 'auto' must be one of none, fp32"):
+        Compression.from_entries({"compressor": "auto"})
+
+
+@pytest.mark.parametrize("key", ["compressor", "refinement"])
+def test_a_compressor_may_be_given_by_name(key: str) -> None:
+    cls = Compression if key == "compressor" else Refinement
+    assert cls.coerce("top-k") == cls("top-k")
+    assert cls("qsgd", bits=3).to_entries()[key] == "qsgd"

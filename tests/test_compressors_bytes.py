@@ -138,6 +138,40 @@ def read_counts(compressor: GradientCompressor) -> tuple[int, int]:
     raise AssertionError("no frame")
 
 
+def test_a_frame_byte_by_byte() -> None:
+    # Numbers of one, two and nine bytes; not a byte may move without a new version.
+    frame = Frame(200, ((), (300, 2), (0, 1 << 20)), (0, 127, 128, 2**62), (b"", b"section"))
+    body = bytes.fromhex(
+        "51444743 03 c8"  # magic, version, compressor
+        "03 00 02 ac0202 02 00808040"  # tensors
+        "04 00 7f 8001 808080808080808040"  # parameters
+        "02 00 07 73656374696f6e"  # sections
+    )
+    assert frame.to_bytes() == body + zlib.crc32(body).to_bytes(4, "little")
+    assert read_frame(frame.to_bytes(), 200, parameters=4, sections=2, limit=1 << 21) == frame
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (b"", "truncated number of tensors"),
+        (b"\x80", "truncated number of tensors"),
+        (b"\x01\x02\x05", "truncated shape"),
+        (b"\xff" * 12, "number of tensors: number longer than 9 bytes"),
+        (b"\x01\x21" + b"\x01" * 33, "33 dimensions, at most 32"),
+        (b"\x00\x01", "1 parameters, expected 2"),
+        (b"\x00\x02\x05", "truncated parameters"),
+        (b"\x00\x02\x05\x06\x03", "3 sections, expected 1"),
+        (b"\x00\x02\x05\x06\x01\x04abc", "sections of 4 bytes, 3 are there"),
+        (b"\x00\x02\x05\x06\x01\x02abc", "sections of 2 bytes, 3 are there"),
+    ],
+)
+def test_fields_that_no_encoder_writes(fields: bytes, message: str) -> None:
+    body = b"QDGC" + bytes([VERSION, 9]) + fields
+    with pytest.raises(PayloadError, match=message):
+        read_frame(body + zlib.crc32(body).to_bytes(4, "little"), 9, parameters=2, sections=1)
+
+
 def test_another_compressor_or_shape_is_refused() -> None:
     data = payload(make_compressor("sign"))
     with pytest.raises(PayloadError, match="compressor 5"):

@@ -24,6 +24,7 @@ from codec import (
     decode_samples,
     encode_samples,
 )
+from codec.samples.payload import SECTIONS
 from codec.samples.spec import DTYPES
 
 LIMITS = DecodeLimits(samples=1000, values=1 << 13)
@@ -37,9 +38,12 @@ SPECS = [
     SampleSpec((1, 9, 7), classes=1000, codec=CodecOptions(block=4, quantizer="dithered")),
     SampleSpec((2, 40), "float32", -1, 1, 0, 2, CodecOptions(quantizer="stochastic", step=0.02)),
     SampleSpec((10,), "float32", -2, 3, 3, codec=CodecOptions(step=1e-4)),
-    SampleSpec((3, 5, 5), classes=2, codec=CodecOptions("identity", step=1 / 3)),
-    SampleSpec((3, 4, 4), classes=2, codec=CodecOptions(quantizer="identity")),
-    SampleSpec((6,), "float32", -1, 1, 0, 1, CodecOptions(quantizer="identity")),
+    SampleSpec((3, 5, 5), classes=2, codec=CodecOptions("columns", step=1 / 3)),
+    SampleSpec((4,), "float32", -1, 1, 2, codec=CodecOptions(quantizer="dithered", step=0.1)),
+    SampleSpec((3, 4, 4), classes=2, codec=CodecOptions("lossless")),
+    SampleSpec((6,), "float32", -1, 1, 0, 1, CodecOptions("lossless")),
+    SampleSpec((3, 4, 4), classes=2, codec=CodecOptions("png")),
+    SampleSpec((1, 8, 8), classes=2, codec=CodecOptions("jpeg", quality=20)),
 ]
 
 
@@ -102,8 +106,8 @@ def hostile(rng: np.random.Generator) -> bytes:
 
     while True:
         codec = CodecOptions(
-            pick("auto", "auto", "identity", "dct1", "dct2"), pick(0, 0, 2, 8, 256),
-            pick("nearest", "stochastic", "dithered", "identity"), pick(1e-5, 0.25, 100.0),
+            pick("auto", "auto", "dct", "columns", "lossless"), pick(0, 0, 2, 8, 256),
+            pick("nearest", "stochastic", "dithered"), pick(1e-5, 0.25, 100.0),
             pick(0.0, 2.0, 1000.0), pick(0.01, 1.0, 1000.0),
         )  # fmt: skip
         shape = tuple(side() for _ in range(rng.integers(1, 5)))
@@ -112,10 +116,11 @@ def hostile(rng: np.random.Generator) -> bytes:
         try:
             spec = SampleSpec(shape, dtype, low, high, classes, target_size, codec)
         except CodecError:
-            continue  # a transform that does not fit the shape
-        offsets = pick(bytes([8, 0]), bytes([24]) + b"\xff\xff\xff\x03", b"\x17\x05", b"\xff\xff")
-        names = ("targets", "weights", "coefficients")
-        sections = {name: noise() for name in names} | {"offsets": offsets}
+            continue  # a codec that does not fit the shape
+        bounds = pick(bytes([8, 0]), bytes([24]) + b"\xff\xff\xff\x03", b"\x17\x05", b"\xff\xff")
+        sections = {name: noise() for name in SECTIONS}
+        if spec.codec.codec == "columns":
+            sections["values"] = bounds + sections["values"]
         count = int(2 ** rng.uniform(0, 10))
         return SamplePayload(spec, count, sections, (2**62, 1, 0)).to_bytes()
 
@@ -205,9 +210,10 @@ def test_memory_of_altered_payloads_is_bounded() -> None:
         ((1 << 14, 1, 1), {}),
         ((1 << 13, 2), {}),
         ((1, 128, 128), {"block": 128}),
-        ((3, 32, 32), {"transform": "identity"}),
+        ((3, 32, 32), {"codec": "columns"}),
         ((1 << 18,), {}),
-        ((1 << 18,), {"quantizer": "identity"}),
+        ((1 << 18,), {"codec": "lossless"}),
+        ((1, 128, 128), {"codec": "png"}),
         ((1,), {}),
     ],
 )
@@ -218,7 +224,8 @@ def test_a_few_bytes_at_the_limit_cost_no_more_than_the_limit(
     values = 1 << 18
     spec = SampleSpec(shape, classes=2, codec=CodecOptions(**options))
     count = values // int(np.prod(shape))
-    bomb = SamplePayload(spec, count, {"offsets": b"\x02\0", "coefficients": filling}).to_bytes()
+    bounds = b"\x02\0" if spec.codec.codec == "columns" else b""
+    bomb = SamplePayload(spec, count, {"values": bounds + filling}).to_bytes()
     limits = DecodeLimits(samples=values, values=values)
     tracemalloc.start()
     started = time.process_time()
@@ -235,7 +242,7 @@ def test_a_few_bytes_at_the_limit_cost_no_more_than_the_limit(
 
 def test_what_is_beyond_the_limit_is_refused_before_it_is_allocated() -> None:
     for spec in SPECS:
-        bomb = SamplePayload(spec, 1 << 60, {"coefficients": b"\x12" * 50}).to_bytes()
+        bomb = SamplePayload(spec, 1 << 60, {"values": b"\x12" * 50}).to_bytes()
         assert peak_bytes(bomb) < 100_000
         with pytest.raises(PayloadError, match="limits"):
             SamplePayload.from_bytes(bomb)

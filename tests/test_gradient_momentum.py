@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from gradient_rivals import gradient_of, make_grid, make_strategy, plain_sgd, take_step
+from gradient_baselines import gradient_of, make_grid, make_strategy, plain_sgd, take_step
 from small_task import (
     BATCH,
     CLIENTS,
@@ -37,7 +37,7 @@ def test_majority_vote_is_the_sign_of_the_sum_of_signs() -> None:
     winners = [torch.stack(parts).sum(dim=0).sign() for parts in zip(*votes, strict=True)]
     take_step(model, plain_sgd(model.parameters()), winners)
     assert largest_difference(state, dict(model.state_dict())) < 1e-6
-    assert strategy.client_memory_bytes == 0
+    assert strategy.book.client_memory_bytes == 0
     n = sum(p.numel() for p in model.parameters())
     assert strategy.ledger.sections()["gradient"] <= CLIENTS * (n / 8 + 35)
 
@@ -70,7 +70,7 @@ def test_momentum_of_majority_vote_is_the_clients() -> None:
         )
         assert differing <= 3  # a velocity within rounding of zero may vote either way
         model.load_state_dict(state)
-    assert strategy.client_memory_bytes == 4 * sum(p.numel() for p in model.parameters())
+    assert strategy.book.client_memory_bytes == 4 * sum(p.numel() for p in model.parameters())
 
 
 def test_momentum_correction_is_deep_gradient_compression() -> None:
@@ -100,4 +100,4 @@ def test_momentum_correction_is_deep_gradient_compression() -> None:
         shaped = [part.view_as(p) for part, p in zip(parts, model.parameters(), strict=True)]
         take_step(model, optimizer, shaped)
         assert largest_difference(state, dict(model.state_dict())) < 1e-5
-    assert strategy.client_memory_bytes == 8 * n
+    assert strategy.book.client_memory_bytes == 8 * n

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from gradient_rivals import batch_norm_dropout_model, flat, make_grid, make_strategy, payloads
+from gradient_baselines import batch_norm_dropout_model, flat, make_grid, make_strategy, payloads
 from inprocess_grid import InProcessGrid
 from small_task import (
     BATCH,
@@ -19,7 +19,7 @@ from small_task import (
 )
 from torch import Tensor, nn
 
-from clients import train_gradient
+from clients.baselines import train_gradient
 from codec.gradients import Float32
 from codec.gradients.joined import Joined
 from codec.learning.batch_norm import encode_statistics, statistics

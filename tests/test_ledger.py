@@ -16,7 +16,7 @@ from strategies.ledger import DOWNLINK, UPLINK, Ledger
 SUPERLINK, NODE = 1, 2**63 + 7  # node ids; real ones have 64 bits
 
 
-def _instruction(node_id: int, arrays: ArrayRecord | None = None) -> Message:
+def _request(node_id: int, arrays: ArrayRecord | None = None) -> Message:
     content = RecordDict({"config": ConfigRecord({"server-round": 1, "node": node_id})})
     if arrays is not None:
         content["arrays"] = arrays
@@ -25,7 +25,7 @@ def _instruction(node_id: int, arrays: ArrayRecord | None = None) -> Message:
 
 def _reply(node_id: int, data: bytes) -> Message:
     content = RecordDict({"payload": ConfigRecord({"samples": data, "num-examples": 3})})
-    return Message(content, reply_to=_instruction(node_id))
+    return Message(content, reply_to=_request(node_id))
 
 
 def _flower_content(message: Message) -> int:
@@ -69,10 +69,10 @@ def _push(message: Message) -> tuple[int, int]:
 def test_content_is_what_flower_deflates() -> None:
     reply = _reply(7, bytes(1000))
     ledger = Ledger()
-    ledger.record_uplink(1, reply, {"coefficients": 900, "targets": 100})
+    ledger.record_uplink(1, reply, {"values": 900, "targets": 100})
     content = _flower_content(reply)
     assert ledger.uplink_bytes == content
-    assert ledger.sections() == {"coefficients": 900, "targets": 100, "message": content - 1000}
+    assert ledger.sections() == {"values": 900, "targets": 100, "message": content - 1000}
 
 
 def test_shared_arrays_count_for_every_node_but_deflate_once() -> None:
@@ -90,7 +90,7 @@ def test_shared_arrays_count_for_every_node_but_deflate_once() -> None:
     for ledger, nodes in ((one, 1), (ten, 10)):
         arrays = ArrayRecord()
         arrays["weight"] = CountedArray(np.arange(50_000, dtype=np.float32))
-        ledger.record_downlink(1, [_instruction(node, arrays) for node in range(nodes)])
+        ledger.record_downlink(1, [_request(node, arrays) for node in range(nodes)])
         deflated.append(CountedArray.deflated)
         CountedArray.deflated = 0
     assert deflated[0] == deflated[1]
@@ -101,7 +101,7 @@ def test_shared_arrays_count_for_every_node_but_deflate_once() -> None:
 
 
 def test_accounting_leaves_nothing_in_a_message_that_is_yet_to_be_pickled() -> None:
-    message = _instruction(4, ArrayRecord([np.arange(50_000, dtype=np.float32)]))
+    message = _request(4, ArrayRecord([np.arange(50_000, dtype=np.float32)]))
     before = len(pickle.dumps(message))
     ledger = Ledger()
     ledger.record_downlink(1, [message])
@@ -110,7 +110,7 @@ def test_accounting_leaves_nothing_in_a_message_that_is_yet_to_be_pickled() -> N
 
 def test_downlink_content_matches_flower() -> None:
     arrays = ArrayRecord([np.ones((20, 30), np.float32), np.zeros(3, np.float32)])
-    message = _instruction(4, arrays)
+    message = _request(4, arrays)
     ledger = Ledger()
     ledger.record_downlink(2, [message])
     assert ledger.downlink_bytes == _flower_content(message)
@@ -121,13 +121,13 @@ def test_downlink_content_matches_flower() -> None:
 def test_equal_arrays_are_sent_once() -> None:
     same = np.ones(5000, np.float32)
     ledger = Ledger()
-    ledger.record_downlink(1, [_instruction(1, ArrayRecord([same, same.copy()]))])
+    ledger.record_downlink(1, [_request(1, ArrayRecord([same, same.copy()]))])
     assert ledger.downlink_bytes < 1.5 * same.nbytes
 
 
-def test_content_and_envelope_of_instructions_are_what_a_superlink_counts() -> None:
+def test_content_and_envelope_of_requests_are_what_a_superlink_counts() -> None:
     arrays = ArrayRecord([np.arange(k + 3, dtype=np.float32) for k in range(20)])
-    messages = [_instruction(NODE + k, arrays) for k in range(2)] + [_instruction(NODE)]
+    messages = [_request(NODE + k, arrays) for k in range(2)] + [_request(NODE)]
     ledger = Ledger()
     ledger.record_downlink(1, messages)
     for entry, message in zip(ledger.entries, messages, strict=True):
@@ -136,12 +136,12 @@ def test_content_and_envelope_of_instructions_are_what_a_superlink_counts() -> N
 
 
 def test_content_and_envelope_of_a_reply_are_what_a_superlink_counts() -> None:
-    instruction = _instruction(NODE)
-    instruction.metadata.__dict__["_message_id"] = instruction.object_id
+    request = _request(NODE)
+    request.metadata.__dict__["_message_id"] = request.object_id
     content = RecordDict({"a": ConfigRecord({"samples": bytes(1000)}), "b": ConfigRecord()})
     replies = [
-        Message(content, reply_to=instruction),
-        Message(Error(2, "out of memory"), reply_to=instruction),
+        Message(content, reply_to=request),
+        Message(Error(2, "out of memory"), reply_to=request),
     ]
     ledger = Ledger()
     for reply in replies:
@@ -152,7 +152,7 @@ def test_content_and_envelope_of_a_reply_are_what_a_superlink_counts() -> None:
 
 def test_the_answer_to_a_reply_is_in_the_downlink_envelope() -> None:
     ledger = Ledger()
-    ledger.record_downlink(1, [_instruction(NODE)])
+    ledger.record_downlink(1, [_request(NODE)])
     ledger.record_uplink(1, _reply(NODE, b"abc"))
     down, up = ledger.entries
     assert ledger.envelope_bytes(UPLINK) == up.envelope_bytes + down.opposite_bytes
@@ -162,13 +162,13 @@ def test_the_answer_to_a_reply_is_in_the_downlink_envelope() -> None:
 
 def test_an_error_that_no_node_sent_has_no_envelope() -> None:
     ledger = Ledger()
-    ledger.record_uplink(1, Message(Error(3, "no heartbeat"), reply_to=_instruction(SUPERLINK)))
+    ledger.record_uplink(1, Message(Error(3, "no heartbeat"), reply_to=_request(SUPERLINK)))
     assert ledger.envelope_bytes(UPLINK) == ledger.envelope_bytes(DOWNLINK) == 0
 
 
 def test_rejected_and_error_replies_are_counted() -> None:
     rejected = _reply(3, b"garbage")
-    error = Message(Error(2, "out of memory"), reply_to=_instruction(2))
+    error = Message(Error(2, "out of memory"), reply_to=_request(2))
     ledger = Ledger()
     ledger.record_uplink(1, rejected)
     ledger.record_uplink(1, error)
@@ -181,10 +181,8 @@ def test_totals_by_round_node_and_section_agree() -> None:
     for server_round in (1, 2):
         for node_id in (5, 6):
             data = bytes(100 * node_id)
-            sections = {"coefficients": len(data)}
-            ledger.record_uplink(
-                server_round, _reply(node_id, data), sections, {"coefficients": 8.0}
-            )
+            sections = {"values": len(data)}
+            ledger.record_uplink(server_round, _reply(node_id, data), sections, {"values": 8.0})
     assert sum(ledger.node_bytes().values()) == ledger.uplink_bytes
     assert sum(ledger.sections().values()) == ledger.uplink_bytes
     assert sum(ledger.round_bytes(r)[0] for r in (1, 2)) == ledger.uplink_bytes

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fl_app.partition import partition_indices
+from fl_app.data import DataError
+from fl_app.partition import PartitionError, partition_indices
 
 LABELS = np.repeat(np.arange(10), 40)
 
@@ -56,3 +57,22 @@ def test_max_samples_takes_a_random_part(num_partitions: int) -> None:
 def test_illegal_partition_is_refused(partition_id: int, num_partitions: int) -> None:
     with pytest.raises(ValueError, match="0 <= partition-id < num-partitions <= 400"):
         partition_indices(LABELS, partition_id, num_partitions)
+
+
+def test_an_empty_share_indexes_no_sample() -> None:
+    parts = [partition_indices(LABELS, i, 100, scheme="dirichlet", alpha=0.01) for i in range(100)]
+    empty = next(part for part in parts if not len(part))
+    assert empty.dtype == np.int64
+    assert LABELS[empty].shape == (0,)
+
+
+def test_more_clients_than_samples_says_what_to_do() -> None:
+    with pytest.raises(PartitionError, match=r"partition 0 of 401: .* 400 samples; start fewer"):
+        partition_indices(LABELS, 0, 401)
+    assert issubclass(PartitionError, DataError)
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf"), 1e308])
+def test_alpha_that_gives_no_split_is_refused(alpha: float) -> None:
+    with pytest.raises(PartitionError, match=r"dirichlet-alpha = .* must be > 0, and finite"):
+        partition_indices(LABELS, 0, 5, scheme="dirichlet", alpha=alpha)

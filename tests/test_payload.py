@@ -24,26 +24,74 @@ from codec.samples.payload import MAGIC, VERSION
 # SHA-256 of `golden(name).to_bytes()`. Another digest is another format: raise
 # `codec.samples.payload.VERSION` and print the new digests with `python tests/test_payload.py`.
 GOLDEN = {
-    "image": "d23653f844aa84e587f35edefc247cc57b3f373a40ed93824b5c7717eb98ff49",
-    "blocks": "66c2089d18026fbceb2ffae3a67e2d23a00df6e3321a37e7fd6ef4dc6bf111b5",
-    "dithered": "75a3072140903d51979cdf49370bec537a7dd7b8445815e1793d9d29b88f57e2",
-    "series": "43819e3fed9a5a6580f07f4bbef1aa1e3523ca173e49addcac5db2bc55214014",
-    "table": "40b5e91d27e46ec2854a7b28b7103fd908ba94e5bb735129930f4ed8b0b58f7b",
-    "lossless": "6cbbcc330b831f47a6a3a2818869fb715af0a4d5cfe6cdca85eb13d29a3b40d4",
-    "centroid": "03c9827a889fbdbdb5230530647de74553f3dd11859a0d1427ef40eb97d3fdb3",
-    "empty": "1bd40092c170ba2aaaa4c264ae332260ad2cc1793186d3c0e58ca0df0c0066aa",
+    "image": "85578105dea6da7aac07c783384f4c89eea77636c24682de94772f7d486b1bf1",
+    "blocks": "9431ba097b580f2ae33adf48454cfbf861c819f5f67a83ac26c952499068fa16",
+    "dithered": "68be4237f9a86d0454b063357a976c3d5a0effebcb27b6858876ab27678e2e69",
+    "series": "fb3141d0ca84eae9909e861f742aee3a774b79517a667f90236e4ebe355bcfc8",
+    "table": "9532e6d4f7248a367a08164f4d488f764dad3bd0e8295af80d0faf19114ec115",
+    "rows": "46ec0ccd085095b5bff7c241b88c9709b4a61fa328f7354c0572bfeb95a749a9",
+    "pixels": "e6e72b0f2f5e8c60e896871da82d4b80b981f48a04d06ce29a49971c4e7d78d0",
+    "lossless": "9d871cb6de2f58fe91e9b58b93762be0fa60bf962af6cba5759d7d8395c985ba",
+    "floats": "dcfbf8b3fb32875fc9f0adf43be6497abfedc57d893df7291b4837c364e5382b",
+    "empty": "6c80510f49ac23bdbae703533c7273bd6aa86e8ed5e5e92067f5e79b3e96727a",
 }  # fmt: skip
 
+# SHA-256 of the coded sections. Those of version 4 have these digests too, its sections "offsets"
+# and "coefficients" joined: version 5 changed what stands around them, not how samples are coded.
+GOLDEN_SECTIONS = {
+    "image": {
+        "targets": "340696b349a0d53bb0fcca365755603339020bacdf399ee079f390bd58525720",
+        "values": "1c096ed2ccde394e26bfb9ee537dc0c2e5c00a9d06916d22d0b7365f3f84b04a",
+    },
+    "blocks": {
+        "targets": "feb9aa09639ed259182628eec9c21ea4046d44d54ca4c97d9b70e69316363e9f",
+        "weights": "94e6e64154cd3107b07fba18e932270697b9bb1b86735fbc0754d4f2273eeaba",
+        "values": "120e1c3504d048790140c5adf8c8f5854a58d0784d211ed9b2181040b3c4a83f",
+    },
+    "dithered": {
+        "targets": "340696b349a0d53bb0fcca365755603339020bacdf399ee079f390bd58525720",
+        "values": "a53588382e229a1097bc6587e3f98e6c9be4e76463cd41edf1127c6ba36186d1",
+    },
+    "series": {
+        "targets": "b71cf0065e078d4c9c850188687eb58786c7c6061fe58286a95510c3526b8b20",
+        "values": "9fc476398855584c9b7b35bf78d652431e72a0d2c6d5c1745c9654615551c7eb",
+    },
+    "table": {
+        "targets": "81b10a04681aba2a53d45daad2aea064992ffa81be01ad6e29b755989c89939e",
+        "values": "45e96d3e1b062c185d3482e529b44d919c0f36479d683e0f5502ea6bd69d1f2d",
+    },
+    "rows": {
+        "targets": "b71cf0065e078d4c9c850188687eb58786c7c6061fe58286a95510c3526b8b20",
+        "values": "4dc0a2a0e6c08f19f0f80650de41b774e7e53c50e9a6beec8dd978022f32a627",
+    },
+    "pixels": {
+        "targets": "feb9aa09639ed259182628eec9c21ea4046d44d54ca4c97d9b70e69316363e9f",
+        "values": "15323f3e2915a0b1bb9d99304543d9115bd5ad702e68ab46caf2c2da3eb62598",
+    },
+    "lossless": {
+        "targets": "de2c925d8d21141a3406cf922e4c0dca7ef9eeb281e005891df5a4aad73d6a26",
+        "values": "6286d7e65fcc772ec432ee33fd46d3b44d358675d39537012c2061a5b113397d",
+    },
+    "floats": {
+        "targets": "de2c925d8d21141a3406cf922e4c0dca7ef9eeb281e005891df5a4aad73d6a26",
+        "values": "ae529b958085be2b7991514254d2e7f59d431bec0c7d3615c44703d9d3dda21d",
+    },
+    "empty": {},
+}  # fmt: skip
+
+LOSSLESS, DITHERED = CodecOptions("lossless"), CodecOptions(quantizer="dithered")
 SPECS = {
     "image": SampleSpec((3, 8, 8), classes=10),
     "blocks": SampleSpec((1, 9, 7), classes=3, codec=CodecOptions(block=4, step=0.05)),
-    "dithered": SampleSpec((3, 8, 8), classes=10, codec=CodecOptions(quantizer="dithered")),
+    "dithered": SampleSpec((3, 8, 8), classes=10, codec=DITHERED),
     "series": SampleSpec((2, 30), "float32", -1, 1, 0, 2, CodecOptions(quantizer="stochastic")),
     "table": SampleSpec((5,), "float32", -1, 1, 1000, codec=CodecOptions(step=0.01)),
-    "lossless": SampleSpec((1, 4, 4), classes=2, codec=CodecOptions(quantizer="identity")),
-    "centroid": SampleSpec(
-        (3, 8, 8), classes=10, codec=CodecOptions(dead_zone=0.2, reconstruction="centroid")
+    "rows": SampleSpec((5,), "float32", -1, 1, 0, 2, CodecOptions(quantizer="dithered", step=0.01)),
+    "pixels": SampleSpec(
+        (1, 9, 7), classes=3, codec=CodecOptions("columns", quantizer="stochastic", step=1 / 3)
     ),
+    "lossless": SampleSpec((1, 4, 4), classes=2, codec=LOSSLESS),
+    "floats": SampleSpec((2, 3), "float32", -1, 1, 2, codec=LOSSLESS),
     "empty": SampleSpec((3, 8, 8), classes=10),
 }
 
@@ -65,8 +113,8 @@ def golden(name: str) -> SamplePayload:
     )
 
 
-def digest(name: str) -> str:
-    return hashlib.sha256(golden(name).to_bytes()).hexdigest()
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def resealed(body: bytes) -> bytes:
@@ -76,7 +124,13 @@ def resealed(body: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_golden_bytes(name: str) -> None:
-    assert digest(name) == GOLDEN[name]
+    assert digest(golden(name).to_bytes()) == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_coded_sections_are_those_of_the_version_before(name: str) -> None:
+    sections = {section: digest(part) for section, part in golden(name).sections.items() if part}
+    assert sections == GOLDEN_SECTIONS[name]
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -162,14 +216,26 @@ def test_a_repeated_or_unknown_section_is_refused() -> None:
             SamplePayload.from_bytes(resealed(head + table))
 
 
-@pytest.mark.parametrize("quantizer", ["nearest", "stochastic", "dithered", "identity"])
-def test_the_key_travels_where_the_decoder_needs_it(quantizer: str) -> None:
-    spec = replace(SPECS["image"], codec=CodecOptions(quantizer=quantizer))
+@pytest.mark.parametrize(
+    ("options", "travels"),
+    [
+        (CodecOptions(quantizer="nearest"), False),
+        (CodecOptions(quantizer="stochastic"), False),
+        (CodecOptions(quantizer="dithered"), True),
+        (CodecOptions("columns", quantizer="stochastic"), False),
+        (CodecOptions("columns", quantizer="dithered"), True),
+        (CodecOptions("lossless"), False),
+        (CodecOptions("lossless", quantizer="dithered"), False),
+        (CodecOptions("png"), False),
+    ],
+)
+def test_the_key_travels_where_the_decoder_needs_it(options: CodecOptions, travels: bool) -> None:
+    spec = replace(SPECS["image"], codec=options)
     payload = SamplePayload(spec, 0, {}, (2**62, 2**40, 5))
     again = SamplePayload.from_bytes(payload.to_bytes())
-    assert again.key == (payload.key if quantizer == "dithered" else (0, 0, 0))
+    assert again.key == (payload.key if travels else (0, 0, 0))
     extra = len(payload.to_bytes()) - len(SamplePayload(spec, 0, {}).to_bytes())
-    assert extra == (9 + 6 + 1 - 3 if quantizer == "dithered" else 0)
+    assert extra == (9 + 6 + 1 - 3 if travels else 0)
 
 
 # Limits
@@ -177,7 +243,7 @@ def test_the_key_travels_where_the_decoder_needs_it(quantizer: str) -> None:
 
 def declared(spec: SampleSpec, count: int) -> bytes:
     """A few bytes that claim to hold `count` samples."""
-    return SamplePayload(spec, count, {"coefficients": b"\x12"}).to_bytes()
+    return SamplePayload(spec, count, {"values": b"\x12"}).to_bytes()
 
 
 @pytest.mark.parametrize(
@@ -214,13 +280,13 @@ def test_at_the_limits(spec: SampleSpec, limits: DecodeLimits) -> None:
 # What the CRC cannot catch
 
 
-@pytest.mark.parametrize("name", ["image", "series", "table", "centroid"])
+@pytest.mark.parametrize("name", ["image", "series", "table", "lossless"])
 def test_missing_sections_are_zeros_or_an_error(name: str) -> None:
     payload = golden(name)
     for section in payload.sections:
         rest = {k: v for k, v in payload.sections.items() if k != section}
         cut = replace(payload, sections=rest)
-        if section == "offsets":
+        if (name, section) == ("table", "values"):  # they begin with the bounds of the columns
             with pytest.raises(PayloadError, match="truncated"):
                 decode_samples(cut)
         else:
@@ -228,22 +294,19 @@ def test_missing_sections_are_zeros_or_an_error(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "offsets", "message"),
+    ("values", "message"),
     [
-        ("centroid", b"\0", "truncated offset"),
-        ("centroid", b"\0\0\0", "1 bytes after the end"),
-        ("table", b"", "truncated width"),
-        ("table", b"\x05", "truncated lowest"),
-        ("table", b"\x05\x00\x00", "1 bytes after the end"),
-        ("table", b"\x40\x00", "64 bits"),
-        ("table", b"\x05" + varint(1 << 40), f"{1 << 40} .zigzag"),
-        ("table", b"\x05" + b"\xff" * 12, "longer than 9 bytes"),
+        (b"", "truncated width"),
+        (b"\x05", "truncated lowest"),
+        (b"\x40\x00", "64 bits"),
+        (b"\x05" + varint(1 << 40), f"{1 << 40} .zigzag"),
+        (b"\x05" + b"\xff" * 12, "longer than 9 bytes"),
     ],
 )
-def test_malformed_side_information(name: str, offsets: bytes, message: str) -> None:
-    payload = golden(name)
+def test_malformed_bounds_of_columns(values: bytes, message: str) -> None:
+    payload = golden("table")
     with pytest.raises(PayloadError, match=message):
-        decode_samples(replace(payload, sections={**payload.sections, "offsets": offsets}))
+        decode_samples(replace(payload, sections={**payload.sections, "values": values}))
 
 
 def test_a_label_out_of_range() -> None:
@@ -263,4 +326,4 @@ def test_varint(value: int) -> None:
 
 if __name__ == "__main__":
     for golden_name in SPECS:
-        print(f'    "{golden_name}": "{digest(golden_name)}",')
+        print(f'    "{golden_name}": "{digest(golden(golden_name).to_bytes())}",')

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from codec import CodecOptions, SampleSpec, encode_samples
 from codec.coding.range_coder import Ints
+from codec.samples.block_dct.codec import quantized_tables
 from codec.samples.block_dct.prediction import (
     ONE,
     Prediction,
@@ -14,8 +15,7 @@ from codec.samples.block_dct.prediction import (
     predictable,
     regression,
 )
-from codec.samples.block_dct.transform import Transform, _inverse_blocks, forward, resolve
-from codec.samples.coding import quantize_samples
+from codec.samples.block_dct.transform import Transform, _inverse_blocks, forward, transform_for
 
 BLOCKS = [(8, 8), (4, 4), (16, 16), (8, 5), (128,), (2, 2), (7,)]
 
@@ -70,7 +70,7 @@ def test_slopes_are_whole_numbers_that_no_rounding_error_can_change(
 
 @pytest.mark.parametrize("shape", [(1, 32, 32), (3, 24, 40), (1, 30, 19), (2, 300)])
 def test_what_is_not_yet_known_has_no_influence(shape: tuple[int, ...]) -> None:
-    level = resolve("auto", shape, 128 if len(shape) == 2 else 0)
+    level = transform_for(shape, 128 if len(shape) == 2 else 0)
     rng = np.random.default_rng(0)
     table = rng.integers(-3, 4, (level.coefficients, 5 * level.blocks))
     means = rng.integers(-500, 500, (level.channels, 5, *level.grid))
@@ -87,7 +87,7 @@ def test_prediction_is_the_conditional_mean_of_the_field() -> None:
     # Fine steps: quantization hardly matters, and the noise that the slopes allow for is small.
     step = 0.02
     fields = markov_field(400, 32, seed=1)
-    level = resolve("dct2", (1, 32, 32), 8)
+    level = transform_for((1, 32, 32), 8)
     tables = [np.round(table / step).astype(np.int64) for table in forward(fields, level)]
     means = block_means(level.levels[1], tables[1], None)
     predicted = predictions(level, tables[0], means) / ONE
@@ -100,7 +100,7 @@ def test_prediction_is_the_conditional_mean_of_the_field() -> None:
 
 
 def test_transposed_pictures_have_transposed_predictions() -> None:
-    level = resolve("dct2", (1, 32, 32), 8)
+    level = transform_for((1, 32, 32), 8)
     rng = np.random.default_rng(2)
     table = rng.integers(-3, 4, (8, 8, 6, 4, 4))
     means = rng.integers(-500, 500, (1, 6, 4, 4))
@@ -115,7 +115,7 @@ def test_transposed_pictures_have_transposed_predictions() -> None:
 def test_block_means_in_integers_are_those_of_the_inverse_transform(
     shape: tuple[int, ...],
 ) -> None:
-    level = resolve("auto", shape, 8)
+    level = transform_for(shape, 8)
     samples = np.random.default_rng(3).normal(0, 40, (4, *shape)).astype(np.float32)
     levels = level.levels
     tables = [np.round(table).astype(np.int64) for table in forward(samples, level)]
@@ -140,7 +140,7 @@ def _float_means(level: Transform, tables: list[Ints]) -> NDArray[np.float32]:
 
 
 def test_absurd_values_neither_overflow_nor_warn() -> None:
-    level = resolve("dct2", (3, 32, 32), 8)
+    level = transform_for((3, 32, 32), 8)
     table = np.full((192, 16), np.int64(2) ** 45)
     table[:, ::2] *= -1
     coarser = level.levels[1]
@@ -151,9 +151,9 @@ def test_absurd_values_neither_overflow_nor_warn() -> None:
 
 
 def test_only_small_blocks_with_neighbours_are_predicted() -> None:
-    assert predictable(resolve("dct2", (3, 32, 32), 8))
-    assert not predictable(resolve("dct2", (3, 8, 8), 8))
-    assert not predictable(resolve("dct2", (3, 64, 64), 32))
+    assert predictable(transform_for((3, 32, 32), 8))
+    assert not predictable(transform_for((3, 8, 8), 8))
+    assert not predictable(transform_for((3, 64, 64), 32))
 
 
 def test_prediction_saves_signs_on_a_smooth_field() -> None:
@@ -170,6 +170,6 @@ def test_prediction_saves_signs_on_a_smooth_field() -> None:
         len(encode_samples(np.ascontiguousarray(x).reshape(fields.shape), labels, spec).to_bytes())
         for x in (fields, broken)
     ]
-    nonzero = sum(np.count_nonzero(t) for t in quantize_samples(fields, spec, (0, 0, 0)))
+    nonzero = sum(np.count_nonzero(t) for t in quantized_tables(fields, spec, (0, 0, 0)))
     assert sizes[1] - sizes[0] > 0.03 * nonzero / 8
     assert sizes[0] < 0.98 * sizes[1]

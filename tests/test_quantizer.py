@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from codec.samples.quantizer import Array, Key, centroid_offsets, dequantize, quantize
+from codec.samples.quantizer import dequantize, quantize
+from codec.samples.sample_codec import Array, Key
 
 KINDS = ("nearest", "stochastic", "dithered")
 RANDOM = ("stochastic", "dithered")
@@ -16,8 +17,8 @@ SIGMAS = 5.5  # of the most extreme of a few thousand values, with room
 
 def passed(scaled: Array, kind: str, key: Key = (1, 2, 3)) -> Array:
     """`scaled` through the quantizer and back."""
-    symbols = quantize(scaled, kind, dead_zone=0.0, key=key)
-    return dequantize(symbols, kind, offsets=(0.0, 0.0), key=key)
+    symbols = quantize(scaled, kind, key=key)
+    return dequantize(symbols, kind, key=key)
 
 
 def draws(scaled: Array, kind: str) -> Array:
@@ -30,14 +31,14 @@ def draws(scaled: Array, kind: str) -> Array:
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_levels_are_their_own_symbols(kind: str, level: int) -> None:
     levels = np.full(1000, level, np.float32)
-    assert (quantize(levels, kind, dead_zone=0.0, key=(1, 2, 3)) == level).all()
+    assert (quantize(levels, kind, key=(1, 2, 3)) == level).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_levels_are_kept_however_often_they_are_drawn(kind: str) -> None:
     # Adding the uniform in float32 would carry some of these to the next level.
     levels = np.full(1_000_000, 255, np.float32)
-    assert (quantize(levels, kind, dead_zone=0.0, key=(1, 2, 3)) == 255).all()
+    assert (quantize(levels, kind, key=(1, 2, 3)) == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["nearest", "stochastic"])
@@ -70,15 +71,13 @@ def test_error_bound(kind: str, bound: float, scaled: Array) -> None:
     assert (error <= bound + rounding).all()
 
 
-def test_dead_zone_widens_the_zero_bin_alone() -> None:
+def test_nearest_has_bins_of_one_step_that_are_odd_in_the_sign() -> None:
     scaled = np.linspace(-5, 5, 10_001).astype(np.float32)
-    plain = quantize(scaled, "nearest", dead_zone=0.0, key=(0, 0, 0))
-    dead = quantize(scaled, "nearest", dead_zone=0.2, key=(0, 0, 0))
-    assert np.abs(scaled[plain == 0]).max() == pytest.approx(0.5, abs=2e-3)
-    assert np.abs(scaled[dead == 0]).max() == pytest.approx(0.7, abs=2e-3)
-    assert scaled[dead == 1].max() - scaled[dead == 1].min() == pytest.approx(1, abs=3e-3)
-    assert (np.abs(dead - scaled) <= 0.7 + 1e-3).all()
-    assert np.array_equal(dead, -dead[::-1])
+    symbols = quantize(scaled, "nearest", key=(0, 0, 0))
+    assert np.abs(scaled[symbols == 0]).max() == pytest.approx(0.5, abs=2e-3)
+    assert scaled[symbols == 1].max() - scaled[symbols == 1].min() == pytest.approx(1, abs=3e-3)
+    assert np.array_equal(symbols, -symbols[::-1])
+    assert dequantize(symbols, "nearest", key=(0, 0, 0)).tolist() == symbols.tolist()
 
 
 @pytest.mark.parametrize("kind", RANDOM)
@@ -132,16 +131,16 @@ def test_stochastic_error_depends_on_the_input() -> None:
 @pytest.mark.parametrize("kind", RANDOM)
 def test_the_key_is_all_the_randomness(kind: str) -> None:
     scaled = np.random.default_rng(2).normal(0, 3, (30, 20)).astype(np.float32)
-    first = quantize(scaled, kind, dead_zone=0.0, key=(1, 2, 3))
-    assert np.array_equal(first, quantize(scaled, kind, dead_zone=0.0, key=(1, 2, 3)))
+    first = quantize(scaled, kind, key=(1, 2, 3))
+    assert np.array_equal(first, quantize(scaled, kind, key=(1, 2, 3)))
     for other in ((0, 2, 3), (1, 0, 3), (1, 2, 0)):
-        assert not np.array_equal(first, quantize(scaled, kind, dead_zone=0.0, key=other))
+        assert not np.array_equal(first, quantize(scaled, kind, key=other))
 
 
 def test_a_wrong_key_spoils_the_dither() -> None:
     scaled = np.random.default_rng(2).normal(0, 3, 20_000).astype(np.float32)
-    symbols = quantize(scaled, "dithered", dead_zone=0.0, key=(1, 2, 3))
-    values = dequantize(symbols, "dithered", offsets=(0.0, 0.0), key=(1, 2, 4))
+    symbols = quantize(scaled, "dithered", key=(1, 2, 3))
+    values = dequantize(symbols, "dithered", key=(1, 2, 4))
     # the coin of stochastic rounding, 1/6 over all fractions, and a uniform of its own
     assert (values - scaled).var() == pytest.approx(1 / 6 + 1 / 12, rel=0.05)
 
@@ -149,28 +148,6 @@ def test_a_wrong_key_spoils_the_dither() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4)])
 def test_empty(kind: str, shape: tuple[int, ...]) -> None:
-    symbols = quantize(np.zeros(shape, np.float32), kind, dead_zone=0.1, key=(1, 2, 3))
+    symbols = quantize(np.zeros(shape, np.float32), kind, key=(1, 2, 3))
     assert symbols.shape == shape
-    assert dequantize(symbols, kind, offsets=(0.1, 0.1), key=(1, 2, 3)).shape == shape
-
-
-def test_offsets_move_levels_towards_zero() -> None:
-    values = dequantize(np.arange(-3, 4), "nearest", offsets=(0.25, 0.125), key=(0, 0, 0))
-    assert values.tolist() == [-2.875, -1.875, -0.75, 0.0, 0.75, 1.875, 2.875]
-
-
-def test_centroid_offsets_are_the_best_reconstruction() -> None:
-    scaled = np.random.default_rng(3).laplace(0, 1.5, 50_000).astype(np.float32)
-    symbols = quantize(scaled, "nearest", dead_zone=0.2, key=(0, 0, 0))
-    best = centroid_offsets(scaled, symbols)
-
-    def mean_squared_error(ones: float, more: float) -> float:
-        values = dequantize(symbols, "nearest", offsets=(ones, more), key=(0, 0, 0))
-        return float(((values - scaled) ** 2).mean())
-
-    for ones, more in ((0.0, 0.0), (best[0] + 0.02, best[1]), (best[0], best[1] - 0.02)):
-        assert mean_squared_error(*best) < mean_squared_error(ones, more)
-
-
-def test_centroid_offsets_of_zeros() -> None:
-    assert centroid_offsets(np.zeros(9, np.float32), np.zeros(9, np.int64)) == (0.0, 0.0)
+    assert dequantize(symbols, kind, key=(1, 2, 3)).shape == shape

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import CodecError, generator
-from codec.random import uniform
+from codec.random import Stream, client_generator, server_generator, torch_seed, uniform
 
 keys = st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 3), min_size=1, max_size=4)
 
@@ -77,3 +77,41 @@ def test_uniform_is_uniform() -> None:
 def test_a_key_out_of_range_is_refused(key: tuple[int, ...]) -> None:
     with pytest.raises(CodecError, match=str(max(key, key=abs))):
         generator(*key)
+
+
+def drawn(source: np.random.Generator) -> int:
+    return int(source.integers(2**62))
+
+
+def test_streams_of_a_client_and_of_the_server_are_all_different() -> None:
+    clients = [s for s in Stream if s < Stream.SERVER_NODES]
+    server = [s for s in Stream if s >= Stream.SERVER_NODES]
+    assert clients and server
+    keys = [(seed, step, who) for seed in (0, 1) for step in (0, 1) for who in (0, 1)]
+    sources = [client_generator(*key, s) for key in keys for s in (None, *clients)]
+    sources += [
+        server_generator(seed, step, s) for seed in (0, 1) for step in (0, 1) for s in server
+    ]
+    assert len({drawn(source) for source in sources}) == len(sources)
+
+
+def test_streams_stay_what_they_were() -> None:
+    # Runs repeat under a new version only while these keys stay.
+    assert drawn(client_generator(3, 2, 1)) == drawn(generator(3, 2, 1))
+    assert {s.name: int(s) for s in Stream} == {
+        "COMPRESSOR": 1, "DROPOUT": 2, "ORDER": 3, "AUGMENTATION": 4, "STATISTICS": 5,
+        "SERVER_NODES": 100, "SERVER_MINIBATCHES": 101, "SERVER_AUGMENTATION": 102,
+    }  # fmt: skip
+    for stream in Stream:
+        if stream < Stream.SERVER_NODES:
+            assert drawn(client_generator(3, 2, 1, stream)) == drawn(generator(3, 2, 1, stream))
+        else:
+            place = stream - Stream.SERVER_NODES
+            expected = generator(3, 2, 2**32 - 1, place)
+            assert drawn(server_generator(3, 2, stream)) == drawn(expected)
+
+
+def test_seeds_of_torch_fit_its_generators() -> None:
+    seeds = {torch_seed(generator(0, key)) for key in range(200)}
+    assert len(seeds) == 200
+    assert min(seeds) >= 0 and 2**62 < max(seeds) < 2**63

@@ -77,10 +77,10 @@ def test_runs_are_reproducible(tmp_path: Path) -> None:
     assert first == again
 
 
-def test_sgd_run_with_scores_and_refinement(tmp_path: Path) -> None:
+def test_streaming_run_with_scores_and_refinement(tmp_path: Path) -> None:
     run_app(
         tmp_path,
-        strategy="sgd",
+        strategy="streaming",
         importance="loss",
         keep_rate=0.5,
         refinement="qsgd",
@@ -134,7 +134,7 @@ def test_small_models_get_one_thread_unless_told() -> None:
     ],
     ids=["top-k gradients", "fp32 gradients", "FedAvg", "FedAvg, int8"],
 )
-def test_rivals_run_on_the_same_books(
+def test_baselines_run_on_the_same_books(
     changes: dict[str, int | str], sections: set[str], tmp_path: Path
 ) -> None:
     run_app(tmp_path, **changes)

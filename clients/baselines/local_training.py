@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Context, Message, RecordDict
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from clients.arrays import array_record, load_model, stored_arrays
 from clients.baselines.minibatches import Minibatches
-from clients.dataset import IndexedDataset
-from clients.handler import client_number, read_request, reply_message
-from clients.source import SampleSource
+from clients.handler import partition_id, read_request, reply_message
 from clients.stopwatch import Stopwatch
 from codec import Augmentation, Criterion
 from codec.learning.state import model_state
@@ -28,7 +26,7 @@ RESIDUAL_KEY = "delta-residual"
 def train_local(
     msg: Message,
     context: Context,
-    source: SampleSource | IndexedDataset,
+    source: Any,
     model: "Callable[[], nn.Module]",
     criterion: Criterion | None = None,
     augment: Augmentation | None = None,
@@ -56,7 +54,7 @@ def train_local(
     CodecError
         On an illegal request, sample or model, or a change that is not finite.
     """
-    request, client = read_request(msg, LocalRequest), client_number(context)
+    request, client = read_request(msg, LocalRequest), partition_id(context)
     batches = Minibatches.of(request, client, source, criterion, augment)
     watch = Stopwatch()
     network = load_model(model, msg.content.get(ARRAYS))

@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clients.candidates import draw_minibatch
-from clients.dataset import IndexedDataset
-from clients.source import SampleSource, as_source, fetch, source_spec
+from clients.reading import Reader
+from clients.source import SampleSource, as_source
 from codec import (
     Augmentation,
-    CodecOptions,
     Criterion,
     SampleLosses,
     SampleSpec,
@@ -93,7 +92,7 @@ class Minibatches:
         cls,
         request: TrainingRequest,
         client: int,
-        source: SampleSource | IndexedDataset,
+        source: Any,
         criterion: Criterion | None,
         augment: Augmentation | None,
     ) -> "Minibatches":
@@ -109,9 +108,14 @@ class Minibatches:
         )
 
     @cached_property
+    def reader(self) -> Reader:
+        """What reads the samples."""
+        return Reader(self.source)
+
+    @cached_property
     def spec(self) -> SampleSpec:
         """Shape and value range of the samples; `CodecError` if there are none."""
-        return source_spec(self.source, CodecOptions())
+        return self.reader.kind
 
     def losses(self, model: "nn.Module", step: int) -> "Tensor":
         """Return each sample's loss at a step, Tensor (B,), with its graph; see `batch_losses`."""
@@ -130,7 +134,8 @@ class Minibatches:
         import torch
 
         indices = epoch_minibatch(len(self.source), self.size, step, self.seed, self.client)
-        samples, targets = fetch(self.source, indices, self.spec)
+        batch = self.reader.read(indices)
+        samples, targets = batch.samples, batch.targets
         device = device_of(model)
         augment = keyed_augmentation(self.augment, self.seed, step, self.client, device)
         with torch.random.fork_rng():
@@ -177,7 +182,7 @@ class Minibatches:
         with torch.no_grad(), fresh_statistics(model):
             # A batch of one has no variance.
             for part in np.array_split(indices, max(1, len(indices) // max(2, self.size))):
-                samples, _ = fetch(self.source, part, self.spec)
+                samples = self.reader.read(part).samples
                 forward(model, model_inputs(samples, self.spec, self.scale, device))
         return [tensor.float().cpu().numpy() for tensor in kept]
 

@@ -4,7 +4,7 @@ import struct
 
 from codec.errors import PayloadError
 
-_MAX_VARINT_BYTES = 9
+_MAX_VARINT_BYTES = 10  # 64 bits
 
 
 def varint(value: int) -> bytes:
@@ -28,17 +28,21 @@ class Reader:
         """Bytes read so far."""
         return self._at
 
+    @property
+    def left(self) -> int:
+        """Bytes not read yet."""
+        return len(self._data) - self._at
+
     def take(self, size: int, what: str) -> bytes:
         """Read `size` bytes; `what` names them in the error."""
-        left = len(self._data) - self._at
-        if size > left:
-            raise PayloadError(f"truncated {what}: needs {size} bytes, {left} left")
+        if size > self.left:
+            raise PayloadError(f"truncated {what}: needs {size} bytes, {self.left} left")
         self._at += size
         return self._data[self._at - size : self._at]
 
     def rest(self) -> bytes:
         """Read all that is left."""
-        return self.take(len(self._data) - self._at, "rest")
+        return self.take(self.left, "rest")
 
     def byte(self, what: str) -> int:
         """Read one byte."""
@@ -61,8 +65,8 @@ class Reader:
 
     def finish(self) -> None:
         """Raise `PayloadError` unless all was read."""
-        if self._at != len(self._data):
-            raise PayloadError(f"{len(self._data) - self._at} bytes after the end")
+        if self.left:
+            raise PayloadError(f"{self.left} bytes after the end")
 
 
 def number(value: float) -> bytes:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from codec.coding import cursor
 from codec.errors import PayloadError
 from codec.gradients.tensors import MAX_COORDINATES, Shapes, sizes
 
@@ -18,7 +19,6 @@ VERSION = 3
 
 _CHECKSUM_BYTES = 4
 _MAX_DIMENSIONS = 32
-_MAX_INTEGER_BYTES = 9
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Frame:
             integers += [len(shape), *shape]
         integers += [len(self.parameters), *self.parameters]
         integers += [len(self.sections), *map(len, self.sections)]
-        head = MAGIC + bytes([VERSION, self.identifier]) + b"".join(map(_integer_bytes, integers))
+        head = MAGIC + bytes([VERSION, self.identifier]) + b"".join(map(cursor.varint, integers))
         body = head + b"".join(self.sections)
         return body + zlib.crc32(body).to_bytes(_CHECKSUM_BYTES, "little")
 
@@ -89,12 +89,12 @@ def read_frame(
         If the bytes are malformed or hold something else.
     """
     limit = min(limit, MAX_COORDINATES)
-    fields = _FieldReader(_checked_body(data, identifier))
-    found = tuple(fields.shape(limit) for _ in range(fields.integer()))
+    reader = cursor.Reader(_checked_body(data, identifier))
+    found = tuple(_read_shape(reader, limit) for _ in range(reader.varint("number of tensors")))
     if shapes is not None and found != tuple(map(tuple, shapes)):
         raise PayloadError(f"tensors of shapes {found} where {tuple(shapes)} are expected")
-    values = fields.integers(parameters, "parameters")
-    parts = fields.sections(sections)
+    values = _read_integers(reader, parameters, "parameters")
+    parts = _read_sections(reader, sections)
     frame = Frame(identifier, found, values, parts)
     if frame.coordinates > limit:
         raise PayloadError(f"{frame.coordinates} coordinates, at most {limit} are accepted")
@@ -117,56 +117,26 @@ def _checked_body(data: bytes, identifier: int) -> bytes:
     return body[start:]
 
 
-def _integer_bytes(value: int) -> bytes:
-    """LEB128: seven bits a byte, least significant first, high bit set on all but the last."""
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+def _read_shape(reader: cursor.Reader, limit: int) -> tuple[int, ...]:
+    dimensions = reader.varint("number of dimensions")
+    if dimensions > _MAX_DIMENSIONS:
+        raise PayloadError(f"tensor of {dimensions} dimensions, at most {_MAX_DIMENSIONS}")
+    shape = tuple(reader.varint("shape") for _ in range(dimensions))
+    # Zeros are left out of the product: NumPy refuses (0, huge) as well.
+    if math.prod(size for size in shape if size) > limit:
+        raise PayloadError(f"tensor of shape {shape}, at most {limit} coordinates are accepted")
+    return shape
 
 
-class _FieldReader:
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self._position = 0
+def _read_integers(reader: cursor.Reader, count: int, what: str) -> tuple[int, ...]:
+    found = reader.varint(f"number of {what}")
+    if found != count:
+        raise PayloadError(f"{found} {what}, expected {count}")
+    return tuple(reader.varint(what) for _ in range(count))
 
-    def integer(self) -> int:
-        value = 0
-        for place in range(_MAX_INTEGER_BYTES):
-            if self._position == len(self._body):
-                break
-            byte = self._body[self._position]
-            self._position += 1
-            value |= (byte & 0x7F) << (7 * place)
-            if byte < 0x80:
-                return value
-        raise PayloadError(f"no complete integer at byte {self._position} of the header")
 
-    def shape(self, limit: int) -> tuple[int, ...]:
-        dimensions = self.integer()
-        if dimensions > _MAX_DIMENSIONS:
-            raise PayloadError(f"tensor of {dimensions} dimensions, at most {_MAX_DIMENSIONS}")
-        shape = tuple(self.integer() for _ in range(dimensions))
-        # Zeros are left out of the product: NumPy refuses (0, huge) as well.
-        if math.prod(size for size in shape if size) > limit:
-            raise PayloadError(f"tensor of shape {shape}, at most {limit} coordinates are accepted")
-        return shape
-
-    def integers(self, count: int, what: str) -> tuple[int, ...]:
-        found = self.integer()
-        if found != count:
-            raise PayloadError(f"{found} {what}, expected {count}")
-        return tuple(self.integer() for _ in range(count))
-
-    def sections(self, count: int) -> tuple[bytes, ...]:
-        lengths = self.integers(count, "sections")
-        left = len(self._body) - self._position
-        if sum(lengths) != left:
-            raise PayloadError(f"sections of {sum(lengths)} bytes, {left} are there")
-        parts = []
-        for length in lengths:
-            parts.append(self._body[self._position : self._position + length])
-            self._position += length
-        return tuple(parts)
+def _read_sections(reader: cursor.Reader, count: int) -> tuple[bytes, ...]:
+    lengths = _read_integers(reader, count, "sections")
+    if sum(lengths) != reader.left:
+        raise PayloadError(f"sections of {sum(lengths)} bytes, {reader.left} are there")
+    return tuple(reader.take(length, "section") for length in lengths)

@@ -107,8 +107,8 @@ class Stretch:
         return head if self.mix is None else head + _rounded(self.mix).astype(np.int8).tobytes()
 
     @classmethod
-    def read(cls, reader: cursor.Reader, channels: int, *, images: bool) -> "Stretch":
-        """Read what `to_bytes` wrote for samples of so many channels.
+    def read(cls, first: int, reader: cursor.Reader, channels: int, *, images: bool) -> "Stretch":
+        """Read what `to_bytes` wrote for samples of so many channels, its first byte apart.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class Stretch:
             If the bytes are truncated or no encoder writes them.
         """
         count = 1 if images and channels in (1, 3) else channels
-        exponents = tuple(reader.take(count, "spread"))
+        exponents = (first, *reader.take(count - 1, "spread"))
         if max(exponents) > _MOST_HALVINGS:
             raise PayloadError(f"spread of {max(exponents)}; legal range: [0, {_MOST_HALVINGS}]")
         if not images or not _is_mixed(channels):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fl_app.config import RunConfig
+from fl_app.server_app import accuracy
 from sim.in_process import train_in_process
 from sim.run_config import ConfigValue, read_defaults
 
@@ -25,5 +26,5 @@ def accuracy_in_process(
     """
     config = RunConfig.from_run_config({**read_defaults(app), **run_config})
     strategy, test = train_in_process(config, clients)
-    _, accuracy = strategy.server_model.evaluate(test.samples, test.labels, high=255.0)
-    return strategy.steps_taken, accuracy
+    _, reached = accuracy(strategy, test)
+    return strategy.steps_taken, reached

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clients.client_round import ClientRound
-from clients.source import ArraySource, fetch
+from clients.source import ArraySource
 from clients.streaming import streaming_round
 from codec import CodecOptions, Refinement, batch_gradient, generator, per_sample_criterion
 from codec.gradients import make_compressor
@@ -54,12 +54,16 @@ def _uplinks(model: "nn.Module", source: ArraySource, seed: int) -> Iterator[tup
     options = CodecOptions("columns", quantizer="dithered", step=1 / (2**_BITS - 1))
     plain = StreamingRequest(server_round=1, seed=seed, codec=options, batch_size=BATCH_SIZE)
     sent = streaming_round(ClientRound(plain, 0, source, model))
-    yield "quantized data", len(sent.data)
+    yield "quantized data", sum(map(len, sent.payloads))
     refined = replace(plain, refinement=Refinement("qsgd", bits=BITS))
     sent = streaming_round(ClientRound(refined, 0, source, model))
-    yield "quantized data, refined by qsgd", len(sent.data) + len(sent.refinement or b"")
-    spec = ClientRound(plain, 0, source).spec()
-    samples, targets = fetch(source, sent.sent, spec)
+    yield (
+        "quantized data, refined by qsgd",
+        sum(map(len, sent.payloads)) + len(sent.refinement or b""),
+    )
+    work = ClientRound(plain, 0, source)
+    spec, batch = work.spec(), work.reader.read(sent.sent)
+    samples, targets = batch.samples, batch.targets
     ones = np.ones(len(samples), np.float32)
     criterion = per_sample_criterion(None)
     gradient = [

@@ -27,13 +27,7 @@ from codec.messages import (
 )
 from codec.options import pick, split_options, takes_options, values_of
 from strategies.baselines.statistics import StatisticsOptions
-from strategies.received import (
-    BadReply,
-    Received,
-    decoded_statistics,
-    decompressed,
-    read_reply,
-)
+from strategies.received import BadReply, Received, decoded_statistics, decompressed, read_reply
 from strategies.round_book import RoundBook, RoundResult
 from strategies.server_model import ModelLike, ServerModel
 from strategies.server_strategy import ServerStrategy
@@ -66,7 +60,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     trainable parameters, with error feedback on the client where the compressor has it; the server
     adds it to the model that it sent and hands the sum to Flower. ``Compression("qsgd", bits=7)``
     makes changes of int8. Integer buffers are then not sent, and statistics of batch normalization
-    in half precision every `buffers_every` rounds and in the last one.
+    in half precision every `buffers_every` rounds and in the last one. Which nodes are asked is
+    drawn by Flower, unseeded.
 
     Parameters
     ----------
@@ -76,10 +71,6 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         From the round, counted from 1, to the learning rate of its steps.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round; its steps are local steps.
-    **options
-        Fields of :class:`codec.messages.LocalOptions`, :class:`StatisticsOptions` and
-        :class:`codec.messages.Participation`. ``compression`` may be a name, at its default rate.
-        Which nodes are asked is drawn by Flower, unseeded.
 
     Attributes
     ----------
@@ -104,7 +95,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.statistics, participation = split_options(
+        asked, self.statistics_options, participation = split_options(
             options, LocalOptions, StatisticsOptions, Participation
         )
         FedAvg.__init__(
@@ -118,9 +109,10 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         # The clients step; this optimizer never does.
         idle = partial(torch.optim.SGD, lr=0.0)
         server_model = ServerModel(model, idle, criterion, device=device, amp=False)
-        told = values_of(participation, ClientOptions)
-        request = pick(LocalRequest, asked, server_round=1, learning_rate=0.0, **told)
-        ServerStrategy.__init__(self, server_model, RoundBook(on_round), request)
+        client_options = values_of(participation, ClientOptions)
+        request = pick(LocalRequest, asked, server_round=1, learning_rate=0.0, **client_options)
+        told = (asked, self.statistics_options, participation)
+        ServerStrategy.__init__(self, server_model, RoundBook(on_round), request, told)
         self.learning_rate = learning_rate
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
@@ -130,12 +122,13 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Let Flower make the round's messages, and book them."""
-        due = self._statistics and self.is_due(server_round, self.statistics.buffers_every)
+        options = self.statistics_options
+        due = self._statistics and self.is_due(server_round, options.buffers_every)
         request = replace(
             self.request,
             server_round=server_round,
             learning_rate=float(self.learning_rate(server_round)),
-            buffers=self.statistics.buffer_batches if due and self.compressor else 0,
+            buffers=options.buffer_batches if due and self.compressor else 0,
         )
         config = ConfigRecord({**config, **request.to_entries()})
         messages = list(FedAvg.configure_train(self, server_round, arrays, config, grid))
@@ -199,14 +192,22 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         self, reply: LocalReply, compressor: GradientCompressor
     ) -> tuple[ArrayRecord, dict[str, int]]:
         """Return the model that was sent plus the change in a reply, and the reply's bytes."""
-        trainable = self.server_model.trainable()
         if reply.delta is None:
             raise BadReply("record", "'delta' must be bytes, found nothing")
-        packed = {"delta": reply.delta}
+        state = {**self._sent, **self._changed_parameters(reply.delta, compressor)}
+        sections = {"delta": len(reply.delta)}
+        if reply.buffers is not None:
+            state |= self._measured_statistics(reply.buffers)
+            sections["buffers"] = len(reply.buffers)
+        arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in state.items()})
+        return arrays, sections
+
+    def _changed_parameters(self, data: bytes, compressor: GradientCompressor) -> State:
+        trainable = self.server_model.trainable()
         shapes = [tuple(parameter.shape) for parameter in trainable]
-        delta = decompressed(packed["delta"], "delta", compressor, shapes)
+        delta = decompressed(data, "delta", compressor, shapes)
         change = {id(p): part for p, part in zip(trainable, delta, strict=True)}
-        state = dict(self._sent)
+        state: State = {}
         # Shared parameters have several names.
         for own, parameter in self.model.named_parameters(remove_duplicate=False):
             name = plain_name(own)
@@ -214,15 +215,16 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
                 with np.errstate(over="ignore"):
                     state[name] = self._sent[name] + change[id(parameter)]
                 _require_finite(name, state[name])
-        if reply.buffers is not None:
-            packed["buffers"] = reply.buffers
-            measured = decoded_statistics(packed["buffers"], self._statistics)
-            buffers = self.model.named_buffers()
-            names = {id(tensor): plain_name(name) for name, tensor in buffers}
-            for tensor, array in zip(self._statistics, measured, strict=True):
-                state[names[id(tensor)]] = array
-        arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in state.items()})
-        return arrays, {key: len(data) for key, data in packed.items()}
+        return state
+
+    def _measured_statistics(self, data: bytes) -> State:
+        measured = decoded_statistics(data, self._statistics)
+        buffers = self.model.named_buffers()
+        names = {id(tensor): plain_name(name) for name, tensor in buffers}
+        return {
+            names[id(tensor)]: array
+            for tensor, array in zip(self._statistics, measured, strict=True)
+        }
 
 
 def _require_finite(name: str, array: NDArray[Any]) -> None:

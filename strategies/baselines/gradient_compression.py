@@ -23,13 +23,7 @@ from codec.messages import (
 from codec.options import pick, split_options, takes_options, values_of
 from strategies.baselines.statistics import StatisticsOptions
 from strategies.participation import nodes_of_round, train_messages
-from strategies.received import (
-    BadReply,
-    Received,
-    decoded_statistics,
-    decompressed,
-    read_reply,
-)
+from strategies.received import BadReply, Received, decoded_statistics, decompressed, read_reply
 from strategies.round_book import RoundBook, RoundResult
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 from strategies.server_strategy import ServerStrategy
@@ -61,7 +55,7 @@ class GradientCompression(ServerStrategy):
     their mean loss at the model that it was sent, and replies with :math:`C(g_k)`, with error
     feedback where the compressor has it. The server steps its optimizer along
     :math:`\sum_k b_k C(g_k) / \sum_k b_k`. With "fp32" that is centralized SGD on the union of the
-    minibatches, as long as the model has no batch normalization.
+    minibatches, as long as the model has no batch normalization. `compression` "none" is "fp32".
 
     How momentum is handled:
 
@@ -92,10 +86,6 @@ class GradientCompression(ServerStrategy):
         See :class:`ServerModel`; the criterion is that of its ``evaluate``.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
-    **options
-        Fields of :class:`codec.messages.GradientOptions`, :class:`StatisticsOptions` and
-        :class:`codec.messages.Participation`. ``compression`` may be a name, at its default rate;
-        "none" is "fp32".
 
     Attributes
     ----------
@@ -122,7 +112,7 @@ class GradientCompression(ServerStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.statistics, self.participation = split_options(
+        asked, self.statistics_options, self.participation = split_options(
             options, GradientOptions, StatisticsOptions, Participation
         )
         if not asked.compression:
@@ -145,7 +135,8 @@ class GradientCompression(ServerStrategy):
                 f"momentum_correction = {request.momentum_correction} takes the place of the "
                 "optimizer's momentum, which must be 0"
             )
-        super().__init__(server_model, RoundBook(on_round), request)
+        told = (asked, self.statistics_options, self.participation)
+        super().__init__(server_model, RoundBook(on_round), request, told)
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
 
@@ -153,8 +144,9 @@ class GradientCompression(ServerStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the round's nodes for a gradient each, and for statistics when they are due."""
-        due = self._statistics and self.is_due(server_round, self.statistics.buffers_every)
-        buffers = self.statistics.buffer_batches if due else 0
+        options = self.statistics_options
+        due = self._statistics and self.is_due(server_round, options.buffers_every)
+        buffers = options.buffer_batches if due else 0
         request = replace(self.request, server_round=server_round, buffers=buffers)
         node_ids = nodes_of_round(grid, self.participation, server_round)
         messages = train_messages(node_ids, lambda _: request, config, arrays)
@@ -197,18 +189,24 @@ class GradientCompression(ServerStrategy):
             NaN: only the clients know the loss.
         """
         if replies:
-            weights = [reply.num_examples for reply in replies]
-            gradients = [reply.gradient for reply in replies]
-            step = (
-                majority(gradients) if self.request.majority_vote else average(gradients, weights)
-            )
+            step = self._joined_gradient(replies)
             self.server_model.apply_gradient([torch.from_numpy(part) for part in step])
+        self._take_statistics(replies)
+        return float("nan")
+
+    def _joined_gradient(self, replies: list[ReceivedGradient]) -> Arrays:
+        gradients = [reply.gradient for reply in replies]
+        if self.request.majority_vote:
+            return majority(gradients)
+        return average(gradients, [reply.num_examples for reply in replies])
+
+    def _take_statistics(self, replies: list[ReceivedGradient]) -> None:
+        """Give the model the clients' statistics of batch normalization, if any sent them."""
         sent = [(reply.buffers, reply.num_examples) for reply in replies if reply.buffers]
         if sent:
             pooled = pooled_statistics(*zip(*sent, strict=True))
             for tensor, array in zip(self._statistics, pooled, strict=True):
                 tensor.copy_(torch.from_numpy(array))
-        return float("nan")
 
 
 def average(parts: list[Arrays], weights: list[int]) -> Arrays:

@@ -9,5 +9,5 @@ from codec.options import COUNT, Options, option
 class StatisticsOptions(Options):
     """When, and on how many minibatches, clients measure batch normalization's statistics."""
 
-    buffers_every: int = option(1, "rounds between two evaluations of the model", COUNT)
-    buffer_batches: int = option(4, "minibatches for the statistics", COUNT)
+    buffers_every: int = option(1, "rounds between two measurements of the statistics", COUNT)
+    buffer_batches: int = option(4, "minibatches that a client measures them on", COUNT)

@@ -8,6 +8,7 @@ The stretch is what makes the step relative to the samples' own spread; see
 `codec.samples.spread`.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from codec.coding import cursor
 from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitCoder, BitDecoder, BitEncoder, Ints
-from codec.errors import CodecError
+from codec.errors import CodecError, PayloadError
 from codec.samples.block_dct.coefficients import (
     CoefficientModel,
     code_coefficients,
@@ -25,6 +26,7 @@ from codec.samples.block_dct.coefficients import (
 from codec.samples.block_dct.prediction import Prediction, block_means, predictable
 from codec.samples.block_dct.steps import coefficient_steps
 from codec.samples.block_dct.transform import Transform, forward, inverse, transform_for
+from codec.samples.channel_axis import ChannelAxis, channel_axis_of
 from codec.samples.quantizer import (
     UNBIASED,
     check_magnitude,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from codec.samples.spec import SampleSpec
 
 _MAX_COEFFICIENTS = 1 << 20  # of a block, all channels
+_AXIS_UNIT = 64  # the channel axis stands above the first exponent of the stretch
 
 
 class BlockDCT:
@@ -59,13 +62,14 @@ class BlockDCT:
         return options.quantizer == "dithered"
 
     def check(self, spec: "SampleSpec") -> None:
-        """Raise `CodecError` unless samples are (C, H, W) or (C, T), of blocks not too large."""
-        if len(spec.shape) not in (2, 3):
+        """Raise `CodecError` unless samples have one to three axes and blocks are not too large."""
+        legal = (2, 3) if spec.codec.relative_to == "range" else (1, 2, 3)
+        if len(spec.shape) not in legal:
             raise CodecError(
-                f"codec = 'dct' codes samples (C, H, W) or (C, T), not {spec.shape}; "
-                "use codec = 'columns'"
+                "codec = 'dct' codes samples (C, H, W), (H, W, C), (H, W), (C, T) or (T,), not "
+                f"{spec.shape}; use codec = 'columns'"
             )
-        size = transform_of(spec).coefficients
+        size = max(transform_of(spec, axis).coefficients for axis in _channel_axes(spec))
         if size > _MAX_COEFFICIENTS:
             raise CodecError(
                 f"a block of samples {spec.shape} has {size} values in all channels; "
@@ -74,112 +78,161 @@ class BlockDCT:
 
     def decoded_values(self, spec: "SampleSpec") -> int:
         """Coefficients of a sample, those of padded blocks among them."""
-        transform = transform_of(spec)
-        return transform.coefficients * transform.blocks
+        transforms = [transform_of(spec, axis) for axis in _channel_axes(spec)]
+        return max(transform.coefficients * transform.blocks for transform in transforms)
 
     def encode(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> bytes:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        coder, stretch = BitEncoder(), stretch_of(samples, spec)
-        tables = quantized_tables(samples, spec, key, stretch)
+        coder, plan = BitEncoder(), Plan.of(samples, spec)
+        tables = plan.quantized(samples, spec, key)
         check_magnitude(max(int(np.abs(table).max()) for table in tables))
-        _code_pyramid(coder, spec, len(samples), tables)
-        head = stretch.to_bytes() if spec.codec.relative_to == "spread" else b""
-        return head + coder.finish()
+        _code_pyramid(coder, spec, plan, len(samples), tables)
+        return plan.to_bytes(spec) + coder.finish()
 
     def decode(
         self, data: bytes, count: int, spec: "SampleSpec", key: Key
     ) -> tuple[Array, float | None]:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        reader, stretch = cursor.Reader(data), Stretch()
-        if spec.codec.relative_to == "spread":
-            stretch = Stretch.read(reader, spec.shape[0], images=len(spec.shape) == 3)
-        tables = _code_pyramid(BitDecoder(reader.rest()), spec, count, None)
-        values = _dequantized(tables, spec, key, stretch)
-        return values, sum(line_entropy(table) for table in tables)
+        reader = cursor.Reader(data)
+        plan = Plan.read(reader, spec)
+        tables = _code_pyramid(BitDecoder(reader.rest()), spec, plan, count, None)
+        return plan.dequantized(tables, spec, key), sum(line_entropy(table) for table in tables)
 
     def reconstruct(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Array:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        stretch = stretch_of(samples, spec)
-        return _dequantized(quantized_tables(samples, spec, key, stretch), spec, key, stretch)
+        plan = Plan.of(samples, spec)
+        return plan.dequantized(plan.quantized(samples, spec, key), spec, key)
 
 
-def transform_of(spec: "SampleSpec") -> Transform:
-    """Return the transform that the options mean for the shape of a spec."""
-    return transform_for(spec.shape, spec.codec.block)
+@dataclass(frozen=True)
+class Plan:
+    """What is decided for the samples of a payload, and sent ahead of them.
 
-
-def stretch_of(samples: NDArray[Any], spec: "SampleSpec") -> Stretch:
-    """Return how samples (N, *spec.shape) are stretched before they are transformed."""
-    if spec.codec.relative_to != "spread":
-        return Stretch()
-    centred = samples.astype(np.float32) - _middle(spec)
-    return Stretch.of(centred, spec.high - spec.low, images=len(spec.shape) == 3)
-
-
-def quantized_tables(
-    samples: NDArray[Any], spec: "SampleSpec", key: Key, stretch: Stretch | None = None
-) -> list[Ints]:
-    """Return the integers that stand for samples (N, *spec.shape), before entropy coding.
-
-    `stretch` is by default what `stretch_of` returns.
-
-    Returns
-    -------
-    list of int64 (coefficients, N * blocks)
-        One table for each level of the transform.
+    Attributes
+    ----------
+    axis : ChannelAxis
+        Where the channels are.
+    stretch : Stretch
+        What makes the step relative to the samples' spread.
     """
-    transform = transform_of(spec)
-    stretch = stretch or stretch_of(samples, spec)
-    centred = samples.astype(np.float32) - _middle(spec)
-    coefficients = forward(stretch.forward(centred), transform)
-    tables = [
-        quantize(table / steps, spec.codec.quantizer, key=(*key, number))
-        for number, (table, steps) in enumerate(zip(coefficients, _steps(spec), strict=True))
-    ]
-    for level, table in zip(transform.levels[:-1], tables, strict=False):
-        table[level.means] = 0  # the next level holds them, and dither is not wanted here
-    return tables
 
+    axis: ChannelAxis = ChannelAxis.FIRST
+    stretch: Stretch = Stretch()  # noqa: RUF009 - frozen
 
-def _dequantized(tables: list[Ints], spec: "SampleSpec", key: Key, stretch: Stretch) -> Array:
-    with np.errstate(over="ignore", invalid="ignore"):  # `decode_samples` refuses the result
-        coefficients = [
-            dequantize(table, spec.codec.quantizer, key=(*key, number)) * steps
-            for number, (table, steps) in enumerate(zip(tables, _steps(spec), strict=True))
+    @classmethod
+    def of(cls, samples: NDArray[Any], spec: "SampleSpec") -> "Plan":
+        """Return the plan of samples (N, *spec.shape)."""
+        if spec.codec.relative_to == "range":
+            return cls()
+        axis = channel_axis_of(samples)
+        coded = axis.coded(samples).astype(np.float32) - _middle(spec)
+        return cls(axis, Stretch.of(coded, spec.high - spec.low, images=coded.ndim == 4))
+
+    def to_bytes(self, spec: "SampleSpec") -> bytes:
+        """Return the plan as it travels: nothing for steps relative to the range."""
+        if spec.codec.relative_to == "range":
+            return b""
+        first, *rest = self.stretch.to_bytes()
+        return bytes([self.axis * _AXIS_UNIT + first, *rest])
+
+    @classmethod
+    def read(cls, reader: cursor.Reader, spec: "SampleSpec") -> "Plan":
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        PayloadError
+            If the bytes are not a plan for samples of the spec.
+        """
+        if spec.codec.relative_to == "range":
+            return cls()
+        number, exponent = divmod(reader.byte("channel axis"), _AXIS_UNIT)
+        if number not in [axis.value for axis in _channel_axes(spec)]:
+            raise PayloadError(f"channel axis {number} does not fit samples {spec.shape}")
+        axis = ChannelAxis(number)
+        shape = axis.coded_shape(spec.shape)
+        return cls(axis, Stretch.read(exponent, reader, shape[0], images=len(shape) == 3))
+
+    def quantized(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> list[Ints]:
+        """Return the integers that stand for samples (N, *spec.shape), before entropy coding.
+
+        Returns
+        -------
+        list of int64 (coefficients, N * blocks)
+            One table for each level of the transform.
+        """
+        transform = transform_of(spec, self.axis)
+        centred = self.axis.coded(samples).astype(np.float32) - _middle(spec)
+        coefficients = forward(self.stretch.forward(centred), transform)
+        tables = [
+            quantize(table / steps, spec.codec.quantizer, key=(*key, number))
+            for number, (table, steps) in enumerate(
+                zip(coefficients, _steps(spec, transform), strict=True)
+            )
         ]
-        values = stretch.inverse(inverse(coefficients, transform_of(spec))) + _middle(spec)
-    return within_range(values, spec)
+        for level, table in zip(transform.levels[:-1], tables, strict=False):
+            table[level.means] = 0  # the next level holds them, and dither is not wanted here
+        return tables
+
+    def dequantized(self, tables: list[Ints], spec: "SampleSpec", key: Key) -> Array:
+        """Return the samples that tables stand for, float32 (N, *spec.shape)."""
+        transform = transform_of(spec, self.axis)
+        with np.errstate(over="ignore", invalid="ignore"):  # `decode_samples` refuses the result
+            coefficients = [
+                dequantize(table, spec.codec.quantizer, key=(*key, number)) * steps
+                for number, (table, steps) in enumerate(
+                    zip(tables, _steps(spec, transform), strict=True)
+                )
+            ]
+            values = self.stretch.inverse(inverse(coefficients, transform)) + _middle(spec)
+        return within_range(self.axis.restored(values), spec)
+
+
+def transform_of(spec: "SampleSpec", axis: ChannelAxis = ChannelAxis.FIRST) -> Transform:
+    """Return the transform that the options mean for the shape of a spec."""
+    return transform_for(axis.coded_shape(spec.shape), spec.codec.block)
+
+
+def _channel_axes(spec: "SampleSpec") -> list[ChannelAxis]:
+    """Return where samples of a spec may have their channels."""
+    if spec.codec.relative_to == "range":
+        return [ChannelAxis.FIRST]
+    return {
+        1: [ChannelAxis.NONE],
+        2: [ChannelAxis.FIRST, ChannelAxis.NONE],
+        3: [ChannelAxis.FIRST, ChannelAxis.LAST],
+    }[len(spec.shape)]
 
 
 def _code_pyramid(
-    coder: BitCoder, spec: "SampleSpec", count: int, tables: list[Ints] | None
+    coder: BitCoder, spec: "SampleSpec", plan: Plan, count: int, tables: list[Ints] | None
 ) -> list[Ints]:
     """Code the tables of all levels, coarsest first; None when decoding."""
-    levels, model = transform_of(spec).levels, CoefficientModel.start()
-    factors = [steps[:, 0] / steps[0, 0] for steps in _steps(spec)]
+    transform, model = transform_of(spec, plan.axis), CoefficientModel.start()
+    levels = transform.levels
+    factors = [steps[:, 0] / steps[0, 0] for steps in _steps(spec, transform)]
     coded: list[Ints] = []
     means: Ints | None = None  # of the level's blocks
     for number in reversed(range(len(levels))):
         level = levels[number]
-        plan = layout(level.channels, level.block_shape)
+        order = layout(level.channels, level.block_shape)
         table = None if tables is None else tables[number]
         around = None
         if means is not None and predictable(level):
             around = Prediction(level, means, factors[number])
-        values = code_coefficients(coder, model, plan, count * level.blocks, table, around)
+        values = code_coefficients(coder, model, order, count * level.blocks, table, around)
         coded.insert(0, values)
         if number:
             means = block_means(level, values, means)
     return coded
 
 
-def _steps(spec: "SampleSpec") -> list[Array]:
-    """Return the steps of each level's coefficients, in units of the samples."""
+def _steps(spec: "SampleSpec", transform: Transform) -> list[Array]:
+    """Return the steps of each level's coefficients, in units of the stretched samples."""
     options = spec.codec
     step = options.step * (spec.high - spec.low)
     return [
-        coefficient_steps(level, step, options.tilt, options.chroma)
-        for level in transform_of(spec).levels
+        coefficient_steps(level, step, options.tilt, options.chroma) for level in transform.levels
     ]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from strategies.reply import BadReply, Expectation, Reply, parse_reply
 
 from codec import CodecOptions, DecodeLimits, SamplePayload, SampleSpec, encode_samples
 from codec.coding.columns import code_columns
@@ -16,6 +15,8 @@ from codec.coding.floats import encode_words
 from codec.coding.range_coder import BitEncoder
 from codec.gradients import Float32, make_compressor
 from codec.gradients.frame import Frame
+from strategies.received import BadReply
+from strategies.received_samples import Expectation, ReceivedSamples, read_samples
 
 SPEC = SampleSpec((1, 4, 4), "uint8", 0, 255, classes=10)
 GRADIENT = [np.ones((3, 2), np.float32), np.zeros(3, np.float32)]
@@ -52,31 +53,31 @@ def _record(**changes: Any) -> ConfigRecord:
 
 
 def _message(content: RecordDict | Error) -> Message:
-    instruction = Message(RecordDict(), 42, "train")
+    request = Message(RecordDict(), 42, "train")
     if isinstance(content, Error):
-        return Message(content, reply_to=instruction)
-    return Message(content, reply_to=instruction)
+        return Message(content, reply_to=request)
+    return Message(content, reply_to=request)
 
 
-def _parse(expected: Expectation | None = None, **changes: Any) -> Reply:
+def _read(expected: Expectation | None = None, **changes: Any) -> ReceivedSamples:
     message = _message(RecordDict({"payload": _record(**changes)}))
-    return parse_reply(message, expected or Expectation())
+    return read_samples(message, expected or Expectation())
 
 
 def test_a_good_reply_is_read() -> None:
-    reply = _parse()
+    reply = _read()
     assert (reply.node_id, reply.client, reply.num_examples, reply.remaining) == (42, 3, 8, 12)
     assert reply.payload is not None and reply.payload.spec == SPEC
     assert reply.decoded is not None and reply.decoded.samples.shape == (5, 1, 4, 4)
     assert reply.num_sent == 5
     assert sum(reply.sections.values()) == len(_payload().to_bytes())
-    assert reply.seconds == {"importance": 0.5, "encode": 0.25, "refinement": 0.0}
+    assert reply.reply.seconds == {"importance": 0.5, "encode": 0.25, "refinement": 0.0}
     assert reply.refinement is None
 
 
 def test_a_refinement_without_samples_is_legal() -> None:
     expected = Expectation(compressor=FP32, gradient_shapes=[g.shape for g in GRADIENT])
-    reply = _parse(expected, samples=b"", num_sent=0, refinement=_refinement())
+    reply = _read(expected, samples=b"", num_sent=0, refinement=_refinement())
     assert reply.payload is None and reply.decoded is None and reply.num_sent == 0
     assert reply.refinement is not None
     for found, original in zip(reply.refinement, GRADIENT, strict=True):
@@ -85,19 +86,19 @@ def test_a_refinement_without_samples_is_legal() -> None:
 
 
 def test_nothing_at_all_is_legal() -> None:
-    reply = _parse(samples=b"", num_sent=0, num_examples=0, remaining=0)
+    reply = _read(samples=b"", num_sent=0, num_examples=0, remaining=0)
     assert reply.num_sent == 0 and reply.sections == {}
 
 
 def test_a_payload_of_no_samples_is_no_payload() -> None:
-    reply = _parse(samples=_payload(count=0).to_bytes(), num_sent=0)
+    reply = _read(samples=_payload(count=0).to_bytes(), num_sent=0)
     assert reply.payload is None
     assert sum(reply.sections.values()) == len(_payload(count=0).to_bytes())
 
 
 def test_telemetry_is_forgiven() -> None:
-    reply = _parse(seconds_encode=None, seconds_importance=float("nan"), seconds_refinement="x")
-    assert reply.seconds == {"importance": 0.0, "encode": 0.0, "refinement": 0.0}
+    reply = _read(seconds_encode=None, seconds_importance=float("nan"), seconds_refinement="x")
+    assert reply.reply.seconds == {"importance": 0.0, "encode": 0.0, "refinement": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -113,13 +114,13 @@ def test_telemetry_is_forgiven() -> None:
 )
 def test_missing_or_mistyped_records(content: RecordDict) -> None:
     with pytest.raises(BadReply) as bad:
-        parse_reply(_message(content), Expectation())
+        read_samples(_message(content), Expectation())
     assert bad.value.cause == "record"
 
 
 def test_error_replies() -> None:
     with pytest.raises(BadReply, match="code 2, out of memory") as bad:
-        parse_reply(_message(Error(2, "out of memory")), Expectation())
+        read_samples(_message(Error(2, "out of memory")), Expectation())
     assert bad.value.cause == "error"
 
 
@@ -127,7 +128,7 @@ def test_error_replies() -> None:
 @pytest.mark.parametrize("value", [None, "text", -1, True, 1.5, [1, 2]])
 def test_missing_or_mistyped_keys(key: str, value: Any) -> None:
     with pytest.raises(BadReply, match=key.replace("_", "-")) as bad:
-        _parse(**{key: value})
+        _read(**{key: value})
     assert bad.value.cause == "record"
 
 
@@ -150,13 +151,13 @@ def _other_version(data: bytes) -> bytes:
 )
 def test_spoiled_payloads(spoil: Callable[[bytes], bytes]) -> None:
     with pytest.raises(BadReply) as bad:
-        _parse(samples=spoil(_payload().to_bytes()))
+        _read(samples=spoil(_payload().to_bytes()))
     assert bad.value.cause == "payload"
 
 
 def test_payload_beyond_the_limits() -> None:
     with pytest.raises(BadReply) as bad:
-        _parse(Expectation(limits=DecodeLimits(samples=4)))
+        _read(Expectation(limits=DecodeLimits(samples=4)))
     assert bad.value.cause == "payload"
 
 
@@ -172,19 +173,19 @@ def test_payload_beyond_the_limits() -> None:
 )
 def test_payloads_unlike_the_first(first: SampleSpec, cause: str) -> None:
     with pytest.raises(BadReply, match="first reply's") as bad:
-        _parse(Expectation(spec=first))
+        _read(Expectation(spec=first))
     assert bad.value.cause == cause
 
 
 def test_another_codec_than_the_first_is_legal() -> None:
     first = replace(SPEC, codec=replace(SPEC.codec, step=0.5))
-    assert _parse(Expectation(spec=first)).num_sent == 5
+    assert _read(Expectation(spec=first)).num_sent == 5
 
 
 def test_configured_shape() -> None:
-    assert _parse(Expectation(shape=(1, 4, 4))).num_sent == 5
+    assert _read(Expectation(shape=(1, 4, 4))).num_sent == 5
     with pytest.raises(BadReply, match=r"\(1, 4, 4\), expected \(3, 4, 4\)") as bad:
-        _parse(Expectation(shape=(3, 4, 4)))
+        _read(Expectation(shape=(3, 4, 4)))
     assert bad.value.cause == "shape"
 
 
@@ -193,16 +194,16 @@ def test_configured_shape() -> None:
 )
 def test_counts_that_contradict(changes: dict[str, int]) -> None:
     with pytest.raises(BadReply) as bad:
-        _parse(Expectation(max_examples=32), **changes)
+        _read(Expectation(max_examples=32), **changes)
     assert bad.value.cause == "count"
 
 
 def _float_payload(section: str, value: float) -> bytes:
     """Lossless payload of two float samples with a float target each; one section is ``value``."""
-    codec = CodecOptions(quantizer="identity")
+    codec = CodecOptions("lossless")
     spec = SampleSpec((3,), "float32", 0, 1, classes=0, target_size=1, codec=codec)
     payload = encode_samples(np.zeros((2, 3), np.float32), np.zeros((2, 1), np.float32), spec)
-    width = 3 if section == "coefficients" else 1
+    width = 3 if section == "values" else 1
     planes = np.full((2, width), value, "<f4").view(np.uint8).astype(np.int64)
     coder = BitEncoder()
     code_columns(coder, 8, *planes.shape, planes)
@@ -210,13 +211,13 @@ def _float_payload(section: str, value: float) -> bytes:
     return SamplePayload(spec, 2, sections).to_bytes()
 
 
-@pytest.mark.parametrize("section", ["coefficients", "targets"])
+@pytest.mark.parametrize("section", ["values", "targets"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_samples_or_targets_that_are_not_finite(section: str, value: float) -> None:
-    assert _parse(samples=_float_payload(section, 0.5), num_sent=2).num_sent == 2
-    told = {"coefficients": r"outside \[0.0, 1.0\]", "targets": "not finite"}[section]
+    assert _read(samples=_float_payload(section, 0.5), num_sent=2).num_sent == 2
+    told = {"values": r"outside \[0.0, 1.0\]", "targets": "not finite"}[section]
     with pytest.raises(BadReply, match=told) as bad:
-        _parse(samples=_float_payload(section, value), num_sent=2)
+        _read(samples=_float_payload(section, value), num_sent=2)
     assert bad.value.cause == "payload"
 
 
@@ -224,7 +225,7 @@ def test_label_beyond_the_classes() -> None:
     honest = _payload(replace(SPEC, classes=16))
     lying = replace(honest, spec=SPEC).to_bytes()
     with pytest.raises(BadReply, match="label") as bad:
-        _parse(samples=lying)
+        _read(samples=lying)
     assert bad.value.cause == "payload"
 
 
@@ -234,7 +235,7 @@ def test_refinement_that_is_not_finite(value: float) -> None:
     words = np.full(sum(g.size for g in GRADIENT), value, np.float32).view(np.uint32)
     data = Frame(Float32.identifier, shapes, (), (encode_words(words),)).to_bytes()
     with pytest.raises(BadReply, match="finite") as bad:
-        _parse(Expectation(compressor=FP32, gradient_shapes=shapes), refinement=data)
+        _read(Expectation(compressor=FP32, gradient_shapes=shapes), refinement=data)
     assert bad.value.cause == "refinement"
 
 
@@ -252,9 +253,9 @@ def test_refinement_that_is_not_finite(value: float) -> None:
 def test_bad_refinements(data: bytes) -> None:
     expected = Expectation(compressor=FP32, gradient_shapes=[g.shape for g in GRADIENT])
     with pytest.raises(BadReply) as bad:
-        _parse(expected, refinement=data)
+        _read(expected, refinement=data)
     assert bad.value.cause == "refinement"
 
 
 def test_an_unasked_refinement_is_not_read() -> None:
-    assert _parse(refinement=b"anything").refinement is None
+    assert _read(refinement=b"anything").refinement is None

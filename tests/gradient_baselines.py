@@ -10,8 +10,8 @@ from inprocess_grid import InProcessGrid
 from small_task import BATCH, CLIENTS, SEED, SIZES, grid_of, make_model, random_sources
 from torch import Tensor, nn
 
-from clients import train_gradient
-from strategies import GradientCompression
+from clients.baselines import train_gradient
+from strategies.baselines import GradientCompression
 
 
 def batch_norm_dropout_model() -> nn.Module:
@@ -54,8 +54,11 @@ def take_step(model: nn.Module, optimizer: torch.optim.Optimizer, gradient: list
     optimizer.step()
 
 
-def payloads(grid: InProcessGrid) -> list[ConfigRecord]:
-    records = [reply.content["payload"] for replies in grid.replies for reply in replies]
+def payloads(grid: InProcessGrid, server_round: int | None = None) -> list[ConfigRecord]:
+    """What the clients sent, in all rounds or in one, counted from 0."""
+    rounds = [replies for replies in grid.replies if replies]
+    chosen = rounds if server_round is None else rounds[server_round : server_round + 1]
+    records = [reply.content["payload"] for replies in chosen for reply in replies]
     return [record for record in records if isinstance(record, ConfigRecord)]
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from central_sgd import (
     COARSE,
-    IDENTITY,
+    LOSSLESS,
     central_states,
     make_grid,
     make_sources,
@@ -24,24 +24,24 @@ from small_task import (
 from torch import nn
 
 from codec import CodecOptions, Refinement
-from strategies import QuantizedDataSGD
+from strategies import QuantizedDataStreaming
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_identity_codec_is_central_sgd_step_for_step() -> None:
-    strategy, sources = make_strategy(codec=IDENTITY), make_sources()
+def test_lossless_samples_are_central_sgd_step_for_step() -> None:
+    strategy, sources = make_strategy(codec=LOSSLESS), make_sources()
     states = states_after_rounds(strategy, make_grid(sources), 20)
     for ours, central in zip(states, central_states(sources, 20), strict=True):
         assert largest_difference(ours, central) < 1e-5
     assert strategy.steps_taken == 20
-    assert strategy.samples_sent == 20 * CLIENTS * BATCH
+    assert strategy.book.samples_sent == 20 * CLIENTS * BATCH
     assert not strategy.failures
     assert strategy.ledger.sections("downlink")["arrays"] == 0
 
 
 def test_augmentation_is_applied_to_the_decoded_samples() -> None:
-    strategy = make_strategy(codec=IDENTITY, augment=lambda samples, _: samples.flip(-1))
+    strategy = make_strategy(codec=LOSSLESS, augment=lambda samples, _: samples.flip(-1))
     sources = make_sources()
     states = states_after_rounds(strategy, make_grid(sources), 5)
     expected = central_states(sources, 5, lambda samples: samples.flip(-1))
@@ -76,7 +76,7 @@ def test_lossless_refinement_is_central_sgd(importance: str) -> None:
     sources = make_sources()
     states = states_after_rounds(strategy, make_grid(sources), 20)
     assert largest_difference(states[-1], central_states(sources, 20)[-1]) < 2e-5
-    assert 0.2 < strategy.samples_sent / (20 * CLIENTS * BATCH) < 0.6
+    assert 0.2 < strategy.book.samples_sent / (20 * CLIENTS * BATCH) < 0.6
     assert strategy.ledger.sections()["refinement"] > 0
     assert strategy.ledger.sections("downlink")["arrays"] > 0
 
@@ -90,7 +90,7 @@ def test_without_refinement_a_coarse_codec_differs() -> None:
 
 
 def test_clients_with_fewer_samples_weigh_less() -> None:
-    strategy, sources = make_strategy(codec=IDENTITY), make_sources((40, 3, 7))
+    strategy, sources = make_strategy(codec=LOSSLESS), make_sources((40, 3, 7))
     states = states_after_rounds(strategy, make_grid(sources), 5)
     assert largest_difference(states[-1], central_states(sources, 5)[-1]) < 1e-5
 
@@ -99,7 +99,7 @@ def test_gradients_are_taken_payload_by_payload() -> None:
     """With BatchNorm, a lossless refinement must still give each client's own gradient."""
     model = batch_norm_model()
     options: dict[str, Any] = {"batch_size": BATCH, "device": "cpu", "seed": 5}
-    strategy = QuantizedDataSGD(
+    strategy = QuantizedDataStreaming(
         model,
         sgd,
         codec=COARSE,
@@ -129,12 +129,12 @@ def _dropout_model() -> nn.Module:
 
 
 def test_dropout_masks_are_the_clients() -> None:
-    """With keep-all and identity codec the residual is zero only under the same masks."""
+    """With every sample kept and sent losslessly the residual is zero only under the same masks."""
     models = []
     for refinement in ("none", "fp32"):
         model = _dropout_model()
-        strategy = QuantizedDataSGD(
-            model, sgd, codec=IDENTITY, batch_size=BATCH, refinement=refinement, device="cpu"
+        strategy = QuantizedDataStreaming(
+            model, sgd, codec=LOSSLESS, batch_size=BATCH, refinement=refinement, device="cpu"
         )
         states_after_rounds(strategy, make_grid(make_sources(), _dropout_model), 3)
         models.append(model.state_dict())
@@ -154,7 +154,7 @@ def test_refinement_alone_is_a_legal_reply() -> None:
     sources = make_sources()
     states = states_after_rounds(strategy, make_grid(sources), 10)
     assert largest_difference(states[-1], central_states(sources, 10)[-1]) < 1e-5
-    assert strategy.samples_sent < CLIENTS * 2 * 10
+    assert strategy.book.samples_sent < CLIENTS * 2 * 10
     assert strategy.steps_taken == 10 and not strategy.failures
 
 
@@ -165,12 +165,12 @@ def test_top_k_memory_stays_with_the_client() -> None:
     assert all("refinement-memory" in context.state for context in grid.contexts.values())
     assert not strategy.failures
     parameters = sum(parameter.numel() for parameter in make_model().parameters())
-    assert strategy.client_memory_bytes == 4 * parameters
+    assert strategy.book.client_memory_bytes == 4 * parameters
 
 
 def test_auto_refinement_is_sent_where_it_is_needed() -> None:
     sections = {}
-    for name, codec in (("exact", CodecOptions(quantizer="identity")), ("coarse", COARSE)):
+    for name, codec in (("exact", CodecOptions("lossless")), ("coarse", COARSE)):
         strategy = make_strategy(codec=codec, refinement="auto")
         states_after_rounds(strategy, make_grid(make_sources()), 2)
         assert not strategy.failures
