@@ -22,7 +22,7 @@ def draw_minibatch(
     batch_size : int
         Samples drawn; all of them if there are fewer.
     generator : numpy.random.Generator
-        ``codec.generator(seed, round, partition_id)`` gives a client's own minibatch.
+        `codec.random.client_generator` gives a client's own minibatch of a round.
 
     Returns
     -------

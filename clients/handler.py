@@ -1,12 +1,13 @@
 """Flower's side of a client: a request comes in, quantized samples go out.
 
-Flower and the clock are known here and in the baselines' handlers; the rest is pure.
+The clock is read here and in the baselines' handlers only. Of Flower, `clients.replay` and
+`clients.streaming` know the client's state, and what they do in a round is pure.
 """
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
@@ -144,7 +145,7 @@ def read_request(msg: Message, *kinds: type[RequestT]) -> RequestT:
     if not isinstance(record, ConfigRecord):
         raise CodecError(f"content['{CONFIG}'] must be a ConfigRecord, got {type(record).__name__}")
     by_mode = {str(own_fields(kind)["mode"].default): kind for kind in kinds}
-    mode = str(record.get("mode"))
+    mode = cast(Any, record.get("mode"))
     check("mode", mode, OneOf(by_mode))
     return by_mode[mode].from_entries(record)
 

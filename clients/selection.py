@@ -150,6 +150,8 @@ def make_selector(
     scores : (N,) float array, >= 0
     uniform_share : float
         In [0, 1]; used by ``probability``.
+    generator : numpy.random.Generator
+        Draws what is kept, or the order among equal scores.
 
     Raises
     ------

@@ -465,6 +465,8 @@ def _nested(declared: Field[Any]) -> type[Options] | None:
 def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
     for declared in fields(options):
         value = getattr(options, declared.name)
+        if declared.metadata.get("telemetry") and value == declared.default:
+            continue  # what is missing is taken for the default
         if packed and isinstance(value, PackedOptions):
             yield key_of(declared), value.to_bytes()
         elif isinstance(value, Options):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from codec import CodecError, CodecOptions, Compression
+from codec import CodecError, CodecOptions, Compression, OptionError
 from codec.messages import (
     FEDAVG,
     GRADIENT,
@@ -165,6 +165,8 @@ class RunConfig(
         try:
             config = cls.from_flat(run_config)
             config.request()
+        except OptionError as error:
+            raise ConfigError(str(error.under_key(error.name.replace("_", "-")))) from error
         except CodecError as error:
             raise ConfigError(str(error)) from error
         return config
@@ -222,9 +224,6 @@ def described_keys() -> list[KeyDescription]:
     for title, group in GROUPS.items():
         for key, declared in flat_fields(group):
             legal = declared.metadata["legal"] or kind_name(declared)
-            found = KeyDescription(
-                title, key, defaults[key], str(legal),
-                declared.metadata["doc"],
-            )  # fmt: skip
-            described.setdefault(key, found)
+            doc = declared.metadata["doc"]
+            described.setdefault(key, KeyDescription(title, key, defaults[key], str(legal), doc))
     return list(described.values())

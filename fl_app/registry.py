@@ -46,7 +46,7 @@ class AppStrategy:
     build : callable
         ``(config, model, kind of images) -> ServerStrategy``, on the server.
     answer : callable
-        ``(msg, context, source, model factory, augmentation) -> Message``, on a client.
+        ``(msg, context, source, model factory, config) -> Message``, on a client.
     steps_per_round : callable
         ``(config) -> int``, optimizer steps.
     """
@@ -103,7 +103,7 @@ def _streaming(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "Serve
 
     return QuantizedDataStreaming(
         **_stepping(config, model),
-        # a residual fits the plain samples that the client took it at
+        # A residual fits the plain samples that the client took it at.
         augment=None if config.refinement else augmentation(config),
         samples=_sample_spec(kind),
         class_names=kind.class_names,

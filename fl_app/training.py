@@ -37,7 +37,7 @@ def scheduler_factory(config: RunConfig, steps: int) -> Callable[[Optimizer], LR
 
 
 def round_learning_rates(config: RunConfig) -> list[float]:
-    """Return the learning rate at the first step of each round, of local training."""
+    """Return the learning rate at the first step of each round of local training."""
     weight = nn.Parameter(torch.zeros(1))
     optimizer = SGD([weight], config.learning_rate)
     steps = config.num_rounds * config.local_steps

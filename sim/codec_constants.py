@@ -137,7 +137,7 @@ class Run:
     factor : float
         By what.
     bytes : int
-        Of all coefficient sections.
+        Of all sections of values.
     ratio : float
         Over the bytes with all constants as they are.
     psnr : float or None
@@ -226,13 +226,13 @@ class Bench:
         )
 
     def _size(self, options: CodecOptions, series: bool) -> int:
-        """Return the bytes of all coefficient sections."""
+        """Return the bytes of all sections of values."""
         size = 0
         for images in self._payloads():
             samples = _rows(images) if series else images
             spec = SampleSpec(samples.shape[1:], classes=2, codec=options)
             payload = encode_samples(samples, np.zeros(len(samples), np.int64), spec)
-            size += len(payload.sections["coefficients"])
+            size += len(payload.sections["values"])
         return size
 
     def _psnr(self, options: CodecOptions) -> float:
@@ -315,8 +315,8 @@ def read_images(file: Path | None, count: int) -> tuple[str, Pictures]:
     return name, images[chosen]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, print the tables and write the measurements."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m sim.codec_constants", description=__doc__)
     parser.add_argument(
         "--data", metavar="FILE.npz", type=Path,
@@ -335,6 +335,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--out", metavar="FILE.jsonl", type=Path, default=RESULTS,
         help="default: sim/results/codec-constants.jsonl",
     )  # fmt: skip
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the tables and write the measurements."""
+    parser = make_parser()
     options = parser.parse_args(arguments)
     if options.data and not options.data.is_file():
         parser.error(f"--data: no file {options.data}")

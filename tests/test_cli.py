@@ -84,9 +84,9 @@ def test_options_arrive(launched: list[tuple[Any, ...]], tmp_path: Path) -> None
 def test_a_run_folder_has_the_name_of_time_data_and_strategy(
     launched: list[tuple[Any, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "--config", "strategy=sgd"]) == 0
+    assert main(["run", "--config", "strategy=streaming"]) == 0
     [folder] = (tmp_path / "runs").iterdir()
-    assert folder.name.endswith("-mnist5k-sgd")
+    assert folder.name.endswith("-mnist5k-streaming")
     assert capsys.readouterr().out == f"run folder: {folder}\n"
 
 

@@ -1,4 +1,4 @@
-"""Search over hyperparameters, trials in one process, and how pieces of work are done."""
+"""Search over hyperparameters, trials in one process, and how jobs are done."""
 
 import json
 import time
@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from instant_job import InstantJob
 
+from fl_app.config import RunConfig
 from sim.__main__ import main
-from sim.compare.presets import Method, Preset
+from sim.compare.job import Job
+from sim.compare.presets import OURS, Method, Preset
 from sim.compare.results import append_rows
 from sim.compare.runner import compare
 from sim.compare.search import beyond, search
-from sim.compare.task import Task
 from sim.compare.trial import accuracy_in_process
+from sim.in_process import train_in_process
 from sim.launcher import RunError, launch
-from sim.run_config import ConfigValue
+from sim.run_config import ConfigValue, read_defaults
 
 APP = Path(__file__).parents[1]
 DIGITS = {"dataset": "mnist5k", "model": "logistic", "max-train-samples": 200}
@@ -82,8 +85,18 @@ def preset(*methods: Method) -> Preset:
     return Preset("tiny", "Uploads", DIGITS, methods, 4, 16, 1, tuning_steps=2, clients=2)
 
 
-def test_pieces_side_by_side_are_done_once(tmp_path: Path) -> None:
-    uploads = [Method(f"upload {quality}", upload=("jpeg", quality)) for quality in (10, 90)]
+def upload(name: str, codec: str, **options: int) -> Method:
+    return Method(name, {**OURS[0].config, "codec": codec, **options})
+
+
+@pytest.fixture
+def instant_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sim.compare.runner.Job", InstantJob)
+
+
+@pytest.mark.usefixtures("instant_jobs")
+def test_jobs_side_by_side_are_done_once(tmp_path: Path) -> None:
+    uploads = [upload(f"upload {quality}", "jpeg", quality=quality) for quality in (10, 90)]
     lines: list[str] = []
     results = compare(preset(*uploads), APP, tmp_path, "", seeds=2, jobs=2, echo=lines.append)
     assert {(run["method"], run["seed"]) for run in results.runs} == {
@@ -98,15 +111,37 @@ def test_pieces_side_by_side_are_done_once(tmp_path: Path) -> None:
     assert time.perf_counter() - before < 1  # nothing was started
 
 
-def test_lossless_codecs_are_trained_once(tmp_path: Path) -> None:
-    lossless = [Method(name, upload=(name, -1)) for name in ("png", "webp-lossless")]
-    results = compare(preset(*lossless), APP, tmp_path, "", seeds=1, echo=lambda _: None)
-    png, webp = results.runs
-    assert png["images"] == webp["images"]
-    assert webp["server_seconds"] == png["server_seconds"]  # of the same training
-    accuracies = {point["method"]: point["accuracy"] for point in results.points}
+@pytest.mark.simulation
+@pytest.mark.slow
+def test_uploads_and_ours_share_everything_but_the_codec(tmp_path: Path) -> None:
+    methods = (OURS[0], upload("upload", "jpeg", quality=20))
+    results = compare(preset(*methods), APP, tmp_path, "", seeds=1, jobs=2, echo=lambda _: None)
+    ours, other = sorted(results.runs, key=lambda run: str(run["method"]))
+    differ = {key for key, value in ours["config"].items() if other["config"][key] != value}
+    assert ours["config"].keys() == other["config"].keys()
+    assert differ == {"codec", "quality"}
+    assert ours["samples_sent"] == other["samples_sent"] == 200
+    assert ours["clients"] == other["clients"] == 2
+    assert ours["sections"].keys() == other["sections"].keys()
+    assert not ours["failures"] and not other["failures"]
+    for run in (ours, other):
+        name = run["method"]
+        points = [point for point in results.points if point["method"] == name]
+        assert [point["step"] for point in points] == [0, 4]
+        assert [point["uplink_bytes"] > 0 for point in points] == [False, True]
+        assert points[-1]["uplink_bytes"] >= sum(run["sections"].values())
+        assert points[-1]["downlink_bytes"] > 0
+
+
+def test_lossless_codecs_deliver_the_same_images() -> None:
+    accuracies, sizes = {}, {}
+    for codec in ("png", "webp-lossless"):
+        method = upload(codec, codec)
+        values = {**read_defaults(APP), **preset(method).run_config(method, 0)}
+        strategy, test = train_in_process(RunConfig.from_run_config(values), 2)
+        _, accuracies[codec] = strategy.server_model.evaluate(test.samples, test.labels, high=255)
+        sizes[codec] = strategy.ledger.uplink_bytes
     assert accuracies["png"] == accuracies["webp-lossless"]
-    sizes = {point["method"]: point["uplink_bytes"] for point in results.points}
     assert sizes["webp-lossless"] < sizes["png"]
 
 
@@ -115,16 +150,23 @@ def test_a_codec_that_is_not_installed_is_left_out(
 ) -> None:
     monkeypatch.setattr("sim.compare.runner.JPEG_XL_PACKAGE", "no_such_package")
     lines: list[str] = []
-    results = compare(
-        preset(Method("JPEG XL", upload=("jpeg-xl", 10))), APP, tmp_path, "", echo=lines.append
-    )
-    assert lines == ["left out: JPEG XL, which needs pip install no_such_package"]
+    methods = [
+        upload("JPEG XL", "jpeg-xl", quality=10),
+        upload("JPEG XL lossless", "jpeg-xl-lossless"),
+    ]
+    results = compare(preset(*methods), APP, tmp_path, "", echo=lines.append)
+    assert lines == [
+        "left out: JPEG XL, which needs pip install no_such_package",
+        "left out: JPEG XL lossless, which needs pip install no_such_package",
+    ]
     assert results.runs == []
 
 
 def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None:
-    rival = Method(
-        "rival", {"strategy": "gradient", "compressor": "top-k"}, grid={"learning-rate": (0.1, 0.2)}
+    baseline = Method(
+        "baseline",
+        {"strategy": "gradient", "compressor": "top-k"},
+        grid={"learning-rate": (0.1, 0.2)},
     )
     path = tmp_path / "tiny.jsonl"
     found = {
@@ -135,22 +177,22 @@ def test_trials_and_message_of_the_file_are_not_repeated(tmp_path: Path) -> None
         (0.8, 6): 0.5,
         (0.4, 6): 0.6,
     }
-    trial = {"kind": "trial", "method": "rival"}
+    trial = {"kind": "trial", "method": "baseline"}
     rows = [
         {**trial, "config": {"learning-rate": rate}, "steps": steps, "accuracy": accuracy}
         for (rate, steps), accuracy in found.items()
     ]
-    append_rows(path, [{"kind": "size", "method": "rival"}, *rows])
-    run = {"kind": "run", "method": "rival", "seed": 0, "config": {"learning-rate": 0.4}}
+    append_rows(path, [{"kind": "size", "method": "baseline"}, *rows])
+    run = {"kind": "run", "method": "baseline", "seed": 0, "config": {"learning-rate": 0.4}}
     append_rows(path, [run])
     lines: list[str] = []
-    compare(preset(rival), APP, tmp_path, "", seeds=1, echo=lines.append)
+    compare(preset(baseline), APP, tmp_path, "", seeds=1, echo=lines.append)
     assert lines == []
-    task = Task(preset(rival), rival, 0, APP, path, "")
-    assert not task.needed()
+    job = Job(preset(baseline), baseline, 0, APP, path, "")
+    assert not job.needed()
     append_rows(path, [{**run, "config": {"learning-rate": 0.2}}])
-    assert task.needed()  # 0.4 has won
-    assert replace(task, seed=1).needed()
+    assert job.needed()  # 0.4 has won
+    assert replace(job, seed=1).needed()
 
 
 def test_a_method_that_does_not_compress_is_not_prepared_again(tmp_path: Path) -> None:
@@ -167,8 +209,8 @@ def test_trials_take_the_same_steps_whatever_the_local_steps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config: dict[str, ConfigValue] = {"strategy": "fedavg", "compressor": "none", "local-steps": 4}
-    rival = Method("rival", {**config, "model": "small-resnet"}, grid={"local-steps": (4, 2)})
-    Task(preset(rival), rival, None, APP, tmp_path / "tiny.jsonl", "").perform()
+    baseline = Method("baseline", {**config, "model": "small-resnet"}, grid={"local-steps": (4, 2)})
+    Job(preset(baseline), baseline, None, APP, tmp_path / "tiny.jsonl", "").perform()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[1] for line in lines] == ["local-steps = 4", "local-steps = 2"]
     assert all(line.endswith("% after 4 steps") for line in lines)
@@ -194,8 +236,9 @@ def test_wrong_arguments_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_a_piece_that_fails_ends_the_others_and_keeps_what_is_done(tmp_path: Path) -> None:
-    good, bad = Method("upload good", upload=("jpeg", 10)), Method("bad", upload=("no codec", 1))
+@pytest.mark.usefixtures("instant_jobs")
+def test_a_job_that_fails_ends_the_others_and_keeps_what_is_done(tmp_path: Path) -> None:
+    good, bad = upload("upload good", "jpeg", quality=10), upload("bad", "fails")
     with pytest.raises(RunError, match="bad, seed 0 failed"):
         compare(preset(bad, good), APP, tmp_path, "", seeds=1, jobs=2, echo=lambda _: None)
     results = compare(preset(good), APP, tmp_path, "", seeds=1, echo=lambda _: None)

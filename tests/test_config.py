@@ -1,11 +1,22 @@
 """Tests of fl_app.config."""
 
-from dataclasses import fields
+from typing import Any
 
 import pytest
 
-from codec import CodecOptions
-from fl_app.config import ConfigError, RunConfig
+from codec import CodecOptions, Compression
+from codec.messages import (
+    REQUESTS,
+    GradientOptions,
+    GradientRequest,
+    LocalOptions,
+    ReplayOptions,
+    ReplayRequest,
+    StreamingOptions,
+    StreamingRequest,
+)
+from codec.options import Options, values_of
+from fl_app.config import ConfigError, RunConfig, described_keys
 
 
 def test_empty_config_gives_the_defaults() -> None:
@@ -19,9 +30,9 @@ def test_keys_are_kebab_case_and_codec_options_are_keys() -> None:
 
 
 def test_config_survives_its_own_mapping() -> None:
-    config = RunConfig.from_run_config({"dataset": "cifar10", "step": 0.3, "dead-zone": 0.1})
+    config = RunConfig.from_run_config({"dataset": "cifar10", "step": 0.3, "tilt": 0.1})
     assert RunConfig.from_run_config(config.to_run_config()) == config
-    assert config.to_run_config()["dead-zone"] == 0.1
+    assert config.to_run_config()["tilt"] == 0.1
 
 
 def test_an_integer_is_a_number() -> None:
@@ -38,7 +49,7 @@ def test_an_integer_is_a_number() -> None:
         ("keep-rate", 0.0, "in (0, 1]"),
         ("keep-rate", 1.5, "in (0, 1]"),
         ("learning-rate", float("nan"), "> 0"),
-        ("strategy", "fedprox", "one of replay, sgd"),
+        ("strategy", "fedprox", "one of replay, streaming, gradient, fedavg"),
         ("data-dir", 7, "a string"),
         ("step", "coarse", "a number"),
         ("seed", -1, "in [0, "),
@@ -53,7 +64,7 @@ def test_illegal_value_is_named_with_key_and_legal_values(
 
 
 def test_illegal_codec_option_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"step is -1\.0; legal range"):
+    with pytest.raises(ConfigError, match=r"step = -1\.0 must be in \[1e-05, 100\]"):
         RunConfig.from_run_config({"step": -1.0})
 
 
@@ -64,18 +75,87 @@ def test_unknown_key_is_met_with_the_nearest_one() -> None:
         RunConfig.from_run_config({"zzz": 0.1})
 
 
-def test_keys_that_contradict_each_other_are_refused() -> None:
-    with pytest.raises(ConfigError, match="refinement = 'qsgd' needs mode sgd"):
-        RunConfig.from_run_config({"strategy": "replay", "refinement": "qsgd"})
-    with pytest.raises(ConfigError, match=r"keep-rate = 0\.5 contradicts importance all"):
-        RunConfig.from_run_config({"strategy": "sgd", "keep-rate": 0.5})
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        (
+            {"strategy": "replay", "refinement": "qsgd"},
+            "refinement = 'qsgd' needs strategy = 'streaming'",
+        ),
+        (
+            {"strategy": "streaming", "keep-rate": 0.5},
+            "keep-rate = 0.5 contradicts importance all",
+        ),
+        (
+            {"strategy": "gradient", "majority-vote": True},
+            "majority-vote needs compressor sign, not 'fp32'",
+        ),
+        (
+            {"strategy": "gradient", "compressor": "qsgd", "momentum-correction": 0.9},
+            "momentum-correction = 0.9 needs compressor top-k or majority-vote, not 'qsgd'",
+        ),
+        (
+            {"compressor": "eden", "compressor-bits": 5},
+            "compressor-bits = 5 must be in [1, 4] for eden",
+        ),
+    ],
+)
+def test_keys_that_contradict_each_other_are_refused(entries: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RunConfig.from_run_config(entries)
+    assert str(caught.value).startswith(told)
 
 
-def test_selection_rule_follows_the_strategy() -> None:
-    assert RunConfig(strategy="replay").selection_rule == "budget"
-    assert RunConfig(strategy="sgd").selection_rule == "probability"
-    assert RunConfig(selection="threshold").selection_rule == "threshold"
+@pytest.mark.parametrize(
+    ("strategy", "selection", "rule"),
+    [
+        ("replay", "auto", "top"),
+        ("streaming", "auto", "probability"),
+        ("replay", "probability", "probability"),
+        ("streaming", "top", "top"),
+    ],
+)
+def test_selection_rule_follows_the_strategy(strategy: str, selection: str, rule: str) -> None:
+    request = RunConfig(strategy=strategy, selection=selection).request()
+    assert isinstance(request, StreamingRequest | ReplayRequest)
+    assert request.rule == rule
 
 
-def test_every_field_is_documented() -> None:
-    assert all(f.metadata.get("doc") for f in fields(RunConfig) if f.name != "codec")
+@pytest.mark.parametrize(
+    ("strategy", "options"),
+    [
+        ("streaming", StreamingOptions),
+        ("replay", ReplayOptions),
+        ("gradient", GradientOptions),
+        ("fedavg", LocalOptions),
+    ],
+)
+def test_a_request_asks_for_what_the_config_says(strategy: str, options: type[Options]) -> None:
+    config = RunConfig(
+        strategy=strategy,
+        seed=9,
+        codec=CodecOptions(step=0.25),
+        compression=Compression("qsgd", bits=3),
+        batch_size=7,
+        samples_per_round=6,
+        local_steps=5,
+    )
+    request = config.request()
+    assert type(request) is REQUESTS[strategy] and request.seed == 9
+    assert values_of(request, options) == values_of(config, options)
+
+
+def test_gradients_are_sent_losslessly_unless_they_are_compressed() -> None:
+    plain, compressed = (
+        RunConfig(strategy="gradient", compression=Compression(kind)).request()
+        for kind in ("none", "qsgd")
+    )
+    assert isinstance(plain, GradientRequest) and plain.compression.kind == "fp32"
+    assert isinstance(compressed, GradientRequest) and compressed.compression.kind == "qsgd"
+
+
+def test_every_key_is_described() -> None:
+    described = described_keys()
+    assert {d.key: d.default for d in described} == RunConfig().to_run_config()
+    assert len(described) == len(RunConfig().to_run_config())  # each key once
+    assert all(d.doc and d.legal and not d.doc.endswith(".") for d in described)

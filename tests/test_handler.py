@@ -1,138 +1,95 @@
+"""What a client makes of a message: the request is read and checked, or refused by name."""
+
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from flwr.app import ArrayRecord, Message, RecordDict
-from instructed_client import (
-    COARSE,
-    answer,
-    context,
-    decoded,
-    digits,
-    message,
-    network,
-    sent_indices,
+from flwr.app import ConfigRecord, Message, RecordDict
+from requested_client import LOSSLESS, answer, context, digits, message, network
+
+from clients import train
+from clients.handler import client_number, read_request, reply_message
+from codec import CodecError, CodecOptions
+from codec.messages import (
+    GradientReply,
+    GradientRequest,
+    LocalRequest,
+    ReplayRequest,
+    StreamingRequest,
 )
-from torch import nn
-
-from clients import ArraySource, Instruction, draw_minibatch, train
-from clients.importance import SCORED, model_outputs, score
-from codec import CodecError, SamplePayload, batch_gradient, decode_samples, generator
-from codec.gradients import make_compressor
 
 
-def test_sgd_sends_the_minibatch_of_the_keyed_generator() -> None:
-    source = digits()
-    reply = answer(message(), context(), source)
-    expected = draw_minibatch(50, 12, generator(7, 1, 2))
-    assert sent_indices(reply) == expected.tolist()
-    assert (decoded(reply).samples == source.samples[expected]).all()
-    assert (decoded(reply).targets == source.targets[expected]).all()
-    assert (reply["num-examples"], reply["num-sent"], reply["client"]) == (12, 12, 2)
-    assert reply["seconds-encode"] > 0 and reply["seconds-importance"] == 0
-    assert "refinement" not in reply and not context().state
+def request_message(**entries: Any) -> Message:
+    return Message(RecordDict({"config": ConfigRecord(entries)}), 7, "train")
 
 
-def test_minibatches_differ_by_round_and_client_and_repeat_by_key() -> None:
-    draws = [
-        sent_indices(answer(message(server_round=r), context(c), digits()))
-        for r, c in ((1, 2), (2, 2), (1, 3), (1, 2))
-    ]
-    assert draws[0] == draws[3] and draws[0] != draws[1] and draws[0] != draws[2]
-    assert all(len(set(draw)) == 12 for draw in draws)
+def test_a_request_is_read_by_its_mode() -> None:
+    streaming = read_request(message(), StreamingRequest, ReplayRequest)
+    assert isinstance(streaming, StreamingRequest)
+    assert (streaming.server_round, streaming.seed, streaming.batch_size) == (1, 7, 12)
+    assert streaming.codec == LOSSLESS and streaming.refinement.bits == 4
+    replay = read_request(message(mode="replay"), StreamingRequest, ReplayRequest)
+    assert isinstance(replay, ReplayRequest)
+    assert (replay.samples_per_round, replay.acknowledged) == (12, None)
 
 
-def test_a_minibatch_larger_than_the_data_is_all_of_them() -> None:
-    reply = answer(message(batch_size=99), context(), digits())
-    assert sorted(sent_indices(reply)) == list(range(50)) and reply["num-examples"] == 50
+@pytest.mark.parametrize(
+    "request_sent",
+    [
+        StreamingRequest(server_round=3, importance="loss", keep_rate=0.5, codec=LOSSLESS),
+        ReplayRequest(server_round=3, acknowledged=-1, uplink_budget=900),
+        GradientRequest(server_round=3, compression="sign", majority_vote=True),  # type: ignore[arg-type]
+        LocalRequest(server_round=3, learning_rate=0.25, buffers=2),
+    ],
+    ids=lambda sent: sent.mode,
+)
+def test_requests_arrive_as_they_were_sent(request_sent: Any) -> None:
+    msg = request_message(**request_sent.to_entries())
+    assert read_request(msg, type(request_sent)) == request_sent
 
 
-@pytest.mark.parametrize("importance", ["grad-norm", "margin", "entropy"])
-def test_sgd_by_probability_is_unbiased_over_rounds(importance: str) -> None:
-    """Mean over rounds of sum w_i x_i - sum x_i, within 4.5 standard errors."""
-    source, errors = digits(), []
-    for server_round in range(100):
-        msg = message(arrays=True, server_round=server_round, importance=importance, keep_rate=0.6)
-        part = decoded(answer(msg, context(), source, model=network))
-        batch = source.samples[draw_minibatch(50, 12, generator(7, server_round, 2))]
-        estimate = np.tensordot(part.weights.astype(float), part.samples, 1)
-        errors.append((estimate - batch.astype(float).sum(axis=0))[0, 1:].ravel())
-    deviation = np.std(errors, axis=0) / np.sqrt(len(errors))
-    assert (np.abs(np.mean(errors, axis=0)) < 4.5 * deviation).all()
+def test_a_message_without_config_is_refused() -> None:
+    told = r"content\['config'\] must be a ConfigRecord, got NoneType"
+    with pytest.raises(CodecError, match=told):
+        read_request(Message(RecordDict(), 7, "train"), StreamingRequest)
 
 
-@pytest.mark.parametrize("importance", SCORED)
-def test_sgd_threshold_keeps_the_highest_scores(importance: str) -> None:
-    source = digits()
-    msg = message(arrays=True, importance=importance, selection="threshold", keep_rate=0.25)
-    reply = answer(msg, context(), source, model=network)
-    batch = draw_minibatch(50, 12, generator(7, 1, 2))
-    outputs = model_outputs(network(), source.samples[batch], low=0, high=255)
-    scores = score(importance, outputs, source.targets[batch])
-    assert set(sent_indices(reply)) == set(batch[np.argsort(-scores)[:3]])
-    assert reply["num-examples"] == 12 and reply["seconds-importance"] > 0
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ({"mode": "avg"}, "mode = 'avg' must be one of streaming, replay$"),
+        ({"mode": "gradient"}, "mode = 'gradient' must be one of streaming, replay$"),
+        ({"mode": 3}, "mode = 3 must be one of streaming, replay$"),
+        ({}, "mode = None must be one of streaming, replay$"),
+    ],
+)
+def test_requests_of_another_kind_are_refused(mode: dict[str, Any], told: str) -> None:
+    with pytest.raises(CodecError, match=told):
+        read_request(request_message(**mode), StreamingRequest, ReplayRequest)
 
 
-@pytest.mark.parametrize("importance", ["random", "grad-norm", "margin", "entropy"])
-def test_lossless_refinement_gives_the_minibatch_gradient(importance: str) -> None:
-    msg = message(
-        arrays=True,
-        codec=COARSE.to_bytes(),
-        importance=importance,
-        keep_rate=0.5,
-        refinement="fp32",
-    )
-    source = digits()
-    reply = answer(msg, context(), source, model=network, criterion=nn.CrossEntropyLoss())
-    payload = SamplePayload.from_bytes(reply["samples"])
-    part = decode_samples(payload)
-    criterion = nn.CrossEntropyLoss(reduction="none")
-    mine = batch_gradient(
-        network(),
-        criterion,
-        part.samples,
-        part.targets,
-        part.weights,
-        spec=payload.spec,
-        batch_size=reply["num-examples"],
-    )
-    correction = make_compressor("fp32").decompress(reply["refinement"])
-    batch = draw_minibatch(50, 12, generator(7, 1, 2))
-    model = network()
-    inputs = torch.from_numpy(source.samples[batch]).float() / 255
-    loss = criterion(model(inputs), torch.from_numpy(source.targets[batch])).mean()
-    truth = torch.autograd.grad(loss, list(model.parameters()))
-    assert 1 < reply["num-sent"] < 12
-    for got, fix, want in zip(mine, correction, truth, strict=True):
-        np.testing.assert_allclose(got.numpy() + fix, want.numpy(), rtol=1e-4, atol=1e-6)
+def test_the_number_of_a_client_is_its_partition() -> None:
+    assert client_number(context(3)) == 3
+    alone = context()
+    alone.node_config = {}
+    assert client_number(alone) == 0
 
 
-def test_error_memory_is_carried_over_in_the_state() -> None:
-    ctx = context()
-    replies = []
-    for _ in range(2):
-        msg = message(arrays=True, codec=COARSE.to_bytes(), refinement="top-k")
-        replies.append(answer(msg, ctx, digits(), model=network))
-    memory = ctx.state["refinement-memory"]
-    assert isinstance(memory, ArrayRecord)
-    shapes = [tuple(p.shape) for p in network().parameters()]
-    assert [array.shape for array in memory.to_numpy_ndarrays()] == shapes
-    assert replies[0]["refinement"] != replies[1]["refinement"]
+def test_a_reply_is_one_record() -> None:
+    msg = message()
+    reply = reply_message(msg, GradientReply(client=2, num_examples=5, gradient=b"g"))
+    assert reply.metadata.reply_to_message_id == msg.metadata.message_id
+    assert set(reply.content) == {"payload"}
+    record = reply.content["payload"]
+    assert isinstance(record, ConfigRecord)
+    assert (record["client"], record["gradient"]) == (2, b"g")
+    assert "buffers" not in record
 
 
-def test_uncertainty_of_float_targets_is_refused() -> None:
-    pixels = digits().samples
-    source = ArraySource(pixels, np.zeros((50, 4), np.float32), 0, 0.0, 255.0)
-    with pytest.raises(CodecError, match="'margin' needs class labels"):
-        train(message(arrays=True, importance="margin"), context(), source, model=network)
-
-
-@pytest.mark.parametrize("mode", ["sgd", "replay"])
+@pytest.mark.parametrize("mode", ["streaming", "replay"])
 def test_a_client_without_data_sends_nothing(mode: str) -> None:
     reply = answer(message(mode=mode), context(), digits(0))
     assert reply["samples"] == b""
@@ -144,34 +101,46 @@ def test_a_client_without_data_sends_nothing(mode: str) -> None:
     [
         (
             {"importance": "best"},
-            "'best' is not one of all, random, loss, grad-norm, margin, entropy",
+            "importance = 'best' must be one of all, random, loss, grad-norm, margin, entropy",
         ),
-        ({"mode": "avg"}, "'avg' is not one of sgd, replay"),
-        ({"selection": "top"}, "'top' is not one of probability, threshold, budget"),
-        ({"batch_size": 0}, r"batch-size = 0 outside \[1, inf\]"),
-        ({"keep_rate": 0.0}, r"keep-rate = 0.0 outside \(0, 1\]"),
-        ({"keep_rate": float("nan"), "importance": "random"}, r"outside \(0, 1\]"),
-        ({"keep_rate": 0.5}, "contradicts importance all"),
-        ({"uniform_share": 1.5}, r"uniform-share = 1.5 outside \[0, 1\]"),
-        ({"batch_size": "12"}, "batch-size = '12' must be of type int"),
-        ({"uplink_budget": -1}, r"uplink-budget = -1 outside \[0, inf\]"),
-        ({"mode": "replay", "refinement": "fp32"}, "in replay: none"),
+        ({"mode": "avg"}, "mode = 'avg' must be one of streaming, replay"),
+        (
+            {"selection": "threshold"},
+            "selection = 'threshold' must be one of auto, probability, top",
+        ),
+        ({"batch_size": 0}, "batch-size = 0 must be >= 1"),
+        ({"keep_rate": 0.0}, r"keep-rate = 0.0 must be in \(0, 1\]"),
+        (
+            {"keep_rate": float("nan"), "importance": "random"},
+            r"keep-rate = nan must be in \(0, 1\]",
+        ),
+        ({"keep_rate": 0.5}, "keep-rate = 0.5 contradicts importance all"),
+        ({"uniform_share": 1.5}, r"uniform-share = 1.5 must be in \[0, 1\]"),
+        ({"batch_size": "12"}, "batch-size = '12' must be a whole number, not str"),
+        ({"uplink_budget": -1}, "uplink-budget = -1 must be >= 0"),
+        ({"mode": "replay", "samples_per_round": -1}, "samples-per-round = -1 must be >= 0"),
+        ({"mode": "replay", "pool_factor": 0.5}, "pool-factor = 0.5 must be >= 1"),
+        ({"mode": "replay", "acknowledged": -2}, "acknowledged = -2 must be >= -1"),
+        ({"refinement": "best"}, "refinement = 'best' must be one of none, auto, fp32"),
         ({"refinement": "fp32"}, "pass model="),
-        ({"codec": b"?"}, "truncated"),
+        ({"codec": b"?"}, "unknown codec 63"),
+        ({"codec": CodecOptions("dct").to_bytes()[:-1]}, "truncated"),
+        ({"codec": "dct"}, "codec = 'dct' must be bytes, not str"),
     ],
 )
-def test_illegal_instructions_are_named(overrides: dict[str, Any], told: str) -> None:
+def test_illegal_requests_are_named(overrides: dict[str, Any], told: str) -> None:
     with pytest.raises(CodecError, match=told):
         train(message(**overrides), context(), digits())
 
 
-def test_missing_parts_of_an_instruction_are_named() -> None:
-    with pytest.raises(CodecError, match="lacks batch-size, codec, mode, seed"):
-        Instruction.from_record({"server-round": 1})
+@pytest.mark.parametrize("mode", ["streaming", "replay"])
+def test_missing_parts_of_a_request_are_named(mode: str) -> None:
+    with pytest.raises(CodecError, match="lacks server-round"):
+        train(request_message(mode=mode), context(), digits())
     with pytest.raises(CodecError, match=r"content\['config'\]"):
         train(Message(RecordDict(), 5, "train"), context(), digits())
     with pytest.raises(CodecError, match=r"content\['arrays'\]"):
-        train(message(importance="loss"), context(), digits(), model=network)
+        train(message(mode=mode, importance="loss"), context(), digits(), model=network)
 
 
 def test_clients_run_where_torch_cannot_be_imported() -> None:
@@ -192,7 +161,7 @@ def test_clients_run_where_torch_cannot_be_imported() -> None:
         arrays = ArraySource(pixels, np.arange(40) % 5, 5, 0.0, 255.0)
         pairs = as_source(list(zip(pixels, np.arange(40) % 5)), classes=5)
         for source in (arrays, pairs):
-            for mode in ("sgd", "replay"):
+            for mode in ("streaming", "replay"):
                 for importance, keep in (("all", 1.0), ("random", 0.5)):
                     config = ConfigRecord({
                         "server-round": 1, "seed": 3, "mode": mode, "batch-size": 8,

@@ -12,7 +12,15 @@ from images import digits, fields, photographs
 from numpy.typing import NDArray
 from PIL import Image
 
-from codec import CodecError, CodecOptions, PayloadError, SampleSpec
+from codec import (
+    CodecError,
+    CodecOptions,
+    PayloadError,
+    SamplePayload,
+    SampleSpec,
+    decode_samples,
+    encode_samples,
+)
 from codec.coding.cursor import Reader
 from codec.samples.image_file import IMAGE_FILES, ImageFile, pack, unpack
 
@@ -223,7 +231,59 @@ def test_a_common_beginning_is_sent_once() -> None:
     assert len(pack([bytes(100_000)])) <= 100_000 + 5
 
 
+# In a payload
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", CODECS)
+def test_a_payload_gives_images_and_labels(name: str, shape: tuple[int, int, int]) -> None:
+    codec, images = named(name), fields(21, shape)
+    labels = np.random.default_rng(3).integers(0, 7, 21)
+    spec = SampleSpec(shape, classes=7, codec=CodecOptions(name, quality=40))
+    data = encode_samples(images, labels, spec).to_bytes()
+    result = decode_samples(SamplePayload.from_bytes(data))
+    assert np.array_equal(result.targets, labels)
+    assert result.samples.shape == images.shape
+    if codec.lossless:
+        assert np.array_equal(result.samples, images)
+    else:
+        assert psnr(images, result.samples) > 18
+
+
+def test_bytes_and_error_beside_ours() -> None:
+    images = photographs(100)[0]
+    labels = np.random.default_rng(3).integers(0, 7, 100)
+    sizes, errors = [], []
+    for options in (
+        CodecOptions("jpeg", quality=20), CodecOptions("png"),
+        CodecOptions(step=0.3), CodecOptions(step=0.3, block=32),
+    ):  # fmt: skip
+        spec = SampleSpec((3, 32, 32), classes=7, codec=options)
+        data = encode_samples(images, labels, spec).to_bytes()
+        sizes.append(len(data))
+        errors.append(
+            psnr(images, np.round(decode_samples(SamplePayload.from_bytes(data)).samples))
+        )
+    assert sizes[0] < sizes[1]
+    assert np.isposinf(errors[1])
+    assert all(20 < error < 40 for error in errors[2:])
+
+
 # What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"codec": "gif"}, "codec = 'gif' must be one of auto, .* jpeg, jpeg-flat, webp"),
+        ({"codec": "jpeg", "quality": 0}, r"quality = 0 must be in \[1, 100\]"),
+        ({"codec": "jpeg", "quality": -1}, r"quality = -1 must be in \[1, 100\]"),
+        ({"codec": "jpeg-xl", "quality": 101}, r"quality = 101 must be in \[1, 100\]"),
+    ],
+)
+def test_illegal_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(CodecError, match=message):
+        CodecOptions(**options)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
-from clients import ArraySource, LocalInstruction, train_local
+from clients import ArraySource
+from clients.baselines import train_local
 from clients.baselines.local_training import local_steps
 from clients.baselines.minibatches import Minibatches
 from codec import CodecError
 from codec.gradients import Float32
 from codec.gradients.joined import Joined
+from codec.messages import LocalRequest
 
 
 def network() -> nn.Module:
@@ -20,8 +22,8 @@ def network() -> nn.Module:
 
 
 def message(**changes: Any) -> Message:
-    config = {"server-round": 1, "seed": 7, "batch-size": 5, "local-steps": 2}
-    config |= {"learning-rate": 0.1, **changes}
+    config = {"mode": "fedavg", "server-round": 1, "seed": 7, "batch-size": 5, "local-steps": 2}
+    config |= {"learning-rate": 0.1, "momentum": 0.0, "weight-decay": 0.0, **changes}
     content = RecordDict({"config": ConfigRecord(config)})
     content["arrays"] = ArrayRecord(network().state_dict())
     return Message(content, 9, "train")
@@ -48,7 +50,8 @@ def test_uncompressed_reply_is_the_model() -> None:
     arrays = reply.content["arrays"]
     assert isinstance(arrays, ArrayRecord)
     assert list(arrays) == list(network().state_dict())
-    assert not any(key in payload(reply) for key in ("delta", "buffers", "memory-bytes"))
+    assert not any(key in payload(reply) for key in ("delta", "buffers"))
+    assert payload(reply)["memory-bytes"] == 0
     assert (payload(reply)["num-examples"], payload(reply)["client"]) == (12, 4)
 
 
@@ -73,8 +76,14 @@ def test_rounds_go_on_through_the_epoch() -> None:
     def trained(rounds: list[int], steps: int) -> dict[str, torch.Tensor]:
         model = network()
         for number in rounds:
-            asked = LocalInstruction(
-                server_round=number, seed=7, batch_size=3, local_steps=steps, learning_rate=0.1
+            asked = LocalRequest(
+                server_round=number,
+                seed=7,
+                batch_size=3,
+                local_steps=steps,
+                learning_rate=0.1,
+                momentum=0.0,
+                weight_decay=0.0,
             )
             local_steps(model, Minibatches.of(asked, 4, source(), None, None), asked)
         return dict(model.state_dict())

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from clients.training_instruction import TrainingInstruction
 from torch import Tensor, nn
 
 from clients import ArraySource
 from clients.baselines.minibatches import Minibatches, epoch_minibatch
 from codec import CodecError, per_sample_criterion
 from codec.learning.batch_norm import decode_statistics
+from codec.messages import TrainingRequest
 
 
 def source(count: int = 23) -> ArraySource:
@@ -112,11 +112,12 @@ def test_statistics_need_batch_normalization_and_two_samples() -> None:
 
 
 def test_buffers_are_sent_when_asked_for() -> None:
-    asked = TrainingInstruction(server_round=1, seed=7, batch_size=5, buffers=2)
-    silent = TrainingInstruction(server_round=1, seed=7, batch_size=5)
+    asked = TrainingRequest(server_round=1, seed=7, batch_size=5, buffers=2)
+    silent = TrainingRequest(server_round=1, seed=7, batch_size=5)
     batches = Minibatches.of(asked, 2, source(), None, None)
-    assert batches.buffers(network(), silent) == {}
-    (data,) = batches.buffers(network(), asked).values()
+    assert batches.buffers(network(), silent) is None
+    data = batches.buffers(network(), asked)
+    assert data is not None
     mean, _ = decode_statistics(data, [(16,), (16,)])
     np.testing.assert_allclose(mean, batches.statistics(network(), 2, 1)[0], rtol=1e-3)
 

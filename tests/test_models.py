@@ -1,13 +1,10 @@
-"""Tests of fl_app.models, augment and training: what the server trains and with what."""
+"""Tests of fl_app.models."""
 
 import pytest
 import torch
 from torch import nn
 
-from fl_app.augment import make_augmentation, random_crop, random_flip
-from fl_app.config import RunConfig
 from fl_app.models import Normalize, build_model
-from fl_app.training import optimizer_factory, scheduler_factory, total_steps
 
 
 def parameters(model: nn.Module) -> int:
@@ -62,69 +59,3 @@ def test_normalize_shifts_and_scales_each_channel_and_is_saved() -> None:
     layer = Normalize((0.5, 0.25), (0.5, 0.125))
     assert layer(torch.full((1, 2, 1, 1), 0.5)).flatten().tolist() == [0.0, 2.0]
     assert set(layer.state_dict()) == {"mean", "std"}
-
-
-def test_crop_is_a_window_of_the_reflected_image() -> None:
-    images = torch.rand(16, 3, 10, 12)
-    cropped = random_crop(images, torch.Generator().manual_seed(0), padding=2)
-    padded = nn.functional.pad(images, [2] * 4, mode="reflect")
-    for crop, image in zip(cropped, padded, strict=True):
-        windows = [image[:, y : y + 10, x : x + 12] for y in range(5) for x in range(5)]
-        assert any(torch.equal(crop, window) for window in windows)
-    assert not torch.equal(cropped, images)
-
-
-def test_flip_mirrors_about_half_of_the_images() -> None:
-    images = torch.rand(200, 1, 4, 5)
-    flipped = random_flip(images, torch.Generator().manual_seed(0))
-    mirrored = sum(torch.equal(a, b.flip(2)) for a, b in zip(flipped, images, strict=True))
-    kept = sum(torch.equal(a, b) for a, b in zip(flipped, images, strict=True))
-    assert mirrored + kept == 200
-    assert 70 < mirrored < 130
-
-
-def test_augmentation_is_reproducible() -> None:
-    images = torch.rand(8, 3, 32, 32)
-    augment = make_augmentation("crop-flip", "cifar10")
-    assert augment is not None
-    first, again = (augment(images, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, again)
-    assert make_augmentation("none", "cifar10") is None
-
-
-@pytest.mark.parametrize(("dataset", "mirrored"), [("mnist5k", False), ("cifar10", True)])
-def test_digits_are_not_mirrored(dataset: str, mirrored: bool) -> None:
-    ramp = torch.arange(32.0).expand(64, 1, 32, 32)
-    augment = make_augmentation("auto", dataset)
-    assert augment is not None
-    middle = augment(ramp, torch.Generator().manual_seed(0))[:, 0, 16, 10:20]
-    assert bool((middle.diff(dim=1) < 0).any()) == mirrored
-
-
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_optimizers_take_the_config(name: str, momentum: float) -> None:
-    config = RunConfig(optimizer=name, learning_rate=0.01, momentum=momentum, weight_decay=0.1)
-    (group,) = optimizer_factory(config)(nn.Linear(2, 2).parameters()).param_groups
-    assert (group["lr"], group["weight_decay"]) == (0.01, 0.1)
-    assert momentum in (group.get("momentum"), group.get("betas", (None,))[0])
-
-
-@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
-@pytest.mark.parametrize("rounds", range(1, 13))
-def test_schedules_last_exactly_the_run(schedule: str, rounds: int) -> None:
-    config = RunConfig(strategy="sgd", num_rounds=rounds, schedule=schedule, learning_rate=0.5)
-    optimizer = optimizer_factory(config)(nn.Linear(2, 2).parameters())
-    factory = scheduler_factory(config)
-    assert factory is not None
-    scheduler = factory(optimizer)
-    for _ in range(total_steps(config)):
-        optimizer.step()
-        scheduler.step()
-    assert optimizer.param_groups[0]["lr"] <= 0.5
-    assert optimizer.param_groups[0].get("momentum") == 0.9
-
-
-def test_constant_schedule_is_none_and_replay_counts_server_steps() -> None:
-    assert scheduler_factory(RunConfig(schedule="constant")) is None
-    assert total_steps(RunConfig(strategy="replay", num_rounds=3, server_steps=7)) == 21

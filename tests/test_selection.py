@@ -106,7 +106,7 @@ def test_a_fixed_number_kept_is_unbiased_too() -> None:
     assert (np.abs(error) < 4 * np.std(estimates, axis=0) / np.sqrt(len(estimates))).all()
 
 
-def test_threshold_keeps_the_highest_scores() -> None:
+def test_top_keeps_the_highest_scores() -> None:
     scores = skewed_scores()
     selection = ranked_selector(scores, np.random.default_rng(6))(99.2)
     assert len(selection) == 100 and selection.inclusion is None
@@ -123,7 +123,7 @@ def test_equal_scores_are_kept_in_random_order() -> None:
     assert set(first) != set(second) and (first == again).all()
 
 
-@pytest.mark.parametrize("rule", ["probability", "threshold", "budget"])
+@pytest.mark.parametrize("rule", ["probability", "top"])
 def test_every_rule_takes_nothing_of_nothing(rule: str) -> None:
     select = make_selector(rule, np.zeros(0), 0.2, np.random.default_rng(0))
     assert len(select(0)) == 0
@@ -131,7 +131,7 @@ def test_every_rule_takes_nothing_of_nothing(rule: str) -> None:
 
 def test_illegal_arguments_are_named() -> None:
     rng = np.random.default_rng(0)
-    with pytest.raises(CodecError, match="'best' is not one of probability, threshold, budget"):
+    with pytest.raises(CodecError, match="'best' must be one of probability, top"):
         make_selector("best", np.ones(3), 0.2, rng)
     with pytest.raises(CodecError, match=r"count = 4 outside \[0, 3\]"):
         inclusion_numerators(np.ones(3), 4, 0.2)

@@ -16,7 +16,7 @@ ROUNDS, STEPS, CLIENTS, SAMPLES = 3, 60, 4, 150
 KEYS = {
     *("accuracy", "loss", "rounds", "clients", "samples_sent", "uplink_bytes", "downlink_bytes"),
     *("bytes_per_sample", "sections", "entropy_bytes", "seconds", "config", "seed", "versions"),
-    "failures",
+    *("failures", "envelope_bytes", "fp32_gradient_bytes", "client_memory_bytes"),
 }
 
 
@@ -64,7 +64,7 @@ def test_bytes_add_up(result: dict[str, Any]) -> None:
     assert result["samples_sent"] == ROUNDS * CLIENTS * SAMPLES
     assert sum(result["sections"].values()) == result["uplink_bytes"]
     assert result["bytes_per_sample"] == result["uplink_bytes"] / result["samples_sent"]
-    coded = result["sections"]["coefficients"] + result["sections"]["targets"]
+    coded = result["sections"]["values"] + result["sections"]["targets"]
     payloads = ROUNDS * CLIENTS
     # Zero-order entropy: contexts may beat it, side information and adaptation cost.
     assert 0.7 * result["entropy_bytes"] < coded

@@ -1,4 +1,4 @@
-"""A client that sends the compressed gradient of its minibatch: the baseline of sending data."""
+"""A client that sends the compressed gradient of its minibatch, where ours sends the samples."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class GradientMemory:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Size of all its arrays in bytes."""
         return sum(
             part.nbytes for arrays in (self.residual, self.velocity) for part in arrays or ()
         )

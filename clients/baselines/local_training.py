@@ -41,7 +41,7 @@ def train_local(
         ``node_config["partition-id"]`` (default 0) keys the client's random numbers;
         ``state`` keeps the compressor's error feedback.
     source, model, criterion, augment
-        See `clients.train_gradient`.
+        See `clients.baselines.train_gradient`.
 
     Returns
     -------

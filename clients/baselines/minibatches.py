@@ -37,8 +37,8 @@ def epoch_minibatch(
 
     Every epoch is a permutation of its own, keyed by (seed, epoch, client), cut into minibatches;
     what is left at its end is not used. The step alone says where that is, so that nothing needs
-    to be remembered between rounds. A client that is asked in some rounds only skips the
-    minibatches of the others.
+    to be remembered between rounds. A client that is not asked in some rounds skips their
+    minibatches.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Gradient compressors: for refinement, and as the rivals of sending quantized data."""
+"""Gradient compressors: for refinement, and as baselines for sending quantized data."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence

@@ -132,7 +132,7 @@ def compare(
     app: OtherApp = APP,
     out: ResultsFolder = RESULTS,
 ) -> None:
-    """Compare bytes to accuracy: this app, gradient compression, FedAvg and image upload."""
+    """Compare bytes to accuracy: this app, gradient compression, FedAvg and image codecs."""
     from sim.compare import report as reports
     from sim.compare import runner
     from sim.compare.results import read_results
@@ -142,7 +142,7 @@ def compare(
         results = read_results(out / f"{preset}.jsonl")
     else:
         _check_comparison(chosen, methods, data_dir)
-        os.environ.update(KEEP_FREED_MEMORY)  # trials and uploads train in processes started here
+        os.environ.update(KEEP_FREED_MEMORY)  # trials train in processes started here
         results = runner.compare(
             chosen, app, out, str(data_dir), seeds=seeds, only=methods, jobs=jobs, echo=_echo
         )

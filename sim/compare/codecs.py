@@ -1,4 +1,4 @@
-"""Image codecs beside ours at equal accuracy, from the raw results of a comparison."""
+"""Image codecs beside our codec at equal accuracy, from the raw results of a comparison."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,28 @@ from sim.compare.points import (
 from sim.compare.presets import Preset
 from sim.compare.results import Results
 
-CODEC_MARGIN = 0.003  # of accuracy, within which ours counts as equal to a codec
+CODEC_MARGIN = 0.003  # of accuracy: a method of ours that is no further below a codec equals it
+RELATIVE_BYTES = f"bytes relative to ours at equal accuracy (within {100 * CODEC_MARGIN:.1f} point)"
 
 
 @dataclass(frozen=True)
 class SentOnce:
-    """What sends each sample once: rate in bytes a sample, final accuracies in percent by seed.
+    """A method that sends each sample once.
 
-    For a codec also the coarsest of ours that ends at most `CODEC_MARGIN` below it, in the mean of
-    the seeds that both have, and the ratio of the codec's rate to its; None if none of ours does.
+    Attributes
+    ----------
+    name : str
+    rate : float
+        Uplink bytes per sample.
+    accuracies : mapping of int to float
+        Final accuracy in percent, by seed.
+    is_codec : bool
+        Whether it is an image codec, not ours.
+    ours : str or None
+        Of an image codec: the cheapest of our methods whose mean accuracy, over the seeds that
+        both have, is at most `CODEC_MARGIN` below the codec's; None if there is none.
+    ratio : float or None
+        Rate relative to that method's.
     """
 
     name: str
@@ -35,17 +48,17 @@ class SentOnce:
 
 
 def sent_once(preset: Preset, results: Results) -> list[SentOnce]:
-    """Return ours, then the image codecs beside ours at equal accuracy; nothing without both."""
+    """Return our methods, then the image codecs; nothing unless there are both."""
     methods = methods_run(preset, results)
     rows = [
         SentOnce(
             method.name,
             bytes_per_sample(results, method.name),
             final_percent(results, method.name),
-            bool(method.upload),
+            method.is_image_codec,
         )
         for method in methods
-        if method.upload or is_replay(method)
+        if is_replay(method)
     ]
     ours = [row for row in rows if not row.is_codec]
     codecs = [_beside_ours(row, ours) for row in rows if row.is_codec]
@@ -61,22 +74,21 @@ def _beside_ours(codec: SentOnce, ours: Sequence[SentOnce]) -> SentOnce:
 
 
 def _deficit(own: SentOnce, codec: SentOnce) -> float:
-    """Return how far ours ends below a codec, in points; infinite if they share no seed."""
+    """Return how many points ours is below a codec; infinite if they share no seed."""
     shared = own.accuracies.keys() & codec.accuracies.keys()
     differences = [codec.accuracies[seed] - own.accuracies[seed] for seed in shared]
     return mean(differences) if differences else math.inf
 
 
 def against_codecs(preset: Preset, results: Results) -> list[str]:
-    """Return a line for each way to send a sample once: rate, accuracy, ratio to ours."""
+    """Return a line for each method that sends a sample once: rate, accuracy, ratio to ours."""
     rows = sent_once(preset, results)
-    margin = f"{100 * CODEC_MARGIN:.1f} point"
     lines = [
-        f"{'each sample sent once':28}{'B a sample':>12}{'accuracy %':>16}{'ratio':>8}"
-        f"  to ours that ends at most {margin} below"
+        f"{'each sample sent once':28}{'B per sample':>14}{'accuracy %':>16}{'ratio':>8}"
+        f"  {RELATIVE_BYTES}"
     ]
     for row in rows:
-        line = f"{row.name:28}{row.rate:12.1f}{spread(row.accuracies.values()):>16}"
+        line = f"{row.name:28}{row.rate:14.1f}{spread(row.accuracies.values()):>16}"
         if row.is_codec:
             ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
             line += f"{ratio:>8}  {row.ours or 'none'}"

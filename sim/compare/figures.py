@@ -16,7 +16,7 @@ from sim.compare.presets import Method, Preset
 from sim.compare.results import Results
 
 _MARKERS = "os^vD*Pphd<>"
-# Kinds of methods, told apart by their colours: colour map, and its darkest and lightest part used.
+# Kind of method -> colour map, and the range of it that its methods take.
 _COLOURS = {
     "ours": ("Blues", 1.0, 0.55),
     "gradient": ("autumn", 0.0, 0.7),
@@ -49,7 +49,7 @@ def _styles(preset: Preset) -> dict[str, dict[str, Any]]:
 
 
 def _kind(method: Method) -> str:
-    if method.upload:
+    if method.is_image_codec:
         return "upload"
     strategy = str(method.config.get("strategy", "replay"))
     return strategy if strategy in _COLOURS else "ours"
@@ -68,8 +68,6 @@ def plot_accuracy(preset: Preset, results: Results, size: Size, label: str, path
     for method in methods_run(preset, results):
         points = mean_points(results, method.name)
         kept = [(size(row), 100 * row["accuracy"]) for row in points if size(row)]
-        if method.upload:  # paid before the first step: only where it ends says something
-            kept = kept[-1:]
         axes.plot(*zip(*kept, strict=True), **styles[method.name])
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter("B"))
@@ -80,7 +78,7 @@ def plot_accuracy(preset: Preset, results: Results, size: Size, label: str, path
 
 
 def plot_codecs(preset: Preset, results: Results, path: Path) -> None:
-    """Plot final accuracy against uplink bytes per sample, for what sends each sample once."""
+    """Plot final accuracy against bytes per sample, of the methods that send each sample once."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), dpi=150, layout="constrained")
@@ -89,7 +87,7 @@ def plot_codecs(preset: Preset, results: Results, path: Path) -> None:
     )
     styles = _styles(preset)
     for method in methods_run(preset, results):
-        if not (method.upload or is_replay(method)):
+        if not is_replay(method):
             continue
         accuracies = [*final_percent(results, method.name).values()]
         deviation = statistics.stdev(accuracies) if len(accuracies) > 1 else 0.0

@@ -1,8 +1,8 @@
-"""The README's tables, from the raw results of a comparison."""
+"""Markdown tables from the raw results of a comparison."""
 
 from collections.abc import Sequence
 
-from sim.compare.codecs import CODEC_MARGIN, SentOnce, sent_once
+from sim.compare.codecs import RELATIVE_BYTES, SentOnce, sent_once
 from sim.compare.points import (
     Size,
     best_accuracy,
@@ -22,16 +22,16 @@ from sim.compare.results import Results
 
 
 def markdown(preset: Preset, results: Results) -> list[str]:
-    """Return the README's tables: what each method reached, and its bytes in multiples of ours.
+    """Return two tables: all methods beside ours, and those that send each sample once.
 
-    The common accuracy is the highest that every method reaches. A method that goes beyond it is
-    also compared at the best accuracy that both it and ours reach. Below it, the image codecs.
+    In the first, bytes are in multiples of our first method's: at the highest accuracy that every
+    method reaches, and at the best accuracy that both the method and ours reach.
     """
     common, ours = common_accuracy(preset, results), preset.methods[0].name
     shared = f"at {100 * common:.1f} %"
     lines = [
-        f"| method | seeds | accuracy % | MB up | MB down | up, {shared} | up + down, {shared} "
-        "| up, at its best or ours |",
+        f"| method | seeds | accuracy % | MB up | MB down | uplink {shared} | up + down {shared} "
+        "| uplink at the best accuracy both reach |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for method in methods_run(preset, results):
@@ -54,8 +54,7 @@ def markdown(preset: Preset, results: Results) -> list[str]:
 def _codecs_markdown(rows: Sequence[SentOnce]) -> list[str]:
     lines = [
         "",
-        "| each sample sent once | bytes a sample | accuracy % "
-        f"| its bytes to ours at most {100 * CODEC_MARGIN:.1f} point below it |",
+        f"| each sample sent once | bytes per sample | accuracy % | {RELATIVE_BYTES} |",
         "|---|---|---|---|",
     ]
     for row in rows:

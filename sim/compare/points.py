@@ -1,4 +1,4 @@
-"""What the raw results of a comparison hold, by method and seed."""
+"""Figures of one method, by seed and averaged, from the raw results of a comparison."""
 
 import statistics
 from collections.abc import Callable, Iterable
@@ -28,8 +28,8 @@ def methods_run(preset: Preset, results: Results) -> list[Method]:
 
 
 def is_replay(method: Method) -> bool:
-    """Whether a method is ours and sends each sample once."""
-    return not method.upload and method.config.get("strategy", "replay") == "replay"
+    """Whether a method sends each sample once, with our codec or an image codec."""
+    return method.config.get("strategy", "replay") == "replay"
 
 
 def points_of(results: Results, method: str) -> dict[int, list[Row]]:
@@ -42,12 +42,13 @@ def points_of(results: Results, method: str) -> dict[int, list[Row]]:
 
 
 def mean_points(results: Results, method: str) -> list[Row]:
-    """Return a method's evaluations, their accuracy and bytes averaged over its seeds."""
-    seeds = points_of(results, method).values()
+    """Return accuracy and bytes at the steps at which all seeds were evaluated, averaged."""
+    seeds = [{row["step"]: row for row in rows} for rows in points_of(results, method).values()]
+    shared = sorted(set.intersection(*map(set, seeds))) if seeds else []
     keys = ("accuracy", "uplink_bytes", "downlink_bytes")
     return [
-        {"step": rows[0]["step"]} | {key: mean(row[key] for row in rows) for key in keys}
-        for rows in zip(*seeds, strict=False)
+        {"step": step} | {key: mean(rows[step][key] for rows in seeds) for key in keys}
+        for step in shared
     ]
 
 

@@ -20,9 +20,6 @@ class Method:
         What tables and figures call it.
     config : mapping
         Run-config overrides beside the preset's own.
-    upload : (str, int) or None
-        Image codec and quality: the samples are uploaded once with it and the model is trained
-        centrally by the replay server's own loop. None: the app runs on simulated clients.
     grid : mapping of str to tuple
         Values that are tried for run-config keys, one key at a time, before the seeds are run;
         where the best of a geometric grid is at its end, the search goes on beyond it.
@@ -30,8 +27,14 @@ class Method:
 
     name: str
     config: Overrides = field(default_factory=dict)
-    upload: tuple[str, int] | None = None
     grid: Mapping[str, tuple[ConfigValue, ...]] = field(default_factory=dict)
+
+    @property
+    def is_image_codec(self) -> bool:
+        """Whether samples travel as files of a standard image codec."""
+        from codec.samples.image_file import IMAGE_FILES  # imports NumPy
+
+        return self.config.get("codec") in [codec.name for codec in IMAGE_FILES]
 
     def with_values(self, values: Overrides) -> "Method":
         """Return the method with values that a search over its grid tries or has chosen."""
@@ -50,7 +53,7 @@ class Preset:
     methods : tuple of Method
         The first one is ours; tables give bytes in multiples of its.
     steps : int
-        Optimizer steps of every method.
+        Optimizer steps of each method.
     batch_size : int
         Samples of a step, over all clients.
     evaluations : int
@@ -97,8 +100,6 @@ class Preset:
                 "server-steps": steps // evaluations,
                 "server-batch-size": self.batch_size,
             }
-            if method.upload:  # all bytes are sent before the first step
-                shape["eval-every"] = evaluations
         elif strategy == "fedavg":
             rounds = max(1, steps // int(chosen["local-steps"]))
             shape = {
@@ -113,6 +114,18 @@ class Preset:
                 "eval-every": steps // evaluations,
             }
         return {**shape, **chosen}
+
+
+_ALL_AT_ONCE: Overrides = {"samples-per-round": 0}  # replay: everything in the first round
+OURS = (
+    Method("ours, replay", _ALL_AT_ONCE),
+    Method("ours, streaming", {"strategy": "streaming"}),
+)
+
+
+def _upload(label: str, codec: str, **config: ConfigValue) -> Method:
+    """Return replay with an image codec, of which only lossy ones have a quality."""
+    return Method(f"upload {label}", {**_ALL_AT_ONCE, "codec": codec, **config})
 
 
 def _gradient(name: str, compressor: str, **config: ConfigValue) -> Method:
@@ -142,39 +155,32 @@ FEDAVG = (
     _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7),
     _fedavg("FedAvg, top-1 % deltas", "top-k", 10, compressor_density=0.01),
 )
-UPLOADS = tuple(
-    Method(f"upload {label}", upload=(codec, quality))
-    for label, codec, quality in (
-        ("JPEG q75", "jpeg", 75),
-        ("JPEG q10", "jpeg", 10),
-        ("flat JPEG q20", "jpeg-flat", 20),
-        ("WebP q1", "webp", 1),
-        ("WebP q10", "webp", 10),
-        ("AVIF q10", "avif", 10),
-        ("AVIF q20", "avif", 20),
-        ("AVIF q35", "avif", 35),
-        ("JPEG XL q10", "jpeg-xl", 10),
-        ("PNG", "png", -1),
-        ("WebP lossless", "webp-lossless", -1),
-        ("JPEG XL lossless", "jpeg-xl", -1),
-    )
+UPLOADS = (
+    _upload("JPEG q75", "jpeg", quality=75),
+    _upload("JPEG q10", "jpeg", quality=10),
+    _upload("flat JPEG q20", "jpeg-flat", quality=20),
+    _upload("WebP q1", "webp", quality=1),
+    _upload("WebP q10", "webp", quality=10),
+    _upload("AVIF q10", "avif", quality=10),
+    _upload("AVIF q20", "avif", quality=20),
+    _upload("AVIF q35", "avif", quality=35),
+    _upload("JPEG XL q10", "jpeg-xl", quality=10),
+    _upload("PNG", "png"),
+    _upload("WebP lossless", "webp-lossless"),
+    _upload("JPEG XL lossless", "jpeg-xl-lossless"),
 )
 _GRID: Mapping[str, tuple[ConfigValue, ...]] = {"learning-rate": (0.05, 0.1)}
 # 1 % of the coordinates ten times is too little for ResNet-20 to leave chance level.
 _MORE_ROUNDS = {"FedAvg, top-1 % deltas": {"local-steps": (10, 5, 2), **_GRID}}
-OURS = (
-    Method("ours, replay", {"samples-per-round": 0}),
-    Method("ours, streaming", {"strategy": "streaming"}),
-)
 
 
 def _all(
     *steps: float, grids: Mapping[str, Mapping[str, tuple[ConfigValue, ...]]] | None = None
 ) -> tuple[Method, ...]:
-    """Return ours at some quantization steps, the first as the reference, and all rivals.
+    """Return ours at some quantization steps, the first as the reference, and all baselines.
 
-    Ours and the uploads, which share its training loop, take the learning rate of the preset;
-    `grids` are of methods that need more than a search over theirs.
+    Ours and the uploads, which differ in the codec alone, take the learning rate of the preset.
+    `grids` holds the grids of methods that need more than a search over the learning rate.
     """
     replay, streaming = OURS
     ours = (
@@ -204,7 +210,7 @@ _ALL_PRESETS = (
             *OURS,
             _gradient("QSGD, 2 bits", "qsgd", compressor_bits=2),
             _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7),
-            Method("upload JPEG q20", upload=("jpeg", 20)),
+            _upload("JPEG q20", "jpeg", quality=20),
         ),
         steps=60,
         batch_size=64,

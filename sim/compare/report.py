@@ -1,4 +1,4 @@
-"""Tables from the raw results of a comparison; nothing is trained here."""
+"""Tables and figures from the raw results of a comparison; nothing is trained here."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +24,13 @@ from sim.compare.results import Results
 
 
 def report(preset: Preset, results: Results, folder: Path) -> list[str]:
-    """Write ``<preset>.txt`` and the figures; return the lines of the table.
+    """Write ``<preset>.txt``, ``<preset>.md`` and the figures; return the lines of the first.
 
     Parameters
     ----------
     preset : Preset
     results : Results
-        Methods that were not run yet are left out.
+        Methods that have not been run are left out.
     folder : Path
     """
     lines = tables(preset, results)
@@ -41,7 +41,7 @@ def report(preset: Preset, results: Results, folder: Path) -> list[str]:
     plot_accuracy(
         preset, results, both_ways, "uplink + downlink", folder / f"{preset.name}_total.png"
     )
-    if any(method.upload for method in preset.methods):
+    if any(method.is_image_codec for method in preset.methods):
         plot_codecs(preset, results, folder / f"{preset.name}_codecs.png")
     return lines
 
@@ -56,7 +56,7 @@ def tables(preset: Preset, results: Results) -> list[str]:
 
 
 def summary(preset: Preset, results: Results) -> list[str]:
-    """Return a line for each method: what it reached and what it cost."""
+    """Return a line for each method: accuracy, bytes and seconds."""
     lines = [
         f"{'method':28}{'accuracy %':>16}{'up MB':>11}{'down MB':>11}{'device s':>10}"
         f"{'server s':>10}{'seeds':>7}"
@@ -75,10 +75,10 @@ def summary(preset: Preset, results: Results) -> list[str]:
 
 
 def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
-    """Return the bytes each method needs for the common accuracy and others, and the ratios.
+    """Return the bytes that each method needs to reach accuracies, and their ratios to ours.
 
-    The last column compares a method's uplink alone with both directions of ours: what is left
-    of the ratio if its downlink were free, whatever broadcast it might be given.
+    The last column divides a method's uplink alone by both directions of ours: the ratio if the
+    method's downlink cost nothing, by whatever kind of broadcast.
     """
     common = common_accuracy(preset, results)
     targets = sorted({round(share * common, 3) for share in (0.9, 0.95)} | {common})
@@ -86,8 +86,8 @@ def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
     columns: list[tuple[str, float, Size, Size]] = [
         (f"up, {100 * target:.1f} %", target, uplink, uplink) for target in targets
     ]
-    columns.append((f"both, {100 * common:.1f} %", common, both_ways, both_ways))
-    columns.append(("its up to our both", common, uplink, both_ways))
+    columns.append((f"up + down, {100 * common:.1f} %", common, both_ways, both_ways))
+    columns.append(("up, to our up + down", common, uplink, both_ways))
     lines = [
         f"bytes to reach an accuracy (ratio to {ours!r}); all reach {100 * common:.1f} %",
         f"{'method':28}" + "".join(f"{title:>28}" for title, *_ in columns),
@@ -104,7 +104,7 @@ def bytes_to_reach(preset: Preset, results: Results) -> list[str]:
 
 
 def message_sizes(preset: Preset, results: Results) -> list[str]:
-    """Return a line for each rival: bytes of a client's message, as they are and in theory."""
+    """Return a line for each compressor: bytes of a client's message, measured and in theory."""
     rows = {row["method"]: row for row in results.sizes}
     lines = [
         f"{'a message (a gradient)':28}{'serialized B':>14}{'by textbook':>14}{'ratio':>8}"
@@ -121,7 +121,7 @@ def message_sizes(preset: Preset, results: Results) -> list[str]:
 
 
 def tuned(preset: Preset, results: Results) -> list[str]:
-    """Return a line for each search over hyperparameters: what was tried, and the winner."""
+    """Return a line for each search over hyperparameters: the values tried, and the best."""
     lines = []
     for method in methods_run(preset, results):
         trials = [trial for trial in results.trials if trial["method"] == method.name]
@@ -140,7 +140,7 @@ def tuned(preset: Preset, results: Results) -> list[str]:
                 for steps in lengths
             ]
             lines.append(f"{method.name:28}{'; '.join(stages)}")
-    return ["tuned (< wins)", *lines] if lines else []
+    return ["tuned (< is best)", *lines] if lines else []
 
 
 def _values(config: Mapping[str, Any]) -> str:

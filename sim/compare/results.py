@@ -35,26 +35,17 @@ class Results:
     sizes: list[Row]
 
     def run(self, method: str, seed: int) -> Row | None:
-        """Return a run that is there."""
+        """Return the run of a method and seed, or None."""
         return next((run for run in self.runs if _is_of(run, method, seed)), None)
 
     def trial(self, method: str, config: Mapping[str, ConfigValue], steps: int) -> Row | None:
-        """Return a trial that is there."""
+        """Return the trial of a method with some values and steps, or None."""
         wanted = {"method": method, "config": config, "steps": steps}
         return next((row for row in self.trials if wanted.items() <= row.items()), None)
 
     def has_size(self, method: str) -> bool:
-        """Whether the size of a method's message is there."""
+        """Whether the size of a method's message was measured."""
         return any(row["method"] == method for row in self.sizes)
-
-    def trained_on_images(self, seed: int) -> dict[str, tuple[float, list[Row]]]:
-        """Return seconds and points of a seed's uploads, by the digest of the images delivered."""
-        found: dict[str, tuple[float, list[Row]]] = {}
-        for run in self.runs:
-            if run["seed"] == seed and "images" in run:
-                own = [point for point in self.points if _is_of(point, run["method"], seed)]
-                found.setdefault(run["images"], (run["server_seconds"], own))
-        return found
 
 
 def _is_of(row: Row, method: str, seed: int) -> bool:
@@ -62,9 +53,10 @@ def _is_of(row: Row, method: str, seed: int) -> bool:
 
 
 def read_results(path: Path) -> Results:
-    """Read a JSONL file; of a method and seed run twice, the later run counts.
+    """Read a JSONL file.
 
-    A line that an interruption cut off is left out.
+    If a method was run twice with the same seed, the later run counts. A line that was cut off
+    by an interruption is skipped.
     """
     results = Results([], [], [], [])
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Run what a preset asks for and was not run yet, as many pieces at once as is asked for."""
+"""Do the jobs of a preset that have not been done, several at a time if wanted."""
 
 import multiprocessing
 import os
@@ -9,12 +9,13 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+from sim.compare.job import Job, perform
 from sim.compare.presets import Preset
 from sim.compare.results import Results, read_results
-from sim.compare.task import Task, perform
 from sim.launcher import RunError
 
 JPEG_XL_PACKAGE = "imagecodecs"  # of the extra "bench"
+_JPEG_XL = ("jpeg-xl", "jpeg-xl-lossless")
 
 Echo = Callable[[str], None]
 
@@ -30,10 +31,10 @@ def compare(
     jobs: int = 1,
     echo: Echo = print,
 ) -> Results:
-    """Run the methods of a preset, first their searches, then seed by seed.
+    """Run the methods of a preset: their searches first, then seed by seed.
 
-    Finished runs and trials are kept in ``<preset>.jsonl`` and not repeated. Each is a process of
-    its own.
+    Finished runs and trials are kept in ``<preset>.jsonl`` and not repeated. Each job is a process
+    of its own.
 
     Parameters
     ----------
@@ -45,18 +46,18 @@ def compare(
     data_dir : str
         Folder of the data set, or "".
     seeds : int, optional
-        Instead of the preset's own number.
+        Overrides the preset's own number.
     only : iterable of str
         Names of methods; empty means all.
     jobs : int
-        Runs at a time, >= 1; several share the CPU's cores, so their seconds say less.
+        How many run at a time, >= 1; several share the cores, so their seconds say less.
     echo : callable
-        Called with each line of progress, beside what the runs print themselves.
+        Called with each line of progress; the jobs print lines of their own.
 
     Returns
     -------
     Results
-        All of the file.
+        Everything in the file.
 
     Raises
     ------
@@ -68,42 +69,42 @@ def compare(
     wanted = set(only)
     methods = [method for method in preset.methods if not wanted or method.name in wanted]
     if not find_spec(JPEG_XL_PACKAGE):
-        missing = [method for method in methods if method.upload and method.upload[0] == "jpeg-xl"]
+        missing = [method for method in methods if method.config.get("codec") in _JPEG_XL]
         methods = [method for method in methods if method not in missing]
         for method in missing:
             echo(f"left out: {method.name}, which needs pip install {JPEG_XL_PACKAGE}")
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else 0
-    for phase in ([None], range(seeds or preset.seeds)):  # the winners are needed for the runs
-        tasks = [
-            Task(preset, method, seed, app, path, data_dir, threads)
+    for phase in ([None], range(seeds or preset.seeds)):  # runs need what the searches find
+        phase_jobs = [
+            Job(preset, method, seed, app, path, data_dir, threads)
             for seed in phase
             for method in methods
         ]
-        _perform([task for task in tasks if task.needed()], jobs, echo)
+        _perform([job for job in phase_jobs if job.needed()], jobs, echo)
     return read_results(path)
 
 
-def _perform(tasks: Sequence[Task], jobs: int, echo: Echo) -> None:
-    """Do the tasks, `jobs` at a time; stop all others when one fails."""
+def _perform(jobs: Sequence[Job], at_a_time: int, echo: Echo) -> None:
+    """Do the jobs, several at a time; stop all others when one fails."""
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
     started = time.perf_counter()
-    running: dict[SpawnProcess, Task] = {}
-    waiting = list(tasks)
+    running: dict[SpawnProcess, Job] = {}
+    waiting = list(jobs)
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                task = waiting.pop(0)
-                number = len(tasks) - len(waiting)
-                echo(f"[{number}/{len(tasks)}] {task.title}" + _left(number, len(tasks), started))
-                process = context.Process(target=perform, args=(task,))
+            while waiting and len(running) < at_a_time:
+                job = waiting.pop(0)
+                number = len(jobs) - len(waiting)
+                echo(f"[{number}/{len(jobs)}] {job.title}" + _left(number, len(jobs), started))
+                process = context.Process(target=perform, args=(job,))
                 process.start()
-                running[process] = task
+                running[process] = job
             ended = wait([process.sentinel for process in running])
             for process in [process for process in running if process.sentinel in ended]:
                 process.join()
-                task = running.pop(process)
+                job = running.pop(process)
                 if process.exitcode:
-                    raise RunError(f"{task.title} failed; what was finished before it is kept")
+                    raise RunError(f"{job.title} failed; what was finished before it is kept")
     finally:
         for process in running:
             process.terminate()
@@ -112,7 +113,7 @@ def _perform(tasks: Sequence[Task], jobs: int, echo: Echo) -> None:
 
 
 def _left(number: int, count: int, started: float) -> str:
-    """Return an estimate of the time that is left when a task starts, from those before it."""
+    """Return an estimate of the time left when a job starts, from those before it."""
     if number < 3:
         return ""
     each = (time.perf_counter() - started) / (number - 1)

@@ -13,16 +13,17 @@ Trial = Callable[[dict[str, ConfigValue], bool], float]
 def search(grid: Mapping[str, tuple[ConfigValue, ...]], trial: Trial) -> dict[str, ConfigValue]:
     """Return the best value of each key, tried one key at a time.
 
-    Short trials choose a value. What is best at first is often too small a learning rate for the
-    end, so longer trials go on from it to larger values of those tried, while they gain.
+    Short trials choose a value. A learning rate that is best in a short trial is often too small
+    for a longer one, so longer trials then try the larger values in turn, until one is no better.
 
     Parameters
     ----------
     grid : mapping of str to tuple
-        Values of each key; where the best of a geometric grid lies at its end, up to three
+        Values of each key. If the best value is at an end of a geometric grid, up to three
         values beyond it are tried.
     trial : callable
-        Accuracy of some values; its second argument says whether the trial is a longer one.
+        Returns the accuracy of some values; its second argument says whether the trial is a
+        longer one.
     """
     best: dict[str, ConfigValue] = {}
     for key, given in grid.items():
@@ -44,7 +45,7 @@ def _final(trial: Trial, others: Mapping[str, ConfigValue], key: str, value: Con
 def _larger(
     found: Mapping[ConfigValue, float], final: Callable[[ConfigValue], float]
 ) -> ConfigValue:
-    """Return the best value of short trials, or a larger one if it wins in longer ones."""
+    """Return the best value of the short trials, or a larger one that is better in longer ones."""
     best = max(found, key=found.__getitem__)
     if not isinstance(best, float):
         return best

@@ -1,4 +1,4 @@
-"""What one message of a rival takes, beside what it would take in theory."""
+"""Size of one message of a baseline, measured and in theory."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from sim.run_config import ConfigValue, read_defaults
 
 
 def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any] | None:
-    """Measure a rival's compressor on a gradient of the preset's model and data.
+    """Measure a baseline's compressor on a gradient of the preset's model and data.
 
     Parameters
     ----------
@@ -28,7 +28,8 @@ def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any
     -------
     dict or None
         ``coordinates``, ``serialized_bytes``, ``textbook_bytes`` and ``entropy_bytes``, see
-        `sim.compare.theoretical_size.TheoreticalSize`; None for what sends nothing compressed.
+        `sim.compare.theoretical_size.TheoreticalSize`; None if the method
+        compresses nothing.
     """
     config = RunConfig.from_run_config({**read_defaults(app), **run_config})
     request = config.request()

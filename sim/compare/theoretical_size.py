@@ -1,4 +1,4 @@
-"""What a compressed gradient would take in theory, beside what its bytes do take."""
+"""Size of a compressed gradient in theory, to compare its actual size with."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

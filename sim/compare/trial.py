@@ -1,4 +1,4 @@
-"""Trials of hyperparameters: only accuracy is asked of them, so they train in one process."""
+"""Trials of hyperparameters in one process, since only their accuracy is needed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ def accuracy_in_process(
 ) -> tuple[int, float]:
     """Train by the app's client and strategy; return optimizer steps and test accuracy.
 
-    What is reported runs on Flower's engine.
+    Runs that are reported take place on Flower's engine instead.
 
     Parameters
     ----------

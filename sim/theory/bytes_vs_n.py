@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 BATCH_SIZE = 256
-BITS = 2  # of QSGD, as refinement and as rival
+BITS = 2  # of QSGD, as refinement and as baseline
 LEVELS = 2**BITS - 1
 _FEATURES, _CLASSES, _SAMPLES = 32, 10, 4096
 _BITS = 4

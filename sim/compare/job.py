@@ -1,4 +1,4 @@
-"""One piece of a comparison's work, done in a process of its own."""
+"""A job of a comparison, done in a process of its own."""
 
 import json
 import os
@@ -22,13 +22,13 @@ from sim.run_config import ConfigValue
 from sim.superlink import interrupt
 
 _EVALUATED = re.compile(r"round \d+/\d+: accuracy .*? %, up [^,]*")
-_TUNING_SEED = 1000  # of no run that is reported
-_PATHS = ("out-dir", "data-dir")  # of a machine, not of a result
+_TUNING_SEED = 1000  # no run that is reported has it
+_PATHS = ("out-dir", "data-dir")  # mean nothing on another machine
 
 
 @dataclass(frozen=True)
-class Task:
-    """A method's preparation, or its run for a seed; what is done already is not repeated.
+class Job:
+    """A method's preparation, or its run with one seed; what has been done is not repeated.
 
     Attributes
     ----------
@@ -56,25 +56,26 @@ class Task:
 
     @property
     def title(self) -> str:
-        """What progress calls it."""
+        """Name in the lines of progress."""
         return self.method.name + (", search" if self.seed is None else f", seed {self.seed}")
 
     def needed(self) -> bool:
-        """Whether there is anything to do; a run by other values than the search's winners counts.
+        """Whether there is anything to do.
 
-        A later search, with more values or steps, may have other winners.
+        A run has to be repeated if a later search, with more values or steps, has found better
+        values than it used.
         """
         results = read_results(self.path)
         if self.seed is None and self._lacks_size(results):
             return True
         try:
-            winners = search(self.method.grid, partial(self._known, results))
+            best = search(self.method.grid, partial(self._known, results))
         except LookupError:
             return True
         if self.seed is None:
             return False
         run = results.run(self.method.name, self.seed)
-        return run is None or not winners.items() <= run["config"].items()
+        return run is None or not best.items() <= run["config"].items()
 
     def perform(self) -> None:
         """Do it and append the results."""
@@ -86,7 +87,7 @@ class Task:
 
     def _run(self, seed: int) -> None:
         config = self._config(seed, self._search())
-        run, points = self._measure(config)
+        run, points = self.measure(config)
         named = {"method": self.method.name, "seed": seed}
         rows = [{"kind": "run", **named, **run}]
         rows += [{"kind": "point", **named, **point} for point in points]
@@ -102,7 +103,7 @@ class Task:
         return compresses and not results.has_size(self.method.name)
 
     def _measure_message(self) -> None:
-        """Append the size of a message of the method, if it is not there and it has one."""
+        """Append the size of one message, unless it is there or the method compresses nothing."""
         if not self._lacks_size(read_results(self.path)):
             return
         from sim.compare.sizes import message_size
@@ -112,11 +113,11 @@ class Task:
             append_rows(self.path, [{"kind": "size", "method": self.method.name, **size}])
 
     def _search(self) -> dict[str, ConfigValue]:
-        """Return the best values of the method's grid, with trials of the file if it has them."""
+        """Return the best values of the grid; trials that the file has are not repeated."""
         return search(self.method.grid, self._trial)
 
     def _known(self, results: Results, values: dict[str, ConfigValue], final: bool) -> float:
-        """Return the accuracy of a trial that is there; LookupError if it is not."""
+        """Return the accuracy of a trial in the file, or raise LookupError."""
         steps = self.preset.trial_steps(self.method, final)
         row = results.trial(self.method.name, values, steps)
         if row is None:
@@ -147,25 +148,15 @@ class Task:
             config["threads"] = self.threads
         return config
 
-    def _measure(self, config: dict[str, ConfigValue]) -> tuple[Row, list[Row]]:
-        if self.method.upload is not None:
-            from sim.compare.uploaded import train_uploaded
-
-            run, points = train_uploaded(
-                *self.method.upload,
-                config,
-                self.app,
-                self.preset.clients,
-                read_results(self.path).trained_on_images(int(config["seed"])),
-            )
-            return run | {"machine": machine()}, points
+    def measure(self, config: dict[str, ConfigValue]) -> tuple[Row, list[Row]]:
+        """Run the app with overrides of its run config; return the run and its points."""
         out = self.path.parent / "runs" / f"{self.preset.name}-{time.time_ns()}"
         started = time.perf_counter()
         launch(self.app, config | {"out-dir": str(out)}, self.preset.clients, self._progress)
         return _read_run(out, time.perf_counter() - started)
 
     def _progress(self, line: str) -> None:
-        """Echo what a run says of its evaluations; drop the rest of its log."""
+        """Echo the evaluations from the log of a run, and nothing else of it."""
         found = _EVALUATED.search(line)
         if found:
             self._echo(found[0])
@@ -174,14 +165,14 @@ class Task:
         print(f"    {self.title}: {line}", flush=True)
 
 
-def perform(task: Task) -> NoReturn:
-    """Do a task as a process; exit with 0, with 1 and a message on stderr, or with 130."""
+def perform(job: Job) -> NoReturn:
+    """Do a job and exit: with 0, with 1 and a message on stderr, or with 130."""
     # The terminal's Ctrl-C reaches this process too; the parent passes on what only it gets.
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        task.perform()
+        job.perform()
     except RunError as error:
-        print(f"error: {task.title}: {error}", file=sys.stderr)
+        print(f"error: {job.title}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -189,7 +180,7 @@ def perform(task: Task) -> NoReturn:
 
 
 def machine() -> str:
-    """Return what the runs were measured on."""
+    """Return a description of the machine that the runs were measured on."""
     return f"{platform.machine()}, {os.cpu_count()} cores"
 
 

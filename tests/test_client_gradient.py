@@ -6,10 +6,12 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
-from clients import ArraySource, GradientInstruction, train_gradient
+from clients import ArraySource
+from clients.baselines import train_gradient
 from clients.baselines.gradient import GradientMemory, compress_gradient
-from codec import CodecError, generator
+from codec import CodecError, Compression, generator
 from codec.gradients.tensors import Array
+from codec.messages import GradientRequest
 
 SHAPES: list[tuple[int, ...]] = [(20, 30), (7,), ()]
 
@@ -19,9 +21,12 @@ def gradient(seed: int) -> list[Array]:
     return [np.asarray(random.standard_normal(shape), np.float32) for shape in SHAPES]
 
 
-def instruction(compressor: str, **options: Any) -> GradientInstruction:
-    return GradientInstruction(
-        server_round=1, seed=0, batch_size=4, compressor=compressor, **options
+def request(compressor: str, momentum_correction: float = 0.0, **rate: Any) -> GradientRequest:
+    return GradientRequest(
+        server_round=1,
+        batch_size=4,
+        compression=Compression(compressor, **rate),
+        momentum_correction=momentum_correction,
     )
 
 
@@ -30,7 +35,8 @@ def network() -> nn.Module:
 
 
 def message(**changes: Any) -> Message:
-    config = {"server-round": 1, "seed": 7, "batch-size": 5, "compressor": "fp32", **changes}
+    config = {"mode": "gradient", "server-round": 1, "seed": 7, "batch-size": 5}
+    config |= {"compressor": "fp32", **changes}
     content = RecordDict({"config": ConfigRecord(config)})
     content["arrays"] = ArrayRecord(network().state_dict())
     return Message(content, 9, "train")
@@ -47,7 +53,7 @@ def source(count: int = 12) -> ArraySource:
 
 
 def test_masked_velocity_starts_anew_where_it_was_sent() -> None:
-    asked = instruction("top-k", compressor_density=0.1, momentum_correction=0.5)
+    asked = request("top-k", density=0.1, momentum_correction=0.5)
     _, memory = compress_gradient(gradient(0), asked, GradientMemory(), generator(0))
     assert memory.velocity is not None and memory.residual is not None
     velocity = np.concatenate([part.ravel() for part in memory.velocity])
@@ -65,7 +71,7 @@ def test_masked_velocity_starts_anew_where_it_was_sent() -> None:
 
 
 def test_without_correction_there_is_no_velocity() -> None:
-    _, memory = compress_gradient(gradient(0), instruction("top-k"), GradientMemory(), generator(0))
+    _, memory = compress_gradient(gradient(0), request("top-k"), GradientMemory(), generator(0))
     assert memory.velocity is None and memory.nbytes == 4 * 608
 
 
@@ -85,7 +91,7 @@ def test_memory_of_another_model_is_refused() -> None:
     with pytest.raises(CodecError, match="memory"):
         compress_gradient(
             gradient(0),
-            instruction("top-k"),
+            request("top-k"),
             GradientMemory([np.zeros(3, np.float32)]),
             generator(0),
         )

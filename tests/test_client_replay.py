@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message
-from instructed_client import (
+from requested_client import (
     COARSE,
     answer,
     context,
@@ -18,12 +18,14 @@ from instructed_client import (
 
 from clients import ArraySource, train
 from clients.delivery import SentSamples
-from clients.importance import IMPORTANCES, SCORED, model_outputs, score
-from codec import CodecError, generator
+from clients.importance import model_outputs, score
+from codec import CodecError
+from codec.messages import IMPORTANCES, SCORED
+from codec.random import client_generator
 
 
 def replay(**overrides: Any) -> Message:
-    return message(**{"mode": "replay", "selection": "budget"} | overrides)
+    return message(**{"mode": "replay", "selection": "top"} | overrides)
 
 
 def run_replay(source: ArraySource, rounds: int, **overrides: Any) -> list[dict[str, Any]]:
@@ -66,7 +68,7 @@ def test_replay_state_holds_one_bit_a_sample() -> None:
 
 def test_replay_marks_only_what_fits_the_budget() -> None:
     source = digits(800)
-    replies = run_replay(source, 3, batch_size=0, uplink_budget=900, codec=COARSE.to_bytes())
+    replies = run_replay(source, 3, samples_per_round=0, uplink_budget=900, codec=COARSE.to_bytes())
     counts = []
     for reply in replies:
         assert 855 <= len(reply["samples"]) <= 900
@@ -77,16 +79,16 @@ def test_replay_marks_only_what_fits_the_budget() -> None:
 
 def test_replay_scores_a_pool_and_takes_its_best() -> None:
     source = digits()
-    msg = replay(arrays=True, importance="loss", batch_size=5, pool_factor=3.0)
+    msg = replay(arrays=True, importance="loss", samples_per_round=5, pool_factor=3.0)
     reply = answer(msg, context(), source, model=network)
     outputs = model_outputs(network(), source.samples, low=0, high=255)
     losses = score("loss", outputs, source.targets)
-    pool = generator(7, 1, 2).permutation(np.arange(50))[:15]
+    pool = client_generator(7, 1, 2).permutation(np.arange(50))[:15]
     assert reply["num-examples"] == 15
     assert set(sent_indices(reply)) == set(pool[np.argsort(-losses[pool])[:5]])
 
 
-@pytest.mark.parametrize("selection", ["probability", "threshold", "budget"])
+@pytest.mark.parametrize("selection", ["auto", "probability", "top"])
 @pytest.mark.parametrize("importance", SCORED)
 def test_replay_with_scores_fills_its_budget(importance: str, selection: str) -> None:
     source = digits(800)
@@ -96,7 +98,7 @@ def test_replay_with_scores_fills_its_budget(importance: str, selection: str) ->
         arrays=True,
         importance=importance,
         selection=selection,
-        batch_size=0,
+        samples_per_round=0,
         uplink_budget=900,
         codec=COARSE.to_bytes(),
     )
@@ -117,7 +119,7 @@ def test_replay_meets_its_budget_in_each_client_and_round(importance: str) -> No
                     arrays=True,
                     server_round=server_round,
                     importance=importance,
-                    batch_size=0,
+                    samples_per_round=0,
                     uplink_budget=budget,
                     codec=COARSE.to_bytes(),
                 )
@@ -136,8 +138,8 @@ def test_replay_keep_rate_is_the_share_ever_sent() -> None:
     assert [reply["remaining"] for reply in replies] == [8, 0, 0, 0]
 
 
-def test_replay_batch_size_zero_sends_everything_at_once() -> None:
-    reply = answer(replay(batch_size=0), context(), digits())
+def test_replay_without_a_limit_sends_everything_at_once() -> None:
+    reply = answer(replay(samples_per_round=0), context(), digits())
     assert sorted(sent_indices(reply)) == list(range(50)) and reply["remaining"] == 0
 
 
@@ -156,16 +158,6 @@ def test_a_failed_round_leaves_the_state_alone() -> None:
     with pytest.raises(CodecError, match=r"value 9 outside \[0, 3\]"):
         train(replay(), ctx, broken)
     assert not ctx.state
-
-
-@pytest.mark.parametrize("length", [0, 1, 8, 9, 1000])
-def test_sent_flags_survive_packing(length: int) -> None:
-    rng = np.random.default_rng(0)
-    state = SentSamples(rng.random(length) < 0.3, rng.random(length) < 0.1, 4)
-    entries = state.to_entries()
-    again = SentSamples.from_entries(entries, length)
-    assert (again.delivered == state.delivered).all() and (again.pending == state.pending).all()
-    assert again.pending_round == 4
 
 
 def test_lost_replies_are_sent_again() -> None:

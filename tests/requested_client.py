@@ -1,4 +1,4 @@
-"""A client of the message handler, for tests: its data, its model, instructions and answers."""
+"""A client of the message handler, for tests: its data, its model, requests and answers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import nn
 from clients import ArraySource, train
 from codec import CodecOptions, DecodedSamples, SamplePayload, decode_samples
 
-LOSSLESS = CodecOptions(quantizer="identity")
+LOSSLESS = CodecOptions("lossless")
 COARSE = CodecOptions(step=0.1)
 
 
@@ -37,9 +37,10 @@ def message(arrays: bool = False, **overrides: Any) -> Message:
     values: dict[str, Any] = {
         "server-round": 1,
         "seed": 7,
-        "mode": "sgd",
+        "mode": "streaming",
         "codec": LOSSLESS.to_bytes(),
         "batch-size": 12,
+        "samples-per-round": 12,
         "importance": "all",
         "selection": "probability",
         "keep-rate": 1.0,

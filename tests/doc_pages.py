@@ -1,0 +1,58 @@
+"""The pages of the documentation, and their fenced blocks."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page.
+
+    Attributes
+    ----------
+    page : Path
+    line : int
+        Of the opening fence, from 1.
+    language, text : str
+    comment : str
+        Of the HTML comment right above the block, without its marks; empty if there is none.
+    """
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    comment: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+    @property
+    def runs(self) -> bool:
+        return not re.fullmatch(r"not run: \S.*", self.comment)
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    lines = iter(enumerate(page.read_text(encoding="utf-8").splitlines(), start=1))
+    above = ""
+    for number, line in lines:
+        if not line.startswith("```"):
+            above = line
+            continue
+        text = []
+        for _, inner in lines:
+            if inner.startswith("```"):
+                break
+            text.append(inner)
+        found = re.fullmatch(r"<!-- (.*) -->", above)
+        comment = found[1] if found else ""
+        yield Block(page, number, line.removeprefix("```").strip(), "\n".join(text) + "\n", comment)
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]

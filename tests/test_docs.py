@@ -1,0 +1,245 @@
+"""The documentation: its commands run, its links lead somewhere, its tables are those measured."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from doc_pages import BLOCKS, PAGES, ROOT, Block
+
+from fl_app.config import RunConfig
+from sim import codec_constants
+from sim.cli.commands import cli
+from sim.cli.options import APP, repeat_flags
+from sim.compare.presets import PRESETS
+from sim.importance import IMPORTANCES, to_config
+from sim.run_config import make_run_config
+
+SHELL = [block for block in BLOCKS if block.language in ("sh", "console")]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+
+
+def by_name(block: Block) -> str:
+    return block.name
+
+
+# Commands
+
+
+def commands_of(block: Block) -> list[list[str]]:
+    """The commands of a block as words, without prompts, comments and environment variables."""
+    text = block.text.replace("\\\n", " ")
+    if block.language == "console":
+        text = "".join(line[2:] + "\n" for line in text.splitlines() if line.startswith("$ "))
+    found = []
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            words.pop(0)
+        if words:
+            found.append(words)
+    return found
+
+
+def is_ours(words: list[str]) -> bool:
+    return bool(re.fullmatch(r"python -m sim(\.\w+)?", " ".join(words[:3])))
+
+
+def is_external(words: list[str]) -> bool:
+    return bool(re.fullmatch(r"pip|flwr|flower-\w+", words[0]))
+
+
+COMMANDS = [
+    pytest.param(words, id=f"{block.name} {' '.join(words[:4])}")
+    for block in SHELL
+    for words in commands_of(block)
+]
+OURS = [param for param in COMMANDS if is_ours(param.values[0])]
+EXTERNAL = [param for param in COMMANDS if is_external(param.values[0])]
+
+
+def test_blocks_are_found() -> None:
+    assert {"README.md", "experiments.md", "deployment.md"} <= {b.page.name for b in SHELL}
+    assert PYTHON and len(OURS) > 10 and len(EXTERNAL) > 8
+    first_words = {param.values[0][0] for param in COMMANDS}
+    assert first_words >= {"python", "pip", "flwr", "flower-superlink", "flower-supernode"}
+
+
+@pytest.mark.parametrize("words", OURS)
+def test_a_command_of_ours_is_legal(words: list[str]) -> None:
+    check_ours(words[2].removeprefix("sim").removeprefix("."), words[3:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", EXTERNAL)
+def test_options_of_other_programs_exist(words: list[str]) -> None:
+    check_external(words)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("block", [b for b in SHELL if b.runs], ids=by_name)
+def test_a_block_of_commands_runs(block: Block, tmp_path: Path) -> None:
+    commands = commands_of(block)
+    foreign = [words for words in commands if not (is_ours(words) or is_external(words))]
+    assert not foreign, f"{block.name}: mark it `not run: reason`, or let the test know {foreign}"
+    results = snapshot(ROOT / "sim" / "results")
+    for words in commands:
+        command, folder = executed(words, tmp_path)
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, (
+            f"{shlex.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        )
+    assert snapshot(ROOT / "sim" / "results") == results, "give the command an --out"
+
+
+def executed(words: list[str], tmp_path: Path) -> tuple[list[str], Path]:
+    """What runs in place of a documented command, and where."""
+    if words[0] == "pip":  # as far as it goes without a network and without changing anything
+        assert words[1] == "install"
+        dry = ["--dry-run", "--no-deps", "--no-build-isolation"]
+        return [sys.executable, "-m", "pip", "install", *dry, *words[2:]], ROOT
+    assert is_ours(words), f"{words[0]} starts what does not end: mark the block `not run: reason`"
+    return [sys.executable, *words[1:]], tmp_path
+
+
+def snapshot(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def check_ours(module: str, arguments: list[str]) -> None:
+    """Parse a command of ours: options exist, and keys and values of the run config are legal."""
+    if module == "codec_constants":
+        codec_constants.make_parser().parse_args(arguments)
+        return
+    if module:
+        assert (ROOT / "sim" / f"{module}.py").is_file() and not arguments
+        return
+    name, *options = arguments
+    group = typer.main.get_command(cli)
+    command = group.get_command(None, name)  # type: ignore[attr-defined,arg-type]
+    assert command is not None, f"no command {name}"
+    if "--help" in options:
+        return
+    values = command.make_context(name, repeat_flags(options)).params
+    if "config" in values:
+        file = values["run_config"]
+        config = make_run_config(APP, values["config"] or (), file and ROOT / file)
+        if name == "importance":
+            to_config(values["mode"], config)
+        else:
+            RunConfig.from_run_config(config)
+    if name == "importance":
+        assert set(values["importances"] or ()) <= set(IMPORTANCES)
+    if name == "compare":
+        methods = {method.name for method in PRESETS[values["preset"]].methods}
+        assert set(values["only"] or ()) <= methods
+
+
+def check_external(words: list[str]) -> None:
+    """Check options of pip's and Flower's programs against their help, and the values we know."""
+    length = 1
+    if words[0] in ("flwr", "pip"):
+        length = 3 if words[1] in ("supernode", "federation", "config") else 2
+    known = help_of(tuple(words[:length]))
+    for word in words[length:]:
+        if word.startswith("-"):
+            option = word.split("=")[0]
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), f"no {option}"
+    for option, value in pairwise(words):
+        if option == "--run-config":
+            RunConfig.from_run_config(key_values(value))
+        if option == "--node-config":
+            assert set(key_values(value)) <= {"partition-id", "num-partitions", "data-dir"}
+        if option == "--federation-config":
+            assert key_values(value)
+
+
+@cache
+def help_of(words: tuple[str, ...]) -> str:
+    program = Path(sys.executable).with_name(words[0])
+    done = subprocess.run(
+        [str(program), *words[1:], "--help"],
+        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+
+
+def key_values(text: str) -> dict[str, Any]:
+    """Read ``a=1 b="x"``, as Flower does."""
+    pairs = re.findall(r"""([\w-]+)=("[^"]*"|\S+)""", text)
+    assert " ".join(f"{key}={value}" for key, value in pairs) == text
+    return tomllib.loads("\n".join(f"{key} = {value}" for key, value in pairs))
+
+
+@pytest.mark.parametrize("block", [b for b in PYTHON if b.runs], ids=by_name)
+def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block.text, block.name, "exec"), {"__name__": "__main__"})
+
+
+# Links
+
+
+def slug(heading: str) -> str:
+    """The anchor that GitHub makes of a heading."""
+    text = re.sub(r"\[([^]]*)]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
+    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+
+
+def anchors_of(page: Path) -> set[str]:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.M)}
+
+
+LINKS = [
+    pytest.param(page, target, id=f"{page.name} {target}")
+    for page in PAGES
+    for target in re.findall(r"]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    if not re.match(r"\w+:", target)
+]
+
+
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_a_relative_link_leads_somewhere(page: Path, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    linked = (page.parent / path).resolve() if path else page
+    assert linked.is_relative_to(ROOT) and linked.exists(), f"no {path}"
+    if anchor:
+        assert anchor in anchors_of(linked)
+
+
+# Quoted results
+
+
+QUOTED = [
+    pytest.param(name, rows, id=f"{page.name} {name}")
+    for page in PAGES
+    for name, rows in re.findall(
+        r"<!-- rows of (\S+) -->\n(.*?)<!-- end of rows -->", page.read_text(encoding="utf-8"), re.S
+    )
+]
+
+
+def test_results_are_quoted() -> None:
+    assert QUOTED
+
+
+@pytest.mark.parametrize(("name", "rows"), QUOTED)
+def test_quoted_rows_are_those_of_the_table_in_their_order(name: str, rows: str) -> None:
+    path = ROOT / "sim" / "results" / f"{name}.md"
+    table = iter(path.read_text(encoding="utf-8").splitlines())
+    for line in rows.splitlines():
+        assert line in table, f"not a line of {path.name}, or not in its order: {line}"
