@@ -99,8 +99,8 @@ def make_strategy(config: RunConfig, kind: ImageKind) -> ServerStrategy:
 
 
 def accuracy(strategy: ServerStrategy, test: Images) -> tuple[float, float]:
-    """Return loss and accuracy on test images, as a fraction; the model sees them in [0, 1]."""
-    low, high = test.value_range
+    """Return loss and accuracy on test images, as a fraction, in the units of the training."""
+    low, high = (0.0, 1.0) if strategy.request.scale == "none" else test.value_range
     return strategy.server_model.evaluate(test.samples, test.labels, low=low, high=high)
 
 

@@ -106,7 +106,8 @@ def _rehearse_batch(
         loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
     if not bool(torch.isfinite(loss)):
         # Not more than a sign: samples that are made up may be unlike any real ones.
-        log(WARNING, "the loss of a made-up batch is %s; does the data need scaling?", float(loss))
+        told = "the loss of a made-up batch is %s; does the data need scaling?"
+        log(WARNING, told, float(loss.detach()))
         return
     gradient = [p.grad for p in server.trainable()]
     if not any(part is not None and bool(part.any()) for part in gradient):

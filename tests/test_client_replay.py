@@ -19,7 +19,7 @@ from requested_client import (
 from clients import ArraySource, train
 from clients.delivery import SentSamples
 from clients.importance import model_outputs, score
-from codec import CodecError
+from codec import CodecError, SampleSpec
 from codec.messages import IMPORTANCES, SCORED
 from codec.random import client_generator
 
@@ -81,7 +81,7 @@ def test_replay_scores_a_pool_and_takes_its_best() -> None:
     source = digits()
     msg = replay(arrays=True, importance="loss", samples_per_round=5, pool_factor=3.0)
     reply = answer(msg, context(), source, model=network)
-    outputs = model_outputs(network(), source.samples, low=0, high=255)
+    outputs = model_outputs(network(), source.samples, SampleSpec((1, 8, 8)))
     losses = score("loss", outputs, source.targets)
     pool = client_generator(7, 1, 2).permutation(np.arange(50))[:15]
     assert reply["num-examples"] == 15

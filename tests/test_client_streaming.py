@@ -18,7 +18,7 @@ from torch import nn
 
 from clients import ArraySource, draw_minibatch, train
 from clients.importance import model_outputs, score
-from codec import CodecError, SamplePayload, batch_gradient, decode_samples
+from codec import CodecError, SamplePayload, SampleSpec, batch_gradient, decode_samples
 from codec.gradients import make_compressor
 from codec.messages import SCORED
 from codec.random import client_generator
@@ -70,7 +70,7 @@ def test_top_keeps_the_highest_scores(importance: str) -> None:
     msg = message(arrays=True, importance=importance, selection="top", keep_rate=0.25)
     reply = answer(msg, context(), source, model=network)
     batch = draw_minibatch(50, 12, client_generator(7, 1, 2))
-    outputs = model_outputs(network(), source.samples[batch], low=0, high=255)
+    outputs = model_outputs(network(), source.samples[batch], SampleSpec((1, 8, 8)))
     scores = score(importance, outputs, source.targets[batch])
     assert set(sent_indices(reply)) == set(batch[np.argsort(-scores)[:3]])
     assert reply["num-examples"] == 12 and reply["seconds-importance"] > 0

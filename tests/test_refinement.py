@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from clients.budget import Encoder
 from clients.importance import score
 from clients.refinement import forward_pass, gradient_residual
 from clients.selection import Selection, probability_selector
@@ -21,6 +20,7 @@ from codec import (
     SampleSpec,
     batch_gradient,
     decode_samples,
+    encode_samples,
     generator,
     per_sample_criterion,
 )
@@ -56,7 +56,10 @@ def minibatch(count: int = 24) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def payload_of(selection: Selection) -> bytes:
-    return Encoder(SPEC, (0, 0, 0)).encode(*minibatch(), selection)
+    if not len(selection):
+        return b""
+    samples, targets = (part[selection.positions] for part in minibatch())
+    return encode_samples(samples, targets, SPEC, inclusion=selection.inclusion).to_bytes()
 
 
 def selections() -> dict[str, Selection]:
