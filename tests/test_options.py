@@ -526,9 +526,9 @@ def test_options_stand_in_the_documentation() -> None:
     doc = inspect.getdoc(Shop)
     assert doc is not None and doc.startswith("Sells boxes.")
     assert "Parameters\n----------\nowner : str\n    Who runs it.\n\nOther Parameters\n---" in doc
-    assert "keep_rate : float, default=1.0\n    share that is kept; in (0, 1].\n" in doc
-    assert "label : str, default=''\n    free text.\n" in doc
-    assert "colour : Colour\n    Colour of a thing.\n" in doc
+    assert "keep_rate : float in (0, 1], default=1.0\n    Share that is kept.\n" in doc
+    assert "label : str, default=''\n    Free text.\n" in doc
+    assert "colour : Colour or str, default='none'\n    Colour of a thing.\n" in doc
     assert doc.count("count : int") == 1
 
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.coding.runs import runs
 from codec.coding.symbols import LARGE, decode_symbols, encode_symbols
 from codec.errors import CodecError, PayloadError
-from codec.gradients.tensors import runs
 
 Float = TypeVar("Float", np.float16, np.float32)
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.coding.floats import decode_bits, decode_words, encode_bits, encode_words
+from codec.coding.runs import runs
 from codec.coding.symbols import decode_integers, encode_integers
 from codec.errors import CodecError, PayloadError
 from codec.gradients.frame import Frame, read_frame
@@ -21,7 +22,6 @@ from codec.gradients.tensors import (
     Memory,
     Shapes,
     flatten,
-    runs,
     sizes,
     unflatten,
 )

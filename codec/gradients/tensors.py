@@ -1,7 +1,7 @@
 """Lists of tensors as one vector and back, with what error feedback adds to them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from codec.errors import CodecError, PayloadError
 MAX_COORDINATES = 2**27
 
 _SAMPLING = 64
-_RUN = 2**16
 
 Array = NDArray[np.float32]
 Memory = list[Array]
@@ -86,12 +85,6 @@ def _concatenate(tensors: Sequence[Array], what: str) -> Array:
 def _require_finite(vector: Array, what: str) -> None:
     if not np.isfinite(vector).all():
         raise CodecError(f"{what} must be finite, NaN or infinity found")
-
-
-def runs(coordinates: int) -> Iterator[slice]:
-    """Cut so many coordinates into runs whose intermediate results fit in a processor's cache."""
-    for start in range(0, coordinates, _RUN):
-        yield slice(start, min(start + _RUN, coordinates))
 
 
 def sizes(shapes: Shapes) -> list[int]:

@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from codec.coding.floats import decode_bits, decode_floats, encode_bits, encode_floats
+from codec.coding.runs import runs
 from codec.coding.symbols import decode_symbols, encode_symbols
 from codec.errors import CodecError
 from codec.gradients.frame import Frame, read_frame
@@ -21,7 +22,6 @@ from codec.gradients.tensors import (
     Memory,
     flatten,
     largest_magnitudes,
-    runs,
     sizes,
     unflatten,
 )
