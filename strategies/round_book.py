@@ -83,6 +83,9 @@ class RoundBook:
         1 before any was.
     accepted : int
         Replies that could be used.
+    node_steps : int
+        Sum over the rounds of their steps times the nodes that were asked: the gradients that
+        data-parallel training would have sent.
     """
 
     def __init__(self, on_round: Callable[[RoundResult], None] | None = None) -> None:
@@ -94,6 +97,7 @@ class RoundBook:
         self.skipped: Counter[str] = Counter()
         self.clipped = 0
         self.accepted = 0
+        self.node_steps = 0
         self._kept_sum = 0.0
         self._kept_count = 0
         self._told: set[str] = set()
@@ -101,6 +105,7 @@ class RoundBook:
         self._on_round = on_round
         self._messages: list[Message] = []
         self._missing: set[int] = set()
+        self._asked = 0
         self.any_missing = False
         self._asked_at = 0.0
         self._round_seconds: defaultdict[str, float] = defaultdict(float)
@@ -159,6 +164,7 @@ class RoundBook:
         self.ledger.record_downlink(server_round, messages)
         self._messages = list(messages)
         self._missing = {message.metadata.dst_node_id for message in messages}
+        self._asked = len(self._missing)
         self._asked_at = time.perf_counter()
 
     def collect(
@@ -239,6 +245,7 @@ class RoundBook:
         """
         sent = sum(received.num_sent for received in accepted)
         self.samples_sent += sent
+        self.node_steps += steps * self._asked
         uplink, downlink = self.ledger.round_bytes(server_round)
         result = RoundResult(
             round=server_round,

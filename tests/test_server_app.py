@@ -15,6 +15,7 @@ from fl_app.config import ConfigError, RunConfig
 from fl_app.server_app import app as server_app
 from fl_app.server_app import set_threads
 from fl_app.training import round_learning_rates
+from strategies.errors import RunFailed
 
 ROOT = Path(__file__).parents[1]
 RESULT_KEYS = {
@@ -28,7 +29,7 @@ RESULT_KEYS = {
         "client_memory_bytes",
         "seconds",
     ),
-    *("config", "seed", "versions", "failures"),
+    *("config", "seed", "versions", "failures", "variance_kept", "skipped", "clipped"),
 }
 QUICK: dict[str, int | float | str] = {
     "model": "logistic",
@@ -108,8 +109,9 @@ def test_run_without_a_usable_sample_fails_with_the_cause(tmp_path: Path) -> Non
     def without_data(msg: Message, context: Context) -> Message:
         raise FileNotFoundError("no data here")
 
-    with pytest.raises(RuntimeError, match=r"no client sent anything usable; .*'error': 6"):
+    with pytest.raises(RunFailed, match=r"no reply could be used: .*, no data here"):
         run_app(tmp_path, without_data)
+    assert {file.name for file in tmp_path.iterdir()} == {"rounds.jsonl"}  # no untrained model
 
 
 def test_small_models_get_one_thread_unless_told() -> None:

@@ -77,5 +77,9 @@ RunFolder: TypeAlias = Annotated[
     str,
     typer.Option(metavar="DIR", help="Folder of the results.", show_default="runs/<time>-..."),
 ]
+Overwrite: TypeAlias = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace the results in DIR, which are refused otherwise."),
+]
 ResultsFolder: TypeAlias = Annotated[Path, _folder("Folder of the results.", "sim/results")]
 Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Small and short: a smoke test.")]
