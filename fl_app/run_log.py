@@ -168,7 +168,7 @@ def summary_lines(
     """Return what a run came to: samples, bytes, accuracy, seconds and where the results are."""
     return [
         f"samples: {_samples(book)}",
-        f"bytes: {last.traffic()}",
+        last.traffic(),
         f"accuracy: {last.score()} after {last.steps:,} steps; {_failures(book)}",
         f"seconds: {_seconds(seconds)}",
         f"run folder: {folder}",

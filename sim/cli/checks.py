@@ -51,7 +51,10 @@ def check_run(app: Path, values: Mapping[str, ConfigValue], clients: int) -> Non
     except (ConfigError, CodecError) as error:
         raise RunConfigError(str(error)) from error
     except DataError as error:
-        raise RunConfigError(f"dataset = {str(values['dataset'])!r}: {error}") from error
+        name = str(values["dataset"])
+        raise RunConfigError(
+            f"dataset = {name!r}: {str(error).removeprefix(f'{name}: ')}"
+        ) from error
 
 
 def _check_nodes(config: "RunConfig", clients: int) -> None:

@@ -23,6 +23,7 @@ from sim.cli.options import (
     ResultsFolder,
     RunFolder,
     absolute,
+    folder,
 )
 from sim.cli.results_folder import LOG, results_folder
 from sim.cli.run_help import RunCommand
@@ -57,11 +58,11 @@ def run(
         return
     place = out or str(effective["out-dir"])
     with (
-        results_folder(place, effective, overwrite=overwrite) as folder,
-        kept_log(folder / LOG, print_line) as echo,
+        results_folder(place, effective, overwrite=overwrite) as results,
+        kept_log(results / LOG, print_line) as echo,
     ):
-        launch(app, overrides | {"out-dir": str(folder)}, clients, echo)
-    print_line(f"run folder: {folder}")
+        launch(app, overrides | {"out-dir": str(results)}, clients, echo)
+    print_line(f"run folder: {results}")
 
 
 @cli.command()
@@ -79,9 +80,9 @@ def central(
     overrides = make_run_config(app, config or (), run_config)
     effective = read_defaults(app) | overrides
     check_run(app, effective, clients)
-    with results_folder(out, effective | {"strategy": "central"}) as folder:
-        beside_central_training(app, overrides, clients, seeds, folder, print_line)
-    print_line(f"results: {folder}")
+    with results_folder(out, effective | {"strategy": "central"}) as results:
+        beside_central_training(app, overrides, clients, seeds, results, print_line)
+    print_line(f"results: {results}")
 
 
 @cli.command()
@@ -122,7 +123,7 @@ def cost(
 def compare(
     preset: Annotated[str, typer.Option(click_type=click.Choice(list(PRESETS)))],
     data_dir: Annotated[
-        Path, typer.Option(parser=absolute, metavar="DIR", help="Folder of the data set.")
+        Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the data set.")
     ] = Path("data"),
     seeds: Annotated[
         int | None, typer.Option(min=1, metavar="N", show_default="the preset's")
