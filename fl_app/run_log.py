@@ -21,6 +21,7 @@ from fl_app.words import counts, duration
 from strategies.round_book import RoundBook
 
 _WAIT_SECONDS = 10.0
+_LONG = 5  # lines beyond which a record is taken for a traceback
 _ALIKE = 3  # warnings of a kind that one round shows
 # What a line a round says better, and what the run folder has.
 _TOLD_BY_ROUNDS = ("configure_train: asking", "aggregate_train: ")
@@ -33,17 +34,23 @@ class OrderlyLog(logging.Filter):
 
     Flower's loop dumps the configuration as a tree, empty lines, each metric twice and all of
     them at the end. Warnings and whatever is said elsewhere stay; of those that differ in their
-    figures only, as one for each of 1,000 clients, a round shows the first few and a count.
+    figures only, as one for each of 1,000 clients, a round shows the first few and a count; of
+    tracebacks that are logged at one place, a run shows the first.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._seen: Counter[str] = Counter()
+        self._long: set[tuple[str, int]] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a record is shown."""
         if record.levelno <= INFO:
             return not self._is_noise(record)
+        if record.getMessage().count("\n") > _LONG:
+            place = (record.pathname, record.lineno)
+            known, self._long = place in self._long, self._long | {place}
+            return not known
         kind = str(record.msg)
         self._seen[kind] += 1
         return self._seen[kind] <= _ALIKE

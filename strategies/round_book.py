@@ -13,6 +13,7 @@ from flwr.app import Message, MetricRecord
 from flwr.common import log
 
 from codec.messages import SampleReply
+from strategies.client_words import client_words
 from strategies.ledger import Ledger
 from strategies.received import BadReply, Received, client_of
 
@@ -153,7 +154,7 @@ class RoundBook:
         """Book replies to requests to evaluate."""
         for message, node_id in self._by_client(replies):
             if message.has_error():
-                self.reject(node_id, BadReply("evaluate", message.error.reason or "no reason"))
+                self.reject(node_id, BadReply("evaluate", client_words(message.error.reason)))
             self.ledger.record_uplink(server_round, message, {})
         self._miss_replies()
 

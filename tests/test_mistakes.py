@@ -33,6 +33,7 @@ from sim.cli import checks, commands, results_folder
 from sim.launcher import RunError, _cause
 from strategies import QuantizedDataReplay, QuantizedDataStreaming
 from strategies.baselines import CompressedFedAvg, GradientCompression
+from strategies.client_words import client_words
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 3.0
@@ -505,3 +506,26 @@ def test_the_cause_is_told_in_the_words_of_whoever_raised_it(
     details: str, lines: list[str], cause: str
 ) -> None:
     assert _cause(details, lines) == cause
+
+
+RAY = (
+    "<class 'ray.exceptions.RayTaskError(ClientAppException)'>:<'\x1b[36mray::ClientAppActor.run()"
+    '\x1b[39m (pid=6, repr=<flwr.Actor at 0x7f>)\n    ^^^^\n  File "x.py", line 1\n'
+    "fl_app.images.MissingSplit: no folder x\n\nThe above exception was the direct cause of the "
+    "following exception:\n\nflwr.clientapp.client_app.ClientAppException: \nException "
+    "ClientAppException occurred. Message: no folder x: name\nanother'>"
+)
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("no data here", "no data here"),
+        ("<class 'KeyError'>:<'rate is\n missing'>", "rate is missing"),
+        (RAY, "no folder x: name another"),
+        ("", "no reason given"),
+        ("x" * 10_000, "x" * 600 + "..."),
+    ],
+)
+def test_a_clients_error_is_told_in_its_own_words(reason: str, words: str) -> None:
+    assert client_words(reason) == words

@@ -53,6 +53,14 @@ def test_a_thousand_like_warnings_are_three_and_a_count(caplog: pytest.LogCaptur
     assert lines(caplog) == [*shown, more, *shown, more]
 
 
+def test_of_like_tracebacks_the_first_is_shown(caplog: pytest.LogCaptureFixture) -> None:
+    with orderly_log() as journal:
+        for node in range(40):
+            log(logging.ERROR, "Traceback of %d\n" + "  File\n" * 20, node)
+            journal.next_round()
+    assert [line.split("\n")[0] for line in lines(caplog)] == ["Traceback of 0"]
+
+
 def test_colours_are_left_out_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     [handler] = [h for h in logging.getLogger("flwr").handlers if hasattr(h, "colored")]
     monkeypatch.setattr(handler, "colored", True)

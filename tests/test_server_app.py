@@ -191,7 +191,7 @@ def test_clients_whose_dirichlet_share_is_empty_do_no_harm(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("strategy", ["replay", "streaming", "fedavg"])
 def test_a_run_that_diverges_fails(strategy: str, tmp_path: Path) -> None:
-    with pytest.raises((RunFailed, DivergedError), match="diverged|holds NaN"):
+    with pytest.raises((RunFailed, DivergedError), match=r"diverged|holds NaN"):
         run_app(tmp_path, strategy=strategy, learning_rate=1e30, schedule="constant")
     assert not (tmp_path / "result.json").exists()
 
