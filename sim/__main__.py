@@ -55,7 +55,7 @@ def _invoke(arguments: Sequence[str]) -> int:
 
 
 def _failed(message: str, exit_code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", *message.splitlines(), file=sys.stderr)
     return exit_code
 
 
