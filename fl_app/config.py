@@ -25,7 +25,9 @@ from codec.options import (
     COUNT,
     COUNT_OR_NONE,
     POSITIVE,
+    OneOf,
     Options,
+    Range,
     Scalar,
     choice,
     did_you_mean,
@@ -42,6 +44,22 @@ class ConfigError(ValueError):
     """A run-config entry that cannot be used; names key, value and what is legal."""
 
 
+class _Devices(OneOf):
+    """Names of torch's devices, "cuda:N" among them."""
+
+    def __contains__(self, name: object) -> bool:
+        kind, colon, number = str(name).partition(":")
+        numbered = number.isdecimal() and kind not in ("auto", "cpu")
+        return super().__contains__(kind) and (numbered or not colon)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, or with a number, as cuda:1"
+
+
+DEVICES = _Devices(("auto", "cpu", "cuda", "mps", "xpu"))
+_SIDES, _THREADS = Range(1, 4096), Range(0, 1024)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
     """The run."""
@@ -53,9 +71,9 @@ class RunOptions(Options):
     num_rounds: int = option(8, "federated rounds", COUNT)
     eval_every: int = option(1, "rounds between two evaluations (the last is always one)", COUNT)
     round_timeout: float = option(600.0, "seconds to wait for a round's replies", POSITIVE)
-    device: str = option("auto", "torch device of the server")
+    device: str = option("auto", "torch device of the server", DEVICES)
     threads: int = option(
-        0, "CPU threads of the server (0 = 1 for a small model, else all cores)", COUNT_OR_NONE
+        0, "CPU threads of the server (0 = 1 for a small model, else all cores)", _THREADS
     )
     out_dir: str = option("", "run folder (empty: runs/<time>-<dataset>-<strategy>)")
 
@@ -66,7 +84,7 @@ class DataOptions(Options):
 
     dataset: str = choice("what is learned", *DATASETS)
     data_dir: str = option("", "folder of the data set (a node's own data-dir goes first)")
-    image_size: int = option(64, "imagefolder: side that images are resized and cropped to", COUNT)
+    image_size: int = option(64, "imagefolder: side that images are resized and cropped to", _SIDES)
     max_train_samples: int = option(
         0, "train on a random part of this size (0 = all)", COUNT_OR_NONE
     )
@@ -164,7 +182,7 @@ class RunConfig(
                 raise ConfigError(f"run config has no key {key!r}; {hint}")
         try:
             config = cls.from_flat(run_config)
-            config.request()
+            config.check()
         except OptionError as error:
             raise ConfigError(str(error.under_key(error.name.replace("_", "-")))) from error
         except CodecError as error:
@@ -175,6 +193,17 @@ class RunConfig(
         """Return the flat kebab-case mapping that `from_run_config` reads."""
         return self.to_flat()
 
+    def check(self) -> None:
+        """Raise `CodecError` if keys contradict each other, or leave nothing to learn."""
+        if self.strategy != STREAMING and self.refinement:
+            raise CodecError(
+                f"refinement = {self.refinement.kind!r} needs strategy = {STREAMING!r}; with "
+                f"{self.strategy!r}, set refinement = 'none'"
+            )
+        if self.strategy == REPLAY and not self.server_steps:
+            raise CodecError("server-steps = 0 leaves the model as it is; set it to 1 or more")
+        self.request()
+
     def request(self) -> Request:
         """Return what the strategy asks of clients, but for what is a round's or a node's own.
 
@@ -184,14 +213,18 @@ class RunConfig(
             If options contradict each other: what every client would refuse later.
         """
         config = self
-        if self.strategy != STREAMING and self.refinement:
-            raise CodecError(
-                f"refinement = {self.refinement.kind!r} needs strategy = {STREAMING!r}; with "
-                f"{self.strategy!r}, set refinement = 'none'"
-            )
         if self.strategy == GRADIENT and not self.compression:
             config = replace(self, compression=Compression("fp32"))
         return pick(REQUESTS[self.strategy], config, server_round=1)
+
+
+def check_classes(dataset: str, classes: int) -> None:
+    """Raise `ConfigError` unless there are classes to tell apart."""
+    if classes < 2:
+        raise ConfigError(
+            f"dataset = {dataset!r} has {classes} class; a model needs at least 2 to tell apart: "
+            "give every class a folder of its own"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,14 @@ from clients.pictures import BACKGROUND
 from codec.options import did_you_mean
 from fl_app.image_folder import SPLITS, ImageFolder
 from fl_app.images import DataError, ImageKind, Images, MissingSplit, Skipped
-from fl_app.raw_files import load_cifar, load_fashion_mnist, load_mnist5k
+from fl_app.raw_files import (
+    cifar_files,
+    fashion_mnist_files,
+    load_cifar,
+    load_fashion_mnist,
+    load_mnist5k,
+    mnist5k_file,
+)
 
 __all__ = [
     "DATASETS",
@@ -26,6 +33,7 @@ __all__ = [
     "MissingSplit",
     "Skipped",
     "describe",
+    "extent",
     "load",
 ]
 
@@ -92,6 +100,19 @@ def describe(dataset: str, data_dir: str = "", image_size: int = 64) -> ImageKin
     return _known(dataset).describe(_folder(data_dir, image_size))
 
 
+def extent(dataset: str, split: str, data_dir: str = "", image_size: int = 64) -> tuple[int, int]:
+    """Return how many images and classes a split has, after a look at what files there are.
+
+    Raises
+    ------
+    MissingSplit
+        If the split is not there.
+    DataError
+        If an image folder cannot be listed.
+    """
+    return _known(dataset).extent(split, _folder(data_dir, image_size))
+
+
 def _known(dataset: str) -> "DataSet":
     if dataset not in DATASETS:
         hint = did_you_mean(dataset, DATASETS)
@@ -127,12 +148,15 @@ class DataSet:
         ``(split, folder) -> Images``.
     describe : callable
         ``(folder) -> ImageKind``.
+    extent : callable
+        ``(split, folder) -> (images, classes)``, by the files' names alone.
     digits : bool
         Centred digits, whose mirror images are none.
     """
 
     load: Callable[[str, ImageFolder], Images]
     describe: Callable[[ImageFolder], ImageKind]
+    extent: Callable[[str, ImageFolder], tuple[int, int]]
     digits: bool = False
 
 
@@ -153,17 +177,50 @@ def _describe_cifar(classes: int, images: ImageFolder) -> ImageKind:
     return folder.describe() if folder else ImageKind((3, 32, 32), "uint8", classes)
 
 
+def _cifar_extent(dataset: str, classes: int, split: str, images: ImageFolder) -> tuple[int, int]:
+    folder = _cifar_folder(images)
+    if folder:
+        return folder.extent(split)
+    cifar_files(dataset, split, images.folder)
+    return {"train": 50_000, "test": 10_000}[split], classes
+
+
+def _fashion_mnist_extent(split: str, images: ImageFolder) -> tuple[int, int]:
+    fashion_mnist_files(split, images.folder)
+    return {"train": 60_000, "test": 10_000}[split], 10
+
+
+def _mnist5k_extent(split: str, _: ImageFolder) -> tuple[int, int]:
+    mnist5k_file()
+    return {"train": 4_000, "test": 1_000}[split], 10
+
+
 _GREY_28 = ImageKind((1, 28, 28), "uint8", 10)
 
-# A new data set is a function in one of the modules above and a line here.
+
+def _cifar(dataset: str, classes: int) -> DataSet:
+    return DataSet(
+        partial(_load_cifar, dataset),
+        partial(_describe_cifar, classes),
+        partial(_cifar_extent, dataset, classes),
+    )
+
+
+# A new data set is a few functions in one of the modules above and an entry here.
 DATASETS: Mapping[str, DataSet] = {
-    "mnist5k": DataSet(lambda split, _: load_mnist5k(split), lambda _: _GREY_28, digits=True),
-    "fashion-mnist": DataSet(
-        lambda split, images: load_fashion_mnist(split, images.folder), lambda _: _GREY_28
+    "mnist5k": DataSet(
+        lambda split, _: load_mnist5k(split), lambda _: _GREY_28, _mnist5k_extent, digits=True
     ),
-    "cifar10": DataSet(partial(_load_cifar, "cifar10"), partial(_describe_cifar, 10)),
-    "cifar100": DataSet(partial(_load_cifar, "cifar100"), partial(_describe_cifar, 100)),
+    "fashion-mnist": DataSet(
+        lambda split, images: load_fashion_mnist(split, images.folder),
+        lambda _: _GREY_28,
+        _fashion_mnist_extent,
+    ),
+    "cifar10": _cifar("cifar10", 10),
+    "cifar100": _cifar("cifar100", 100),
     "imagefolder": DataSet(
-        lambda split, images: images.load(split), lambda images: images.describe()
+        lambda split, images: images.load(split),
+        lambda images: images.describe(),
+        lambda split, images: images.extent(split),
     ),
 }

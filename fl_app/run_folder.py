@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from fl_app.config import ConfigError
+from fl_app.words import size
+
 _VERSIONED = ("flwr", "numpy", "torch", "torchvision", "constriction")
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True)
@@ -53,31 +55,34 @@ class RoundRecord:
 
     def line(self, num_rounds: int) -> str:
         """Return the round as a log line."""
-        accuracy = "not evaluated" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
         line = (
-            f"round {self.round}/{num_rounds}: accuracy {accuracy}, "
-            f"up {_size(self.uplink_bytes)}, down {_size(self.downlink_bytes)}"
+            f"round {self.round}/{num_rounds}: accuracy {self.score()}, "
+            f"up {size(self.uplink_bytes)}, down {size(self.downlink_bytes)}"
         )
         if self.uplink_bytes and self.fp32_gradient_bytes:
             times = self.fp32_gradient_bytes / self.uplink_bytes
             line += f", {times:,.{0 if times >= 10 else 1}f}x fewer up than fp32 gradients"
         return line
 
+    def score(self) -> str:
+        """Return the accuracy in words."""
+        return "not evaluated" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
+
     def traffic(self) -> str:
-        """Return content and envelope of both directions as a log line."""
-        up, down = _size(self.uplink_bytes), _size(self.downlink_bytes)
-        around_up = _size(self.uplink_envelope_bytes)
-        around_down = _size(self.downlink_envelope_bytes)
+        """Return content and envelope of both directions in words."""
+        up, down = size(self.uplink_bytes), size(self.downlink_bytes)
+        around_up = size(self.uplink_envelope_bytes)
+        around_down = size(self.downlink_envelope_bytes)
         return f"content: {up} up, {down} down; envelope: {around_up} up, {around_down} down"
 
 
-def fp32_gradient_bytes(parameters: int, clients: int, steps: int) -> int:
+def fp32_gradient_bytes(parameters: int, node_steps: int) -> int:
     """Return the uplink of data-parallel training with uncompressed gradients.
 
-    Each of `clients` would send one float32 gradient of all `parameters` per optimizer step, for
-    the same number of steps as the run took.
+    Every node that a round asked would send one float32 gradient of all `parameters` for each of
+    the round's optimizer steps; `node_steps` is how many that makes over the run.
     """
-    return 4 * parameters * clients * steps
+    return 4 * parameters * node_steps
 
 
 def run_folder_path(out_dir: str, now: datetime, dataset: str, strategy: str) -> Path:
@@ -98,13 +103,24 @@ class RunFolder:
     ----------
     path : Path
         Created with its parents; an earlier run's round lines there are replaced.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be written to.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rounds: list[RoundRecord] = []
-        path.mkdir(parents=True, exist_ok=True)
-        self._lines = (path / "rounds.jsonl").open("w", encoding="utf-8")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lines = (path / "rounds.jsonl").open("w", encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"out-dir = {str(path)!r} must be a folder that can be written to: "
+                f"{error.strerror}; choose another, or leave it empty"
+            ) from error
 
     def append_round(self, record: RoundRecord) -> None:
         """Add a round to ``rounds.jsonl``, at once readable by others."""
@@ -167,10 +183,10 @@ def plot_accuracy(rounds: Sequence[RoundRecord], title: str, path: Path) -> None
         )  # fmt: skip
         if max([sizes[-1], *references.values()]) > 20 * sizes[0]:
             axes.set_xscale("log")
-    for (label, size), color in zip(references.items(), ("dimgray", "tab:red"), strict=False):
-        axes.axvline(size, color=color, linestyle="--", linewidth=1)
+    for (label, count), color in zip(references.items(), ("dimgray", "tab:red"), strict=False):
+        axes.axvline(count, color=color, linestyle="--", linewidth=1)
         axes.annotate(
-            f"{label}, {_size(size)}", (size, 0.03), xycoords=axes.get_xaxis_transform(),
+            f"{label}, {size(count)}", (count, 0.03), xycoords=axes.get_xaxis_transform(),
             xytext=(-4, 0), textcoords="offset points", ha="right", rotation=90, fontsize=8,
             color=color,
         )  # fmt: skip
@@ -190,11 +206,3 @@ def _references(rounds: Sequence[RoundRecord]) -> dict[str, int]:
         "fp32 gradients, same steps": last.fp32_gradient_bytes,
     }
     return {label: size for label, size in sizes.items() if size}
-
-
-def _size(count: float) -> str:
-    """Return a byte count for people, in powers of 1000."""
-    power = 0
-    while count >= 999.95 and power < len(_UNITS) - 1:
-        count, power = count / 1000, power + 1
-    return f"{count:.{1 if power else 0}f} {_UNITS[power]}"

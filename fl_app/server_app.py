@@ -12,7 +12,7 @@ from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
-from fl_app.config import RunConfig
+from fl_app.config import RunConfig, check_classes
 from fl_app.data import Images, MissingSplit, describe, load
 from fl_app.images import ImageKind
 from fl_app.models import build_model
@@ -24,7 +24,16 @@ from fl_app.run_folder import (
     run_folder_path,
     versions,
 )
+from fl_app.run_log import (
+    OrderlyLog,
+    ReportingGrid,
+    RoundClock,
+    failures_of,
+    orderly_log,
+    summary_lines,
+)
 from strategies import ServerStrategy
+from strategies.errors import RunFailed
 from strategies.ledger import DOWNLINK, UPLINK
 from strategies.server_strategy import is_due
 
@@ -38,36 +47,66 @@ def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config asks for and write the run folder."""
     started = time.perf_counter()
     config = RunConfig.from_run_config(context.run_config)
-    test = load_test(config)
-    kind = test.kind if test else describe(config.dataset, config.data_dir, config.image_size)
-    strategy = make_strategy(config, kind)
-    set_threads(config.threads, strategy.model)
-    path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
-    with contextlib.closing(RunFolder(path)) as folder:
-        log(INFO, "run folder: %s", path)
+    with orderly_log() as journal:
+        test = load_test(config)
+        kind = test.kind if test else describe(config.dataset, config.data_dir, config.image_size)
+        strategy = make_strategy(config, kind)
+        set_threads(config.threads, strategy.model)
+        path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
+        with contextlib.closing(RunFolder(path)) as folder:
+            log(INFO, "run folder: %s", path)
+            run_rounds(ReportingGrid(grid), strategy, config, test, kind, folder, journal)
+            seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
+            write_results(folder, strategy, config, seconds)
+        for line in summary_lines(strategy.book, folder.rounds[-1], seconds, str(path)):
+            log(INFO, line)
 
-        def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
-            due = is_due(server_round, config.eval_every, config.num_rounds)
-            nodes = len(list(grid.get_node_ids()))
-            clients = max(1, int(config.fraction_train * nodes))
-            record = measure(strategy, server_round, clients, test, kind, evaluated=due)
-            folder.append_round(record)
-            log(INFO, record.line(config.num_rounds))
-            scores = {"accuracy": record.accuracy, "loss": record.loss}
-            return MetricRecord({k: v for k, v in scores.items() if v is not None})
 
-        strategy.start(
-            grid,
-            num_rounds=config.num_rounds,
-            timeout=config.round_timeout,
-            evaluate_fn=evaluate,
-        )
-        seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
-        write_results(folder, strategy, config, seconds)
+def run_rounds(
+    grid: Grid,
+    strategy: ServerStrategy,
+    config: RunConfig,
+    test: Images | None,
+    kind: ImageKind,
+    folder: RunFolder,
+    journal: OrderlyLog,
+) -> None:
+    """Run the strategy; add every round to the folder and to the log.
+
+    Raises
+    ------
+    RunFailed
+        If nothing was learned, or the model has diverged.
+    """
+    clock, failures = RoundClock(config.num_rounds), strategy.failures.copy()
+
+    def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
+        nonlocal failures
+        due = is_due(server_round, config.eval_every, config.num_rounds)
+        record = measure(strategy, server_round, test, kind, evaluated=due)
+        folder.append_round(record)
+        journal.next_round()
+        failed = failures_of(failures, strategy.failures)
+        failures = strategy.failures.copy()
+        log(INFO, record.line(config.num_rounds) + failed + clock.lap(server_round))
+        check_learning(record, config)
+        scores = {"accuracy": record.accuracy, "loss": record.loss}
+        return MetricRecord({k: v for k, v in scores.items() if v is not None})
+
+    strategy.start(
+        grid, num_rounds=config.num_rounds, timeout=config.round_timeout, evaluate_fn=evaluate
+    )
     if not strategy.steps_taken:
-        raise RuntimeError(f"no client sent anything usable; failures: {dict(strategy.failures)}")
-    log(INFO, folder.rounds[-1].traffic())
-    log(INFO, "run folder: %s", path)
+        raise RunFailed(f"no optimizer step was taken: {strategy.book.why()}")
+
+
+def check_learning(record: RoundRecord, config: RunConfig) -> None:
+    """Raise `RunFailed` if a round's test loss is not finite: such a model never recovers."""
+    if record.accuracy is not None and record.loss is None:
+        raise RunFailed(
+            f"the test loss is not finite after round {record.round}: training has diverged; lower "
+            f"learning-rate = {config.learning_rate:g}"
+        )
 
 
 def load_test(config: RunConfig) -> Images | None:
@@ -93,7 +132,14 @@ def set_threads(threads: int, model: nn.Module) -> None:
 
 
 def make_strategy(config: RunConfig, kind: ImageKind) -> ServerStrategy:
-    """Build the strategy of a run, its model made for images of a kind."""
+    """Build the strategy of a run, its model made for images of a kind.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two classes.
+    """
+    check_classes(config.dataset, kind.classes)
     model = build_model(config.model, kind.shape, kind.classes, stem=config.stem, seed=config.seed)
     return STRATEGIES[config.strategy].build(config, model, kind)
 
@@ -107,13 +153,12 @@ def accuracy(strategy: ServerStrategy, test: Images) -> tuple[float, float]:
 def measure(
     strategy: ServerStrategy,
     server_round: int,
-    clients: int,
     test: Images | None,
     kind: ImageKind,
     *,
     evaluated: bool = True,
 ) -> RoundRecord:
-    """Return the state of a run after a round that asked `clients` nodes."""
+    """Return the state of a run after a round."""
     server, ledger = strategy.server_model, strategy.ledger
     loss = share = None
     if evaluated and test:
@@ -130,7 +175,7 @@ def measure(
         uplink_envelope_bytes=ledger.envelope_bytes(UPLINK),
         downlink_envelope_bytes=ledger.envelope_bytes(DOWNLINK),
         raw_pixel_bytes=strategy.book.samples_sent * kind.nbytes,
-        fp32_gradient_bytes=fp32_gradient_bytes(parameters, clients, strategy.steps_taken),
+        fp32_gradient_bytes=fp32_gradient_bytes(parameters, strategy.book.node_steps),
     )
 
 

@@ -16,6 +16,9 @@ from sim.superlink import interrupt
 
 INTERRUPTED = 130
 
+_PROGRAM = "python -m sim"
+_OWN_PACKAGES = ("codec.", "clients.", "strategies.", "fl_app.", "sim.")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a subcommand; return the exit code: 0, 1 (run failed), 2 (bad arguments) or 130."""
@@ -26,10 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _invoke(sys.argv[1:] if arguments is None else arguments)
     except click.UsageError as error:
-        return _failed(" ".join(error.format_message().split()), 2)  # some have several lines
+        told = " ".join(error.format_message().split())  # some have several lines
+        program = error.ctx.command_path if error.ctx else _PROGRAM
+        return _failed(f"{told.removesuffix('.')}. See {program} --help", 2)
     except RunConfigError as error:
         return _failed(str(error), 2)
     except RunError as error:
+        return _failed(str(error), 1)
+    except (RuntimeError, ValueError) as error:
+        if not type(error).__module__.startswith(_OWN_PACKAGES):
+            raise  # a bug, whose traceback is wanted
         return _failed(str(error), 1)
     except KeyboardInterrupt:
         print("interrupted; everything that was started is stopped", file=sys.stderr)
@@ -38,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _invoke(arguments: Sequence[str]) -> int:
     code = typer.main.get_command(cli).main(
-        repeat_flags(arguments), prog_name="python -m sim", standalone_mode=False
+        repeat_flags(arguments), prog_name=_PROGRAM, standalone_mode=False
     )
     if code == INTERRUPTED:  # typer has caught Ctrl-C
         raise KeyboardInterrupt
@@ -46,7 +55,7 @@ def _invoke(arguments: Sequence[str]) -> int:
 
 
 def _failed(message: str, exit_code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", *message.splitlines(), file=sys.stderr)
     return exit_code
 
 

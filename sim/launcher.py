@@ -9,7 +9,7 @@ import json
 import re
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
@@ -20,13 +20,16 @@ from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superli
 COMPLETED = "finished:completed"
 KEYED_BY = "client-key"
 
-_KEPT_LINES = 200
-_CAUSE_LINES = 12
+_KEPT_LINES = 500
+_CAUSE_LINES = 3
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*")
+# Errors of these say all in their words; the name of another's may be half of what is said.
+_OWN_PACKAGES = ("codec.", "clients.", "strategies.", "fl_app.")
 
 
 class RunError(RuntimeError):
-    """A run that did not complete; the message ends with the cause."""
+    """A run that did not complete; the message is one line that names the cause."""
 
 
 def launch(
@@ -53,7 +56,7 @@ def launch(
     Raises
     ------
     RunError
-        If the run was refused, failed or was stopped; with its last traceback or log lines.
+        If the run was refused, failed or was stopped; names the cause.
     """
     if KEYED_BY in read_defaults(app):  # node ids differ from run to run, partitions do not
         run_config = {KEYED_BY: "partition", **run_config}
@@ -62,7 +65,10 @@ def launch(
         with running_superlink(["--simulation"]) as superlink:
             run_app(superlink, app, run_config, options, echo)
     except SuperLinkError as error:
-        raise RunError(str(error)) from error
+        *lines, reason = str(error).splitlines()
+        for line in lines:
+            echo(line)
+        raise RunError(": ".join([reason, *_last(lines, 1)])) from error
 
 
 def run_app(
@@ -86,14 +92,14 @@ def run_app(
     assert process.stdout is not None
     last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
     for line in process.stdout:
-        last_lines.append(_ANSI.sub("", line.rstrip("\n")))
+        last_lines.append(plain(line.rstrip("\n")))
         echo(line.rstrip("\n"))
     if process.wait() != 0:
-        raise RunError("\n".join([*_cause(list(last_lines)), "flwr refused the run"]))
+        raise RunError("flwr refused the run: " + " ".join(_last(last_lines, _CAUSE_LINES)))
     run = describe_run(superlink)
     if run["status"] != COMPLETED:
-        end = f"run {run['status']}: {run['status-details']}"
-        raise RunError("\n".join([*_cause(list(last_lines)), end]))
+        cause = _cause(str(run["status-details"]), last_lines)
+        raise RunError(f"run {run['status']}: {cause}")
 
 
 def describe_run(superlink: SuperLink) -> dict[str, object]:
@@ -107,10 +113,24 @@ def describe_run(superlink: SuperLink) -> dict[str, object]:
     return run
 
 
-def _cause(lines: list[str]) -> list[str]:
-    """Return the last traceback of a log, or its last lines."""
-    starts = [i for i, line in enumerate(lines) if line.startswith("Traceback (most recent")]
-    if not starts:
-        return lines[-_CAUSE_LINES:]
-    ends = [i for i, line in enumerate(lines) if "Exit Code" in line]
-    return lines[starts[-1] : ends[-1] if ends and ends[-1] > starts[-1] else None]
+def plain(line: str) -> str:
+    """Return a line without colour codes."""
+    return _ANSI.sub("", line)
+
+
+def _cause(details: str, lines: Iterable[str]) -> str:
+    """Return as one line what ended a run, from Flower's details and the log's last lines."""
+    told = details.partition("exception: ")[2] or details
+    first = told.strip().split("\n")[0]
+    for line in reversed(list(lines)):
+        name, _, message = line.partition(": ")
+        if first and message == first and _EXCEPTION.fullmatch(name):
+            own = name.startswith(_OWN_PACKAGES)
+            told = told if own else f"{name.rpartition('.')[2]}: {told}"
+            break
+    return " ".join(told.split()) or " ".join(_last(lines, _CAUSE_LINES))
+
+
+def _last(lines: Iterable[str], number: int) -> list[str]:
+    """Return the last lines of a log that are not empty."""
+    return [line.strip() for line in lines if line.strip()][-number:]

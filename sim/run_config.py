@@ -18,6 +18,10 @@ class RunConfigError(ValueError):
 
 def read_defaults(app: Path) -> dict[str, ConfigValue]:
     """Return the run config that an app declares in its ``pyproject.toml``, flattened."""
+    if not (app / "pyproject.toml").is_file():
+        raise RunConfigError(
+            f"cannot read {app / 'pyproject.toml'}: --app must be the folder of a Flower app"
+        )
     project = _read_toml(app / "pyproject.toml")
     try:
         return _flatten(project["tool"]["flwr"]["app"]["config"])
@@ -51,20 +55,38 @@ def make_run_config(
     """
     defaults = read_defaults(app)
     values = _flatten(_read_toml(file)) if file else {}
-    for pair in pairs:
-        key, separator, text = pair.partition("=")
-        if not separator:
-            raise RunConfigError(f"{pair!r} must have the form KEY=VALUE")
+    for key, text in _split(pairs).items():
         values[key] = _parse(key, text, defaults[key]) if key in defaults else text
     for key in values:
         if key not in defaults:
-            from codec.options import did_you_mean  # imports NumPy
-
-            hint = did_you_mean(key, defaults, "known keys")
-            raise RunConfigError(f"the run config has no key {key!r}; {hint}")
+            raise RunConfigError(f"the run config has no key {key!r}; {_hint(key, defaults)}")
     if _DATA_DIR in defaults:
         values[_DATA_DIR] = values.get(_DATA_DIR) or defaults[_DATA_DIR] or _DEFAULT_DATA_DIR
     return {key: _absolute(key, value) for key, value in values.items()}
+
+
+def _split(pairs: Iterable[str]) -> dict[str, str]:
+    """Return keys and values of pairs, none of them twice with different values."""
+    texts: dict[str, str] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise RunConfigError(f"{pair!r} must have the form KEY=VALUE, as seed=1")
+        if texts.setdefault(key, text) != text:
+            raise RunConfigError(
+                f"--config has both {key}={texts[key]} and {key}={text}; leave one of them out"
+            )
+    return texts
+
+
+def _hint(key: str, known: Mapping[str, ConfigValue]) -> str:
+    """Return what the user of an unknown key may have meant."""
+    from codec.options import did_you_mean  # imports NumPy
+
+    table, _, name = key.rpartition(".")
+    if table and name in known:
+        return f"keys are not nested: take {name!r} out of the table {table!r}"
+    return did_you_mean(key, known, "known keys")
 
 
 def _parse(key: str, text: str, default: ConfigValue) -> ConfigValue:
@@ -91,8 +113,14 @@ def _absolute(key: str, value: ConfigValue) -> ConfigValue:
 def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise RunConfigError(f"cannot read {file}: {error}") from error
+    except OSError as error:
+        raise RunConfigError(
+            f"cannot read {file}: {error.strerror}; it must be a TOML file with lines KEY = VALUE"
+        ) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise RunConfigError(
+            f"cannot read {file}: {error}; it must be TOML: lines KEY = VALUE, strings in quotes"
+        ) from error
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, ConfigValue]:

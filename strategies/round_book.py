@@ -13,6 +13,7 @@ from flwr.app import Message, MetricRecord
 from flwr.common import log
 
 from codec.messages import SampleReply
+from strategies.client_words import client_words
 from strategies.ledger import Ledger
 from strategies.received import BadReply, Received, client_of
 
@@ -83,6 +84,9 @@ class RoundBook:
         1 before any was.
     accepted : int
         Replies that could be used.
+    node_steps : int
+        Sum over the rounds of their steps times the nodes that were asked: the gradients that
+        data-parallel training would have sent.
     """
 
     def __init__(self, on_round: Callable[[RoundResult], None] | None = None) -> None:
@@ -94,6 +98,7 @@ class RoundBook:
         self.skipped: Counter[str] = Counter()
         self.clipped = 0
         self.accepted = 0
+        self.node_steps = 0
         self._kept_sum = 0.0
         self._kept_count = 0
         self._told: set[str] = set()
@@ -101,6 +106,7 @@ class RoundBook:
         self._on_round = on_round
         self._messages: list[Message] = []
         self._missing: set[int] = set()
+        self._asked = 0
         self.any_missing = False
         self._asked_at = 0.0
         self._round_seconds: defaultdict[str, float] = defaultdict(float)
@@ -148,7 +154,7 @@ class RoundBook:
         """Book replies to requests to evaluate."""
         for message, node_id in self._by_client(replies):
             if message.has_error():
-                self.reject(node_id, BadReply("evaluate", message.error.reason or "no reason"))
+                self.reject(node_id, BadReply("evaluate", client_words(message.error.reason)))
             self.ledger.record_uplink(server_round, message, {})
         self._miss_replies()
 
@@ -159,6 +165,7 @@ class RoundBook:
         self.ledger.record_downlink(server_round, messages)
         self._messages = list(messages)
         self._missing = {message.metadata.dst_node_id for message in messages}
+        self._asked = len(self._missing)
         self._asked_at = time.perf_counter()
 
     def collect(
@@ -239,6 +246,7 @@ class RoundBook:
         """
         sent = sum(received.num_sent for received in accepted)
         self.samples_sent += sent
+        self.node_steps += steps * self._asked
         uplink, downlink = self.ledger.round_bytes(server_round)
         result = RoundResult(
             round=server_round,

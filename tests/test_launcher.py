@@ -183,10 +183,17 @@ def test_clients_import_from_the_bundle(launches: dict[str, Launch]) -> None:
 def test_failure_is_told_with_its_cause(launches: dict[str, Launch]) -> None:
     launch = launches["failed"]
     assert launch.process.returncode == 1
+    folder = launch.output.parent / "out-failed"
     end = launch.text().rsplit("error: ", 1)[1]
-    assert "ValueError: rate = 7 is out of range" in end
-    assert "run finished:failed" in end
-    assert not (launch.output.parent / "out-failed").exists()
+    cause = "ValueError: rate = 7 is out of range"
+    assert end == f"run finished:failed: {cause}; log: {folder / 'log.txt'}\n"
+    assert [file.name for file in folder.iterdir()] == ["log.txt"]
+    assert "Traceback" in (folder / "log.txt").read_text()
+
+
+def test_no_colour_codes_in_files(launches: dict[str, Launch]) -> None:
+    for launch in launches.values():
+        assert "\x1b" not in launch.text()
 
 
 @pytest.mark.parametrize("name", ["ctrl-c", "term"])

@@ -31,12 +31,12 @@ def record(number: int, accuracy: float | None = 0.5) -> RoundRecord:
         uplink_envelope_bytes=7_000 * number,
         downlink_envelope_bytes=9_000 * number,
         raw_pixel_bytes=784_000 * number,
-        fp32_gradient_bytes=fp32_gradient_bytes(10_000, 10, 100 * number),
+        fp32_gradient_bytes=fp32_gradient_bytes(10_000, 10 * 100 * number),
     )
 
 
 def test_fp32_gradient_bytes_is_one_gradient_per_client_and_step() -> None:
-    assert fp32_gradient_bytes(parameters=7, clients=3, steps=5) == 4 * 7 * 3 * 5
+    assert fp32_gradient_bytes(parameters=7, node_steps=3 * 5) == 4 * 7 * 3 * 5
 
 
 def test_round_line_tells_accuracy_bytes_and_the_factor() -> None:

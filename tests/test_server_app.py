@@ -1,20 +1,26 @@
 """Tests of fl_app.server_app: whole runs of the app on a grid in this process."""
 
 import json
+import re
 import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from inprocess_grid import Client, InProcessGrid
+from PIL import Image
 
 from fl_app.client_app import app as client_app
+from fl_app.client_app import node_source
 from fl_app.config import ConfigError, RunConfig
 from fl_app.server_app import app as server_app
 from fl_app.server_app import set_threads
 from fl_app.training import round_learning_rates
+from strategies.errors import RunFailed
+from strategies.server_model import DivergedError
 
 ROOT = Path(__file__).parents[1]
 RESULT_KEYS = {
@@ -28,7 +34,7 @@ RESULT_KEYS = {
         "client_memory_bytes",
         "seconds",
     ),
-    *("config", "seed", "versions", "failures"),
+    *("config", "seed", "versions", "failures", "variance_kept", "skipped", "clipped"),
 }
 QUICK: dict[str, int | float | str] = {
     "model": "logistic",
@@ -36,6 +42,15 @@ QUICK: dict[str, int | float | str] = {
     "server-steps": 20,
     "learning-rate": 0.05,
 }
+
+
+def make_folder(root: Path, names: list[str], number: int = 6) -> None:
+    generator = np.random.default_rng(0)
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for index in range(number):
+            pixels = generator.integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
 
 
 def run_app(
@@ -108,8 +123,77 @@ def test_run_without_a_usable_sample_fails_with_the_cause(tmp_path: Path) -> Non
     def without_data(msg: Message, context: Context) -> Message:
         raise FileNotFoundError("no data here")
 
-    with pytest.raises(RuntimeError, match=r"no client sent anything usable; .*'error': 6"):
+    with pytest.raises(RunFailed, match=r"no reply could be used: .*, no data here"):
         run_app(tmp_path, without_data)
+    assert {file.name for file in tmp_path.iterdir()} == {"rounds.jsonl"}  # no untrained model
+
+
+def test_gradients_are_counted_by_the_nodes_of_each_round(tmp_path: Path) -> None:
+    run_app(tmp_path, num_rounds=4, samples_per_round=0)  # everything is sent in the first round
+    rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
+    assert [r["steps"] for r in rounds] == [0, 20, 40, 60, 80]
+    assert [r["fp32_gradient_bytes"] for r in rounds] == [0, *[4 * 7850 * 3 * 20] * 4]
+
+
+def test_a_run_is_logged_by_a_line_a_round_and_a_summary_of_five(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "flwr"):
+        run_app(tmp_path, samples_per_round=40)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[0] == lines[-1] == f"run folder: {tmp_path}"
+    assert re.fullmatch(r"round 0/2: accuracy [\d.]+ %, up 0 B, down 0 B", lines[1])
+    for number, left in ((1, r", [\d.]+ s left"), (2, "")):
+        line = rf"round {number}/2: accuracy .* %, up .*B, down .*B, .*x fewer up.*, [\d.]+ s{left}"
+        assert re.fullmatch(line, lines[1 + number])
+    starts = [
+        "samples: 240 sent, 0 skipped, ",
+        "content: ",
+        "accuracy: ",
+        "seconds: ",
+        "run folder",
+    ]
+    assert len(lines) == 9
+    for line, start in zip(lines[4:], starts, strict=True):
+        assert line.startswith(start)
+
+
+def test_a_run_without_test_images_is_not_evaluated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_folder(tmp_path / "data" / "train", ["cat", "dog"])
+    run_app(tmp_path / "run", dataset="imagefolder", image_size=8, data_dir=str(tmp_path / "data"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["accuracy"], result["loss"]) == (None, None)
+    assert result["samples_sent"] == 12
+    assert "accuracy: not evaluated after 40 steps; replies failed: none" in caplog.text
+    for name in ("accuracy_vs_uplink.png", "model.safetensors"):
+        assert (tmp_path / "run" / name).stat().st_size > 0
+
+
+def test_a_single_class_is_refused(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data" / "train", ["cat"])
+    make_folder(tmp_path / "data" / "test", ["cat"])
+    with pytest.raises(ConfigError, match="has 1 class; a model needs at least 2"):
+        run_app(tmp_path / "run", dataset="imagefolder", data_dir=str(tmp_path / "data"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_clients_whose_dirichlet_share_is_empty_do_no_harm(tmp_path: Path) -> None:
+    run_app(tmp_path, clients=8, partition="dirichlet", dirichlet_alpha=0.01, max_train_samples=40)
+    config = RunConfig(partition="dirichlet", dirichlet_alpha=0.01, max_train_samples=40)
+    shares = [len(node_source(config, "", number, 8)) for number in range(8)]
+    assert 0 in shares
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["samples_sent"] == sum(shares) == 40
+    assert result["failures"] == {}
+
+
+@pytest.mark.parametrize("strategy", ["replay", "streaming", "fedavg"])
+def test_a_run_that_diverges_fails(strategy: str, tmp_path: Path) -> None:
+    with pytest.raises((RunFailed, DivergedError), match=r"diverged|holds NaN"):
+        run_app(tmp_path, strategy=strategy, learning_rate=1e30, schedule="constant")
+    assert not (tmp_path / "result.json").exists()
 
 
 def test_small_models_get_one_thread_unless_told() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import click
 import typer
 
+from sim.cli.checks import check_run
 from sim.cli.options import (
     APP,
     RESULTS,
@@ -17,13 +18,16 @@ from sim.cli.options import (
     Config,
     ConfigFile,
     OtherApp,
+    Overwrite,
     Quick,
     ResultsFolder,
     RunFolder,
     absolute,
+    folder,
 )
-from sim.cli.results_folder import results_folder
+from sim.cli.results_folder import LOG, results_folder
 from sim.cli.run_help import RunCommand
+from sim.cli.run_log import kept_log, print_line
 from sim.compare.presets import PRESETS, Preset
 from sim.launcher import launch
 from sim.run_config import RunConfigError, make_run_config, read_defaults
@@ -43,16 +47,22 @@ def run(
     clients: Clients = 10,
     app: AppFolder = APP,
     out: RunFolder = "",
+    overwrite: Overwrite = False,
 ) -> None:
     """Run the app on simulated clients and print the run folder."""
     overrides = make_run_config(app, config or (), run_config)
     effective = read_defaults(app) | overrides
+    check_run(app, effective, clients)
     if "out-dir" not in effective:  # an app of another kind, which writes no run folder
-        launch(app, overrides, clients, _echo)
+        launch(app, overrides, clients, print_line)
         return
-    with results_folder(out or str(effective["out-dir"]), effective) as folder:
-        launch(app, overrides | {"out-dir": str(folder)}, clients, _echo)
-    _echo(f"run folder: {folder}")
+    place = out or str(effective["out-dir"])
+    with (
+        results_folder(place, effective, overwrite=overwrite) as results,
+        kept_log(results / LOG, print_line) as echo,
+    ):
+        launch(app, overrides | {"out-dir": str(results)}, clients, echo)
+    print_line(f"run folder: {results}")
 
 
 @cli.command()
@@ -69,9 +79,10 @@ def central(
 
     overrides = make_run_config(app, config or (), run_config)
     effective = read_defaults(app) | overrides
-    with results_folder(out, effective | {"strategy": "central"}) as folder:
-        beside_central_training(app, overrides, clients, seeds, folder, _echo)
-    _echo(f"results: {folder}")
+    check_run(app, effective, clients)
+    with results_folder(out, effective | {"strategy": "central"}) as results:
+        beside_central_training(app, overrides, clients, seeds, results, print_line)
+    print_line(f"results: {results}")
 
 
 @cli.command()
@@ -87,8 +98,8 @@ def theory(
     from sim.theory.report import FULL, QUICK, check_theory
 
     scale = QUICK if quick else FULL
-    check_theory(out, replace(scale, seeds=seeds) if seeds else scale, _echo)
-    _echo(f"results: {out}")
+    check_theory(out, replace(scale, seeds=seeds) if seeds else scale, print_line)
+    print_line(f"results: {out}")
 
 
 @cli.command()
@@ -104,15 +115,15 @@ def cost(
 
     case, repetitions = (QUICK, 3) if quick else (FULL, 15)
     images = str(absolute(data_dir)) if data_dir else ""
-    measure_cost(out, case, images, repetitions=repetitions, echo=_echo)
-    _echo(f"results: {out}")
+    measure_cost(out, case, images, repetitions=repetitions, echo=print_line)
+    print_line(f"results: {out}")
 
 
 @cli.command()
 def compare(
     preset: Annotated[str, typer.Option(click_type=click.Choice(list(PRESETS)))],
     data_dir: Annotated[
-        Path, typer.Option(parser=absolute, metavar="DIR", help="Folder of the data set.")
+        Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the data set.")
     ] = Path("data"),
     seeds: Annotated[
         int | None, typer.Option(min=1, metavar="N", show_default="the preset's")
@@ -144,13 +155,13 @@ def compare(
         _check_comparison(chosen, methods, data_dir)
         os.environ.update(KEEP_FREED_MEMORY)  # trials train in processes started here
         results = runner.compare(
-            chosen, app, out, str(data_dir), seeds=seeds, only=methods, jobs=jobs, echo=_echo
+            chosen, app, out, str(data_dir), seeds=seeds, only=methods, jobs=jobs, echo=print_line
         )
     if not results.runs:
         raise RunConfigError(f"no results of {preset} in {out}; leave out --report")
     for line in reports.report(chosen, results, out):
-        _echo(line)
-    _echo(f"results: {out}")
+        print_line(line)
+    print_line(f"results: {out}")
 
 
 @cli.command()
@@ -178,8 +189,8 @@ def importance(
         first = to_config(mode, overrides)
     except ValueError as error:
         raise RunConfigError(str(error)) from error
-    compare_importances(out, first, mode, seeds, importances or IMPORTANCES, _echo)
-    _echo(f"results: {out}")
+    compare_importances(out, first, mode, seeds, importances or IMPORTANCES, print_line)
+    print_line(f"results: {out}")
 
 
 def _check_comparison(preset: Preset, only: Sequence[str], data_dir: Path) -> None:
@@ -195,7 +206,3 @@ def _check_comparison(preset: Preset, only: Sequence[str], data_dir: Path) -> No
         load(str(preset.config["dataset"]), "train", str(data_dir))
     except DataError as error:
         raise RunConfigError(f"--data-dir: {error}") from error
-
-
-def _echo(line: str) -> None:
-    print(line, flush=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
+import click
 import typer
 
 from sim.run_config import RunConfigError
@@ -54,9 +55,24 @@ def absolute(text: str | Path) -> Path:
     return Path(text).expanduser().absolute()
 
 
+def folder(text: str | Path) -> Path:
+    """Return the absolute path of a folder, which need not be there yet.
+
+    Raises
+    ------
+    click.BadParameter
+        If it, or a folder that it would be in, is a file.
+    """
+    path = absolute(text)
+    for place in (path, *path.parents):
+        if place.is_file():
+            raise click.BadParameter(f"{place} is a file; name a folder.")
+    return path
+
+
 def _folder(help_text: str, shown: str | bool = False, *, hidden: bool = False) -> object:
     return typer.Option(
-        parser=absolute, metavar="DIR", help=help_text, show_default=shown, hidden=hidden
+        parser=folder, metavar="DIR", help=help_text, show_default=shown, hidden=hidden
     )
 
 
@@ -76,6 +92,10 @@ OtherApp: TypeAlias = Annotated[Path, _folder("The Flower app.", hidden=True)]
 RunFolder: TypeAlias = Annotated[
     str,
     typer.Option(metavar="DIR", help="Folder of the results.", show_default="runs/<time>-..."),
+]
+Overwrite: TypeAlias = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace the results in DIR, which are refused otherwise."),
 ]
 ResultsFolder: TypeAlias = Annotated[Path, _folder("Folder of the results.", "sim/results")]
 Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Small and short: a smoke test.")]

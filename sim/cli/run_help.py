@@ -17,8 +17,6 @@ EXAMPLES = {
     "a file's settings, one changed": "--run-config FILE.toml --config seed=1 --out runs/first",
 }
 
-# First key of a group -> its title; the keys stand in the order of their declaration.
-
 
 class RunCommand(TyperCommand):
     """A command whose help ends with examples and the run config."""

@@ -1,0 +1,213 @@
+"""The log of a run: a line a round, a word while it takes long, and a summary of five lines."""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from logging import INFO, WARNING
+from typing import Any
+
+from flwr.app import Message
+from flwr.common import log
+from flwr.common.logger import FLOWER_LOGGER, update_console_handler
+from flwr.serverapp import Grid
+
+from fl_app.run_folder import RoundRecord
+from fl_app.words import counts, duration
+from strategies.round_book import RoundBook
+
+_WAIT_SECONDS = 10.0
+_LONG = 5  # lines beyond which a record is taken for a traceback
+_ALIKE = 3  # warnings of a kind that one round shows
+# What a line a round says better, and what the run folder has.
+_TOLD_BY_ROUNDS = ("configure_train: asking", "aggregate_train: ")
+_FIGURE = re.compile(r"%[-.\d]*[a-z]")  # what sets like warnings apart
+_FLOWER_STRATEGIES = os.path.join("flwr", "serverapp", "strategy", "")
+
+
+class OrderlyLog(logging.Filter):
+    """Keeps out of Flower's log what a line a round tells, and crowds of like warnings.
+
+    Flower's loop dumps the configuration as a tree, empty lines, each metric twice and all of
+    them at the end. Warnings and whatever is said elsewhere stay; of those that differ in their
+    figures only, as one for each of 1,000 clients, a round shows the first few and a count; of
+    tracebacks that are logged at one place, a run shows the first.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: Counter[str] = Counter()
+        self._long: set[tuple[str, int]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is shown."""
+        if record.levelno <= INFO:
+            return not self._is_noise(record)
+        if record.getMessage().count("\n") > _LONG:
+            place = (record.pathname, record.lineno)
+            known, self._long = place in self._long, self._long | {place}
+            return not known
+        kind = str(record.msg)
+        self._seen[kind] += 1
+        return self._seen[kind] <= _ALIKE
+
+    def next_round(self) -> None:
+        """Tell how many warnings of a kind were too many, and show new ones again."""
+        seen, self._seen = self._seen, Counter()
+        for kind, number in seen.items():
+            if number > _ALIKE:
+                alike = _FIGURE.sub("...", kind).replace("%%", "%")
+                log(WARNING, "%s more of these: %s", f"{number - _ALIKE:,}", alike)
+        self._seen.clear()
+
+    def _is_noise(self, record: logging.LogRecord) -> bool:
+        if _FLOWER_STRATEGIES in record.pathname or record.funcName == "summary":
+            return True
+        message = record.getMessage()
+        return not message.strip() or message.startswith(_TOLD_BY_ROUNDS)
+
+
+@contextmanager
+def orderly_log() -> Iterator[OrderlyLog]:
+    """Keep the log in order for the time of a run; without colours if ``NO_COLOR`` is set."""
+    if os.environ.get("NO_COLOR"):
+        update_console_handler(colored=False)
+    orderly = OrderlyLog()
+    FLOWER_LOGGER.addFilter(orderly)
+    try:
+        yield orderly
+    finally:
+        orderly.next_round()
+        FLOWER_LOGGER.removeFilter(orderly)
+
+
+class RoundClock:
+    """Seconds of each round, and an estimate of those that are left."""
+
+    def __init__(self, num_rounds: int) -> None:
+        self._num_rounds = num_rounds
+        self._started = self._lap = time.perf_counter()
+
+    def lap(self, server_round: int) -> str:
+        """Return how long a round took, and how long the others will, as the end of a line."""
+        now = time.perf_counter()
+        taken, self._lap = now - self._lap, now
+        if not server_round:
+            self._started = now
+            return ""
+        left = self._num_rounds - server_round
+        text = f", {duration(taken)}"
+        if left:
+            text += f", {duration((now - self._started) / server_round * left)} left"
+        return text
+
+
+class ReportingGrid(Grid):
+    """A grid that says so when replies are long in coming; all else is the inner grid's."""
+
+    def __init__(self, grid: Grid, every: float = _WAIT_SECONDS) -> None:
+        self._grid, self._every = grid, every
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._grid, name)
+
+    @property
+    def run(self) -> Any:
+        """The run, as the inner grid knows it."""
+        return self._grid.run
+
+    def set_run(self, run: Any) -> None:
+        """Hand down the run."""
+        self._grid.set_run(run)
+
+    def create_message(self, *args: Any, **kwargs: Any) -> Message:
+        """Make a message, as old code does."""
+        return self._grid.create_message(*args, **kwargs)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the connected nodes."""
+        return self._grid.get_node_ids()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages."""
+        return self._grid.push_messages(messages)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Fetch replies."""
+        return self._grid.pull_messages(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Send messages and wait for their replies, with a line every now and then."""
+        sent = list(messages)
+        if not sent:
+            return []
+        with _said_every(self._every, f"waiting for the replies of {len(sent)} nodes"):
+            return list(self._grid.send_and_receive(sent, timeout=timeout))
+
+
+@contextmanager
+def _said_every(seconds: float, text: str) -> Iterator[None]:
+    """Log a text and how long it has been so, again and again while a block takes."""
+    started, over = time.monotonic(), threading.Event()
+
+    def say() -> None:
+        while not over.wait(seconds):
+            log(INFO, "%s for %s", text, duration(time.monotonic() - started))
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def summary_lines(
+    book: RoundBook, last: RoundRecord, seconds: Mapping[str, float], folder: str
+) -> list[str]:
+    """Return what a run came to: samples, bytes, accuracy, seconds and where the results are."""
+    return [
+        f"samples: {_samples(book)}",
+        last.traffic(),
+        f"accuracy: {last.score()} after {last.steps:,} steps; {_failures(book)}",
+        f"seconds: {_seconds(seconds)}",
+        f"run folder: {folder}",
+    ]
+
+
+def failures_of(before: Mapping[str, int], now: Mapping[str, int]) -> str:
+    """Return what failed since, as the end of a line."""
+    new = Counter(now) - Counter(before)
+    return f", replies failed: {counts(new)}" if new else ""
+
+
+def _samples(book: RoundBook) -> str:
+    skipped = f"{book.skipped.total():,} skipped"
+    if book.skipped:
+        skipped += f" ({counts(book.skipped)})"
+    parts = [f"{book.samples_sent:,} sent", skipped, f"{book.clipped:,} values clipped"]
+    if book.samples_sent:
+        parts.append(f"{100 * book.variance_kept:.1f} % of their variance kept")
+    return ", ".join(parts)
+
+
+def _failures(book: RoundBook) -> str:
+    return f"replies failed: {counts(book.failures) or 'none'}"
+
+
+def _seconds(seconds: Mapping[str, float]) -> str:
+    stages = {
+        "in round trips": seconds.get("round_trip"),
+        "decoding": seconds.get("decode"),
+        "training": seconds.get("train"),
+    }
+    parts = [f"{duration(value)} {name}" for name, value in stages.items() if value is not None]
+    total = duration(seconds["total"])
+    return f"{total} in all" + (f", of them {', '.join(parts)}" if parts else "")
