@@ -462,7 +462,7 @@ def _converted(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     if sample.shape == shape or not 2 <= len(shape) <= 3:
         return sample
     if sample.shape == (1, *shape):
-        return sample[0]
+        return sample.reshape(shape)
     image = sample[np.newaxis] if sample.ndim == 2 else sample
     if image.ndim != 3 or len(shape) != 3:
         return sample

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from requested_client import LOSSLESS, answer, context, digits, message, network
 
 from clients import train
-from clients.handler import client_number, read_request, reply_message
+from clients.handler import partition_id, read_request, reply_message
 from codec import CodecError, CodecOptions
 from codec.messages import (
     GradientReply,
@@ -72,21 +72,21 @@ def test_requests_of_another_kind_are_refused(mode: dict[str, Any], told: str) -
 
 
 def test_the_number_of_a_client_is_its_partition() -> None:
-    assert client_number(context(3)) == 3
+    assert partition_id(context(3)) == 3
     alone = context()
     alone.node_config = {}
-    assert client_number(alone) == 0
+    assert partition_id(alone) == 0
 
 
-def test_a_reply_is_one_record() -> None:
+def test_a_reply_is_one_record_and_its_metrics() -> None:
     msg = message()
     reply = reply_message(msg, GradientReply(client=2, num_examples=5, gradient=b"g"))
     assert reply.metadata.reply_to_message_id == msg.metadata.message_id
-    assert set(reply.content) == {"payload"}
-    record = reply.content["payload"]
-    assert isinstance(record, ConfigRecord)
+    assert set(reply.content) == {"payload", "metrics"}
+    record, metrics = reply.content["payload"], reply.content["metrics"]
+    assert isinstance(record, ConfigRecord) and isinstance(metrics, MetricRecord)
     assert (record["client"], record["gradient"]) == (2, b"g")
-    assert "buffers" not in record
+    assert "buffers" not in record and metrics["num-examples"] == 5
 
 
 @pytest.mark.parametrize("mode", ["streaming", "replay"])
@@ -170,7 +170,7 @@ def test_clients_run_where_torch_cannot_be_imported() -> None:
                     })
                     context = Context(1, 1, {"partition-id": 0}, RecordDict(), {})
                     message = Message(RecordDict({"config": config}), 1, "train")
-                    reply = train(message, context, source).content["payload"]
+                    reply = train(message, context, source).content["metrics"]
                     assert reply["num-sent"] > 0, (mode, importance)
         assert "torch" not in sys.modules
         print("done")
