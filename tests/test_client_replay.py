@@ -255,7 +255,7 @@ def test_a_sample_too_large_for_the_budget_is_left_out_for_good() -> None:
     samples = np.full((50, 1, 8, 8), 90, np.uint8)
     samples[[3, 20]] = np.random.default_rng(5).integers(0, 256, (2, 1, 8, 8))
     mostly_flat = replace(source, samples=samples)
-    for server_round in range(6):
+    for server_round in range(25):
         msg = replay(
             server_round=server_round,
             samples_per_round=0,
