@@ -75,9 +75,8 @@ OTHERS = [k for k in range(8) if k != 5]
         (({"left": 1}, 0), "several inputs"),
         (("text", 0), "sample not of numbers"),
     ],
-    ids=repr,
 )
-@pytest.mark.parametrize("index", [5, 0])
+@pytest.mark.parametrize("index", [5, 0], ids=["within", "first"])
 def test_one_item_of_no_use_costs_no_other(item: Any, reason: str, index: int) -> None:
     data = with_odd(item, index)
     reader = Reader(as_source(data, classes=2))
@@ -183,7 +182,7 @@ def test_a_range_of_other_values_is_refused() -> None:
     samples = np.tile(np.array([0, 60, 255], np.uint8), (8, 1))
     with pytest.raises(CodecError, match=told):
         _ = Reader(ArraySource(samples, EVERY % 2, 2, 0.0, 1.0)).kind
-    with pytest.raises(CodecError, match="low = 0.0 and high = None .* must both be given"):
+    with pytest.raises(CodecError, match=r"low = 0.0 and high = None .* must both be given"):
         _ = Reader(ArraySource(samples, EVERY % 2, 2, 0.0)).kind
 
 
