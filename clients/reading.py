@@ -344,8 +344,8 @@ class Reader:
 
         if batch.samples.dtype == np.float32:
             flat = batch.samples.reshape(len(useful), -1)
-            within = (flat >= -_LARGEST) & (flat <= _LARGEST)  # False for NaN
-            refuse(np.logical_not(within.all(axis=1)), "not finite")
+            within = (flat.min(axis=1) >= -_LARGEST) & (flat.max(axis=1) <= _LARGEST)
+            refuse(np.logical_not(within), "not finite")  # NaN is never within
         if self.kind.classes:
             batch.targets = self._checked_labels(batch.targets, refuse)
         else:
@@ -382,6 +382,8 @@ class Reader:
     def _clipped(self, samples: NDArray[Any]) -> tuple[NDArray[Any], int]:
         if self.declared_range is None:
             return samples, 0
+        low: Any
+        high: Any
         low, high = self.declared_range
         if samples.dtype.kind in "iu":
             limits = np.iinfo(samples.dtype)
@@ -389,8 +391,10 @@ class Reader:
             if (low, high) == (limits.min, limits.max):
                 return samples, 0
         low, high = np.array([low, high]).astype(samples.dtype)
-        outside = int(np.count_nonzero(samples < low) + np.count_nonzero(samples > high))
-        return (np.clip(samples, low, high), outside) if outside else (samples, 0)
+        if not samples.size or (samples.min() >= low and samples.max() <= high):
+            return samples, 0
+        outside = np.count_nonzero(samples < low) + np.count_nonzero(samples > high)
+        return np.clip(samples, low, high), int(outside)
 
     def _tell(self, count: int, words: str) -> None:
         """Log what is skipped, in few lines."""
