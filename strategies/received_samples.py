@@ -75,6 +75,11 @@ class ReceivedSamples(Received):
         return sum(payload.count for payload, _ in self.payloads)
 
     @property
+    def is_useful(self) -> bool:
+        """Whether samples, or what they miss of a gradient, came at all."""
+        return bool(self.payloads) or self.refinement is not None
+
+    @property
     def entropy_bits(self) -> dict[str, float]:
         """Empirical entropy by section, see `codec.DecodedSamples`."""
         bits: Counter[str] = Counter()
