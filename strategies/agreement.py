@@ -54,6 +54,8 @@ class Agreement:
     ----------
     terms : Terms or None
         None until they are settled.
+    spec : SampleSpec or None
+        What the samples are, by then.
     """
 
     def __init__(
@@ -70,12 +72,13 @@ class Agreement:
         gradients: bool = False,
     ) -> None:
         self._server_model, self._scale = server_model, request.scale
-        self._spec, self._class_names, self._limits = spec, tuple(class_names), limits
+        self._stated, self._class_names, self._limits = spec, tuple(class_names), limits
         self._shape = None if shape is None else tuple(shape)
         self._batch_size, self._per_sample, self._gradients = batch_size, per_sample, gradients
         self._misfits: dict[int, str] = {}
         self._fruitless = 0
         self.terms: Terms | None = None
+        self.spec: SampleSpec | None = None
 
     def state(self) -> None:
         """Settle what the caller stated, if that says it all.
@@ -85,9 +88,9 @@ class Agreement:
         CodecError, RehearsalError
             If the model cannot learn from such samples, or the caller contradicts itself.
         """
-        if self.terms is None and self._spec is not None:
-            self._check_shape(self._spec)
-            self.terms = self._terms_of(self._spec, self._class_names)
+        if self.terms is None and self._stated is not None:
+            self._check_shape(self._stated)
+            self.terms = self._terms_of(self._stated, self._class_names)
 
     def settle(
         self,
@@ -194,6 +197,7 @@ class Agreement:
                 f"there are {len(names)} class names, the model has {count} outputs; legal: at "
                 "most as many names as outputs"
             )
+        self.spec = spec
         return Terms(
             shape=spec.shape,
             outputs=count,

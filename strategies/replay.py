@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from flwr.common import log
 
-from codec import Augmentation, Criterion, DecodeLimits, SampleSpec
+from codec import (
+    Augmentation,
+    Criterion,
+    DecodedSamples,
+    DecodeLimits,
+    SamplePayload,
+    SampleSpec,
+)
+from codec.learning.inputs import sees_floats
 from codec.messages import (
     PROBABILITY,
     BankTraining,
@@ -23,7 +31,7 @@ from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
 from strategies.agreement import Agreement
 from strategies.evaluation import EvaluationOptions
-from strategies.received import Received
+from strategies.received import BadReply, Received
 from strategies.received_samples import Expectation, ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
 from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
@@ -163,11 +171,25 @@ class QuantizedDataReplay(SampleStrategy):
     def keep(self, server_round: int, accepted: Sequence[ReceivedSamples]) -> None:
         """Bank the replies' samples; remember what of each node has arrived, and who is done."""
         for received in accepted:
-            for payload, decoded in received.payloads:
-                self.bank.add_payload(payload, decoded)
+            try:
+                for payload, decoded in received.payloads:
+                    self._check_tokens(payload, decoded)
+                    self.bank.add_payload(payload, decoded)
+            except (RuntimeError, IndexError, ValueError) as error:  # of the host's model, or bank
+                self.book.reject(received.node_id, BadReply("fit", f"{error!s:.200}"))
+                continue
             self._acknowledged[received.node_id] = server_round
             if received.remaining == 0:
                 self._finished.add(received.node_id)
+
+    def _check_tokens(self, payload: SamplePayload, decoded: DecodedSamples) -> None:
+        """Let the model see the highest token of a payload; it raises what lies beyond its own."""
+        if not sees_floats(payload.spec):
+            row = int(decoded.samples.reshape(payload.count, -1).max(axis=1).argmax())
+            sample = torch.from_numpy(decoded.samples[row : row + 1])
+            with torch.no_grad():
+                device = self.server_model.device
+                self.server_model.outputs(sample.round().long().to(device), training=False)
 
     def learn(self, server_round: int) -> float:
         """Train on the bank; mean loss, NaN without a step."""

@@ -128,7 +128,8 @@ class SampleStrategy(ServerStrategy):
         if kind == _SAMPLES:
             terms = self._agreement.terms or Terms()
             shape = self._expected.shape or terms.shape or None
-            expected = replace(self._expected, shape=shape, outputs=terms.outputs)
+            like = self._agreement.spec
+            expected = replace(self._expected, shape=shape, like=like, outputs=terms.outputs)
             return read_samples(message, expected)
         if not self.mixed.mixed:
             raise BadReply("record", f"the reply brings a {kind}; mixed = True takes those, too")

@@ -183,7 +183,11 @@ class QuantizedDataStreaming(SampleStrategy):
         for reply in replies:
             if reply.num_examples == 0:
                 continue
-            gradient, client_loss = self._client_gradient(server_round, reply)
+            try:
+                gradient, client_loss = self._client_gradient(server_round, reply)
+            except (RuntimeError, IndexError, ValueError) as error:  # out of the host's own model
+                self.book.reject(reply.node_id, BadReply("fit", f"{error!s:.200}"))
+                continue
             scaled = [part * reply.num_examples for part in gradient]
             if not all(torch.isfinite(part).all() for part in scaled):
                 detail = "gradient holds NaN or infinity; the model may have diverged"
