@@ -56,6 +56,7 @@ class Agreement:
         None until they are settled.
     spec : SampleSpec or None
         What the samples are, by then.
+    batch_size : int
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Agreement:
         self._server_model, self._scale = server_model, request.scale
         self._stated, self._class_names, self._limits = spec, tuple(class_names), limits
         self._shape = None if shape is None else tuple(shape)
-        self._batch_size, self._per_sample, self._gradients = batch_size, per_sample, gradients
+        self.batch_size, self._per_sample, self._gradients = batch_size, per_sample, gradients
         self._misfits: dict[int, str] = {}
         self._fruitless = 0
         self.terms: Terms | None = None
@@ -185,7 +186,7 @@ class Agreement:
         self._server_model.rehearse(
             spec,
             self._scale,
-            self._batch_size,
+            self.batch_size,
             per_sample=self._per_sample,
             gradients=self._gradients,
         )

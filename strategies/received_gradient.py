@@ -25,13 +25,19 @@ class ReceivedGradient(Received):
     Attributes
     ----------
     gradient : list of float32 arrays
-        Decompressed, of the mean loss; signs for majority vote.
+        Decompressed, of the mean loss; signs for majority vote. Empty from a client without
+        samples.
     buffers : list of float32 arrays, optional
         Statistics of batch normalization, if the client sent them.
     """
 
     gradient: Arrays
     buffers: Arrays | None
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether there is a gradient."""
+        return bool(self.gradient)
 
 
 def read_gradient(
@@ -61,6 +67,8 @@ def read_gradient(
         If it cannot be used.
     """
     reply = read_reply(message, GradientReply)
+    if not reply.num_examples and not reply.gradient:  # a client without samples
+        return ReceivedGradient(message.metadata.src_node_id, reply, {}, [], None)
     if not 1 <= reply.num_examples <= max_examples:
         raise BadReply("count", f"num-examples is {reply.num_examples}, not 1 to {max_examples}")
     decoder = compressor or _compressor_of(reply.gradient)

@@ -22,10 +22,15 @@ class ReceivedModel(Received):
     Attributes
     ----------
     arrays : ArrayRecord
-        The model's state.
+        The model's state; empty from a client without samples.
     """
 
     arrays: ArrayRecord
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether there is a model."""
+        return bool(self.arrays)
 
 
 def weighted(arrays: ArrayRecord, num_examples: int) -> RecordDict:
@@ -58,6 +63,8 @@ def read_host_model(
         If it cannot be used.
     """
     records = list(message.content.array_records.values())
+    if not records and (empty := read_empty(message)):
+        return empty
     if len(records) != 1:
         raise BadReply("record", f"the reply has {len(records)} ArrayRecords, not one")
     examples = _examples(message, weighted_by_key)
@@ -67,6 +74,16 @@ def read_host_model(
         reply = LocalReply(client=0, num_examples=examples)
     size = check_model(records[0], sent)
     return ReceivedModel(message.metadata.src_node_id, reply, {ARRAYS: size}, records[0])
+
+
+def read_empty(message: Message) -> ReceivedModel | None:
+    """Return the reply of a client that has no samples to train on; None if it is another."""
+    if not isinstance(message.content.get(PAYLOAD), ConfigRecord) or ARRAYS in message.content:
+        return None
+    reply = read_reply(message, LocalReply)
+    if reply.num_examples or reply.delta is not None:
+        return None
+    return ReceivedModel(message.metadata.src_node_id, reply, {}, ArrayRecord())
 
 
 def _examples(message: Message, key: str) -> int:

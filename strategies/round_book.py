@@ -122,6 +122,7 @@ class RoundBook:
         # Of all rounds.
         self._senders: set[int] = set()
         self._kept_sum = 0.0
+        self._classes: tuple[int, str] | None = None  # node and digest of the first names
         self._told: set[str] = set()
         self._last_words: dict[int, str] = {}
         self._first_words: dict[str, str] = {}
@@ -409,6 +410,14 @@ class RoundBook:
         self.clipped += reply.clipped
         for reason, number in skipped.items():
             log(WARNING, "node %d skipped %d samples: %s", node_id, number, reason)
+        if reply.class_digest and self._classes is None:
+            self._classes = node_id, reply.class_digest
+        elif reply.class_digest and self._classes and self._classes[1] != reply.class_digest:
+            text = (
+                "nodes %d and %d have classes of different names: a label does not mean the same. "
+                "Pass class_names= to the strategy"
+            )
+            self.tell("classes", text, self._classes[0], node_id)
         for note in reply.notes:
             self.tell(note, "node %d: %s", node_id, note)
         if reply.clipped:

@@ -10,7 +10,6 @@ from flwr.serverapp import Grid
 
 from codec.learning.batch_norm import statistics
 from codec.messages import (
-    ARRAYS,
     PAYLOAD,
     ClientOptions,
     DescribeRequest,
@@ -132,7 +131,7 @@ class SampleStrategy(ServerStrategy):
             expected = replace(self._expected, shape=shape, like=like, outputs=terms.outputs)
             return read_samples(message, expected)
         if not self.mixed.mixed:
-            raise BadReply("record", f"the reply brings a {kind}; mixed = True takes those, too")
+            raise BadReply("record", f"the reply brings no samples but a {kind}, which mixed takes")
         if kind == _MODEL:
             return read_host_model(message, self._sent_model, self.evaluation.weighted_by_key)
         return self._read_gradient(message)
@@ -207,7 +206,8 @@ class SampleStrategy(ServerStrategy):
             "weight-decay": group.get("weight_decay"),
         }
         numbers = {key: float(value) for key, value in found.items() if value is not None}
-        return {"mixed": True, "local-steps": self.mixed.local_steps, **numbers}
+        batch_size, steps = self._agreement.batch_size, self.mixed.local_steps
+        return {"mixed": True, "batch-size": batch_size, "local-steps": steps, **numbers}
 
     def _read_gradient(self, message: Message) -> ReceivedGradient:
         if not self.takes_gradients:
@@ -222,7 +222,7 @@ class SampleStrategy(ServerStrategy):
         models = [
             (received.arrays, received.num_examples)
             for received in accepted
-            if isinstance(received, ReceivedModel)
+            if isinstance(received, ReceivedModel) and received.arrays
         ]
         if models and examples:
             models.append((self.server_model.state_arrays(), examples))
@@ -236,10 +236,11 @@ def _kind_of(message: Message) -> str:
         return _SAMPLES
     payload = message.content.get(PAYLOAD)
     keys = payload.keys() if isinstance(payload, ConfigRecord) else ()
+    if "samples" in keys:
+        return _SAMPLES
     if "gradient" in keys:
         return _GRADIENT
-    whole = payload is None and bool(message.content.array_records)
-    return _MODEL if whole or ARRAYS in message.content or "delta" in keys else _SAMPLES
+    return _MODEL if message.content.array_records or "client" in keys else _SAMPLES
 
 
 def _read_description(message: Message) -> Description:

@@ -92,7 +92,8 @@ def train_gradient(
     Returns
     -------
     Message
-        ``content["payload"]``: a `codec.messages.GradientReply`.
+        ``content["payload"]``: a `codec.messages.GradientReply`, with no gradient if there are no
+        samples.
 
     Raises
     ------
@@ -103,6 +104,8 @@ def train_gradient(
     request = training_request(msg, GradientRequest, compression=chosen)
     client = partition_id(context)
     batches = Minibatches.of(request, client, source, criterion, augment)
+    if not len(batches.source):
+        return reply_message(msg, GradientReply(client=client, gradient=b"", num_examples=0))
     watch = Stopwatch()
     network = load_model(model, msg.content.get(ARRAYS))
     with watch.stage("gradient"):

@@ -48,7 +48,7 @@ def train_local(
     -------
     Message
         ``content["payload"]``: a `codec.messages.LocalReply`; uncompressed, ``content["arrays"]``
-        is the model's state.
+        is the model's state. Neither model nor change if there are no samples.
 
     Raises
     ------
@@ -57,6 +57,8 @@ def train_local(
     """
     request, client = training_request(msg, LocalRequest), partition_id(context)
     batches = Minibatches.of(request, client, source, criterion, augment)
+    if not len(batches.source):
+        return reply_message(msg, LocalReply(client=client, num_examples=0))
     watch = Stopwatch()
     network = load_model(model, msg.content.get(ARRAYS))
     before = [parameter.clone() for parameter in _trained(network)]

@@ -34,6 +34,7 @@ from strategies.received_model import (
     ReceivedModel,
     averaged,
     check_model,
+    read_empty,
     require_finite,
 )
 from strategies.round_book import RoundBook, RoundResult
@@ -139,9 +140,9 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         accepted = self.collect(server_round, replies, self.read)
         arrays, steps = None, 0
         with self.book.stage("train"):
-            if accepted:
-                mean = averaged([(received.arrays, received.num_examples) for received in accepted])
-                self.server_model.load_arrays(mean)
+            models = [(model.arrays, model.num_examples) for model in accepted if model.arrays]
+            if models:
+                self.server_model.load_arrays(averaged(models))
                 steps = self.request.local_steps
                 self.server_model.steps_taken += steps
                 arrays = self.current_arrays()
@@ -150,6 +151,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     def read(self, message: Message) -> ReceivedModel:
         """Decompress and check a reply; `BadReply` if it cannot be used."""
         reply = read_reply(message, LocalReply)
+        if empty := read_empty(message):
+            return empty
         if not reply.num_examples:
             raise BadReply("count", "num-examples is 0, at least 1 is needed")
         arrays, sections = (

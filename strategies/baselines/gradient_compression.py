@@ -161,8 +161,9 @@ class GradientCompression(ServerStrategy):
         float
             NaN: only the clients know the loss.
         """
-        if replies:
-            step = self._joined_gradient(replies)
+        sent = [reply for reply in replies if reply.gradient]
+        if sent:
+            step = self._joined_gradient(sent)
             self.server_model.apply_gradient([torch.from_numpy(part) for part in step])
         self._take_statistics(replies)
         return float("nan")
