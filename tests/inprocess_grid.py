@@ -9,6 +9,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 
 from sim.direct_grid import Client, DirectGrid
 
+__all__ = ["Client", "InProcessGrid", "over_the_wire"]
+
 _CLIENT_RAISED = 2
 
 

@@ -83,7 +83,8 @@ def _spoiled(spoil: Callable[[Any], None]) -> Callable[[Message, Context], Messa
 
     def client(message: Message, context: Context) -> Message:
         reply = train_gradient(message, context, random_sources()[0], batch_norm_dropout_model)
-        record = {**reply.content["payload"], **reply.content["metrics"]}  # type: ignore[dict-item]
+        payload: Any = reply.content["payload"]
+        record: dict[str, Any] = {**payload, **reply.content.metric_records["metrics"]}
         spoil(record)
         return Message(RecordDict({"payload": ConfigRecord(record)}), reply_to=message)
 

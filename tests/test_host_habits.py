@@ -79,7 +79,10 @@ def _client(source: ArraySource, metrics: dict[str, Any] | None = None) -> Clien
         with torch.no_grad():
             outputs = model.eval()(torch.from_numpy(source.samples).float() / 255)
         right = outputs.argmax(dim=1) == torch.from_numpy(source.targets)
-        found = {"accuracy": float(right.float().mean()), "num-examples": len(right)}
+        found: dict[str, Any] = {
+            "accuracy": float(right.float().mean()),
+            "num-examples": len(right),
+        }
         record = MetricRecord(metrics if metrics is not None else found)
         return Message(RecordDict({"metrics": record}), reply_to=message)
 
@@ -148,7 +151,7 @@ def test_evaluation_is_that_of_fed_avg() -> None:
     assert [len(sent) for sent in questions] == [3, 3]
     content = questions[1][0].content
     assert set(content) == {"arrays", "config"}
-    assert dict(content["config"]) == {"split": "test", "server-round": 2}  # type: ignore[arg-type]
+    assert dict(content["config"]) == {"split": "test", "server-round": 2}
     assert all(message.content["arrays"] is content["arrays"] for message in questions[1])
 
     plain = FedAvg(min_evaluate_nodes=3, min_train_nodes=3, min_available_nodes=3)
@@ -166,7 +169,7 @@ def test_evaluation_is_on_the_books() -> None:
     without.start(_grid(), num_rounds=2)
     size = sum(len(array.data) for array in ArrayRecord(make_model().state_dict()).values())
     more = strategy.ledger.downlink_bytes - without.ledger.downlink_bytes
-    assert 2 * 3 * size < more < 2 * 3 * (size + 2000)
+    assert 2 * 3 * size < more < 2 * 3 * (size + 2500)
     assert 0 < strategy.ledger.sections()["evaluation"] < 2 * 3 * 300
     assert without.ledger.sections("downlink")["arrays"] == 0
     assert strategy.ledger.uplink_bytes > without.ledger.uplink_bytes
@@ -267,18 +270,19 @@ def test_flowers_own_aggregation_takes_the_clients_metrics() -> None:
     """What a client leaves out because it is the default still counts in a mean."""
     grid, strategy = _grid(), _replay(codec="dct", train_metrics_aggr_fn=aggregate_metricrecords)
     result = strategy.start(grid, num_rounds=1)
-    metrics = result.train_metrics_clientapp[1]
-    sent = [reply.content["metrics"] for reply in grid.replies[0]]
-    assert all(record["num-examples"] > 0 for record in sent)  # type: ignore[operator,index]
+    metrics: Any = result.train_metrics_clientapp[1]
+    sent: list[Any] = [reply.content["metrics"] for reply in grid.replies[0]]
+    assert all(record["num-examples"] > 0 for record in sent)
     assert metrics["num-sent"] == pytest.approx(sum(n * n for n in SIZES) / sum(SIZES))
-    assert metrics["clipped"] == 0 and 0 < metrics["variance-kept"] <= 1  # type: ignore[operator]
+    assert metrics["clipped"] == 0 and 0 < metrics["variance-kept"] <= 1
     assert metrics["samples_sent"] == sum(SIZES)
 
 
 def test_metrics_that_the_host_adds_are_aggregated() -> None:
     def answer(message: Message, context: Context) -> Message:
         reply = train(message, context, random_sources()[0])
-        reply.content["metrics"]["battery"] = 0.5  # type: ignore[index,call-overload]
+        record: Any = reply.content["metrics"]
+        record["battery"] = 0.5
         return reply
 
     strategy = _replay(train_metrics_aggr_fn=aggregate_metricrecords)
@@ -466,7 +470,7 @@ def test_a_learning_rate_per_round() -> None:
     grid = _grid()
     _replay(Decaying, samples_per_round=5).start(grid, num_rounds=3)
     assert seen == pytest.approx([0.1, 0.05, 0.1 / 3])
-    told = [sent[0].content["config"]["lr"] for sent in grid.requests if sent]  # type: ignore[index,call-overload]
+    told = [sent[0].content["config"]["lr"] for sent in grid.requests if sent]
     assert told == pytest.approx(seen)  # clients see it, too
 
 
@@ -560,7 +564,7 @@ def test_nothing_is_ever_accepted() -> None:
     assert len(results) == 3
     silent = _replay()
     with pytest.raises(RunFailed, match="no reply could be used: 10 no-reply"):
-        silent.start(InProcessGrid([lambda m, c: None] * 2), num_rounds=5)  # type: ignore[arg-type,list-item]
+        silent.start(InProcessGrid([lambda m, c: None] * 2), num_rounds=5)
 
 
 def test_empty_replies_are_nothing_to_learn_from() -> None:

@@ -76,7 +76,7 @@ def _host(source: ArraySource, model: Callable[[], nn.Module] = make_model) -> C
             loss = nn.functional.cross_entropy(network(samples), targets)
             loss.backward()  # type: ignore[no-untyped-call]  # torch
             optimizer.step()
-        metrics = {"train_loss": float(loss), "num-examples": len(targets)}
+        metrics: dict[str, Any] = {"train_loss": float(loss), "num-examples": len(targets)}
         content = RecordDict(
             {"arrays": ArrayRecord(network.state_dict()), "metrics": MetricRecord(metrics)}
         )
@@ -258,8 +258,8 @@ def test_gradients_and_samples_are_averaged_by_examples() -> None:
                 drawn.append(items)
             return items
 
-    parts = [(s.samples, s.targets, CLASSES, 0.0, 255.0) for s in random_sources()]
-    small = tuple(array[:7] for array in parts[2][:2])
+    parts: list[Any] = [(s.samples, s.targets, CLASSES, 0.0, 255.0) for s in random_sources()]
+    small: Any = tuple(array[:7] for array in parts[2][:2])
     sources = [Recording(*parts[0]), Recording(*parts[1]), Recording(*small, *parts[2][2:])]
     clients = [_sharing(sources[0]), _gradient(sources[1]), _gradient(sources[2])]
     (state,) = _states(_streaming(samples=SPEC), clients, 1)
@@ -374,7 +374,7 @@ def test_a_device_without_samples_is_no_failure() -> None:
     for make, handler in ((_replay, train_local), (_streaming, train_gradient)):
         clients = [
             _sharing(sources[0]),
-            lambda message, context, handler=handler: handler(message, context, empty, make_model),
+            partial(handler, source=empty, model=make_model),
         ]
         strategy = make(samples=SPEC)
         _states(strategy, clients, 2)
@@ -382,11 +382,11 @@ def test_a_device_without_samples_is_no_failure() -> None:
 
 
 def test_metrics_of_hosts_reach_their_own_aggregation() -> None:
-    seen: list[list[RecordDict]] = []
+    seen: list[list[Any]] = []
 
     def aggregate(contents: list[RecordDict], key: str) -> MetricRecord:
         seen.append(contents)
-        losses: list[Any] = [c["metrics"].get("train_loss") for c in contents]  # type: ignore[union-attr]
+        losses: list[Any] = [c["metrics"].get("train_loss") for c in contents]
         return MetricRecord({"clients_loss": float(np.mean([x for x in losses if x is not None]))})
 
     sources = random_sources()
