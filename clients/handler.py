@@ -33,7 +33,7 @@ from codec.messages import (
     SampleReply,
     StreamingRequest,
 )
-from codec.options import OneOf, check, own_fields
+from codec.options import OneOf, Options, check, own_fields
 
 if TYPE_CHECKING:
     from torch import nn
@@ -149,6 +149,29 @@ def read_request(msg: Message, *kinds: type[RequestT]) -> RequestT:
     mode = cast(Any, record.get("mode"))
     check("mode", mode, OneOf(by_mode))
     return by_mode[mode].from_entries(record)
+
+
+def training_request(msg: Message, kind: type[RequestT], **own: Options) -> RequestT:
+    """Return a request to train, also where the server asked for samples in a mixed federation.
+
+    Parameters
+    ----------
+    msg : Message
+    kind : type
+        Class of the request.
+    **own
+        Options that are the client's choice in a mixed federation.
+
+    Raises
+    ------
+    CodecError
+        See `read_request`.
+    """
+    record = msg.content.get(CONFIG)
+    if not isinstance(record, ConfigRecord) or record.get("mixed") is not True:
+        return read_request(msg, kind)
+    entries = {k: v for option in own.values() for k, v in option.to_entries().items()}
+    return kind.from_entries({**record, **entries, "mode": own_fields(kind)["mode"].default})
 
 
 def partition_id(context: Context) -> int:

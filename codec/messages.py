@@ -38,6 +38,7 @@ from codec.options import (
     choice,
     option,
     own_fields,
+    redeclared,
     required,
 )
 from codec.samples.options import CodecOptions
@@ -195,6 +196,20 @@ class LocalOptions(CompressionOptions):
     local_steps: int = option(10, "fedavg: steps of a client per round", COUNT)
     momentum: float = option(0.9, "momentum of sgd, beta1 of adam", _MOMENTUM)
     weight_decay: float = option(5e-4, "weight decay", COUNT_OR_NONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedOptions(Options):
+    """A federation in which some devices may not share samples.
+
+    They answer the same request with the model, trained on their own samples, or (streaming) with
+    a compressed gradient; for that the request brings the model and how to train it.
+    """
+
+    mixed: bool = option(
+        False, "take models, or gradients (streaming), of devices that share no samples"
+    )
+    local_steps: int = redeclared(LocalOptions, "local_steps", 10)
 
 
 # Requests

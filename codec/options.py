@@ -359,7 +359,7 @@ def _documented(name: str, declared: Field[Any]) -> list[str]:
         kind, text = f"{nested.__name__} or str", _first_line(nested)
         default = getattr(default, fields(nested)[0].name)
     else:
-        kind = getattr(declared.type, "__name__", str(declared.type))
+        kind = _type_name(declared.type)
         text = declared.metadata["doc"]
         if isinstance(legal, OneOf):
             kind = "{" + ", ".join(map(repr, legal)) + "}"
@@ -368,6 +368,13 @@ def _documented(name: str, declared: Field[Any]) -> list[str]:
     text = f"{text[0].upper()}{text[1:].rstrip('.')}."
     indented = textwrap.wrap(text, 92, initial_indent="    ", subsequent_indent="    ")
     return [f"{name} : {kind}, default={default!r}", *indented]
+
+
+def _type_name(kind: Any) -> str:
+    """Return the name of a type, without what stands in its brackets."""
+    if isinstance(kind, UnionType):
+        return " or ".join(map(_type_name, get_args(kind)))
+    return "None" if kind is type(None) else str(getattr(kind, "__name__", kind))
 
 
 def _first_line(cls: type) -> str:

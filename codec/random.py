@@ -58,6 +58,7 @@ class Stream(IntEnum):
     SERVER_NODES = 100
     SERVER_MINIBATCHES = 101
     SERVER_AUGMENTATION = 102
+    SERVER_EVALUATION = 103
 
 
 _SERVER = 2**32 - 1  # stands where a client's number does

@@ -3,6 +3,7 @@
 The baselines they are measured against are in `strategies.baselines`.
 """
 
+from strategies.errors import RunFailed
 from strategies.ledger import Ledger, LedgerEntry
 from strategies.received import BadReply
 from strategies.rehearsal import RehearsalError
@@ -23,6 +24,7 @@ __all__ = [
     "RehearsalError",
     "RoundBook",
     "RoundResult",
+    "RunFailed",
     "SampleBank",
     "ServerModel",
     "ServerStrategy",

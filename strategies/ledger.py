@@ -39,6 +39,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 
 UPLINK = "uplink"
 DOWNLINK = "downlink"
+MESSAGE = "message"  # section of what no other section has
 # Stand-ins for what is known only later, all of one length: SHA-256 in hex, and a UUID.
 _OBJECT_ID = "0" * 64
 _SESSION_ID = "0" * 36
@@ -117,7 +118,7 @@ class Ledger:
                     for record in message.content.values()
                     if isinstance(record, ArrayRecord)
                 )
-                sections = {"arrays": arrays, "message": content - arrays}
+                sections = {"arrays": arrays, MESSAGE: content - arrays}
                 node_id = message.metadata.dst_node_id
                 envelope = _request_envelope(message, tree)
                 self._add(LedgerEntry(server_round, node_id, DOWNLINK, sections, *envelope))
@@ -130,6 +131,9 @@ class Ledger:
         message: Message,
         sections: Mapping[str, int] | None = None,
         entropy_bits: Mapping[str, float] | None = None,
+        *,
+        node_id: int | None = None,
+        rest: str = MESSAGE,
     ) -> None:
         """Record a reply.
 
@@ -140,10 +144,15 @@ class Ledger:
         message : Message
             The reply; an ``Error`` reply has no content and counts zero content bytes.
         sections : Mapping[str, int], optional
-            Bytes of the reply's parts; what the content has beyond their sum is booked as
-            ``"message"``. ``None`` for a reply that was not accepted: all is ``"rejected"``.
+            Bytes of the reply's parts; what the content has beyond their sum is booked as `rest`.
+            ``None`` for a reply that was not accepted: all is ``"rejected"``.
         entropy_bits : Mapping[str, float], optional
             Empirical entropy of the payload by section, in bits.
+        node_id : int, optional
+            Node that was asked; by default the sender. They differ in error replies of the
+            SuperLink's own.
+        rest : str
+            Section of what is in no other section.
         """
         with no_object_id_recompute():
             content, objects, tree = _measure(message, {})
@@ -151,8 +160,9 @@ class Ledger:
         if sections is None:
             booked = {"rejected": content}
         else:
-            booked = {**sections, "message": content - sum(sections.values())}
-        node_id = message.metadata.src_node_id
+            booked = {**sections, rest: content - sum(sections.values())}
+        if node_id is None:
+            node_id = message.metadata.src_node_id
         self._add(LedgerEntry(server_round, node_id, UPLINK, booked, *envelope))
         for section, bits in (entropy_bits or {}).items():
             self.entropy_bits[section] = self.entropy_bits.get(section, 0.0) + bits

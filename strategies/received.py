@@ -36,7 +36,7 @@ class BadReply(ValueError):
 
     def __init__(self, cause: str, detail: str) -> None:
         super().__init__(f"{cause}: {detail}")
-        self.cause = cause
+        self.cause, self.detail = cause, detail
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,11 @@ class Received:
     def num_sent(self) -> int:
         """Number of samples in the reply."""
         return 0
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether there is something to learn from in it."""
+        return True
 
     @property
     def entropy_bits(self) -> dict[str, float]:

@@ -13,9 +13,11 @@ from codec import (
     DecodedSamples,
     DecodeLimits,
     SamplePayload,
+    SampleSpec,
     decode_samples,
 )
 from codec.gradients import GradientCompressor
+from codec.learning.inputs import sees_floats
 from codec.messages import SampleReply
 from strategies.received import BadReply, Received, decompressed, read_reply
 
@@ -28,6 +30,8 @@ class Expectation:
     ----------
     shape : tuple[int, ...], optional
         Shape of one sample; ``None`` accepts any.
+    like : SampleSpec, optional
+        What was agreed on: kind of values and of targets must be the same.
     outputs : int
         Outputs of the model: classes or floats of a target beyond it are refused; 0: unknown.
     max_examples : int
@@ -41,6 +45,7 @@ class Expectation:
     """
 
     shape: tuple[int, ...] | None = None
+    like: SampleSpec | None = None
     outputs: int = 0
     max_examples: int = 0
     compressor: GradientCompressor | None = None
@@ -73,6 +78,11 @@ class ReceivedSamples(Received):
     def num_sent(self) -> int:
         """Number of samples in the reply."""
         return sum(payload.count for payload, _ in self.payloads)
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether samples, or what they miss of a gradient, came at all."""
+        return bool(self.payloads) or self.refinement is not None
 
     @property
     def entropy_bits(self) -> dict[str, float]:
@@ -138,10 +148,21 @@ def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
     spec = payload.spec
     if expected.shape is not None and spec.shape != expected.shape:
         raise BadReply("shape", f"samples are {spec.shape}, expected {expected.shape}")
+    if expected.like is not None:
+        _check_kind(spec, expected.like)
     if expected.outputs and max(spec.classes, spec.target_size) > expected.outputs:
         found = f"{spec.target_kind}, the model has {expected.outputs} outputs"
         raise BadReply("target", f"targets are {found}")
     return payload
+
+
+def _check_kind(spec: SampleSpec, like: SampleSpec) -> None:
+    """Refuse what the model takes for something else than what was agreed on."""
+    if sees_floats(spec) != sees_floats(like):
+        raise BadReply("shape", f"samples are {spec.dtype}, those agreed on {like.dtype}")
+    sizes = [0 if one.target_size == 1 else one.target_size for one in (spec, like)]
+    if bool(spec.classes) != bool(like.classes) or sizes[0] != sizes[1]:
+        raise BadReply("target", f"targets are {spec.target_kind}, not {like.target_kind}")
 
 
 def _decode(payload: SamplePayload) -> DecodedSamples:

@@ -1,43 +1,50 @@
 """Training on a growing bank of quantized samples, several optimizer steps per round."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from logging import INFO, WARNING
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common import log
-from flwr.serverapp import Grid
 
-from codec import Augmentation, Criterion, DecodeLimits, SampleSpec
+from codec import (
+    Augmentation,
+    Criterion,
+    DecodedSamples,
+    DecodeLimits,
+    SamplePayload,
+    SampleSpec,
+)
+from codec.learning.inputs import sees_floats
 from codec.messages import (
     PROBABILITY,
     BankTraining,
     ClientOptions,
+    MixedOptions,
     Participation,
     ReplayOptions,
     ReplayRequest,
-    Terms,
 )
 from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
 from strategies.agreement import Agreement
-from strategies.participation import nodes_of_round, train_messages
-from strategies.received_samples import Expectation, ReceivedSamples, read_samples
+from strategies.evaluation import EvaluationOptions
+from strategies.received import BadReply, Received
+from strategies.received_samples import Expectation, ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
 from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
+from strategies.sample_strategy import SampleStrategy
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
-from strategies.server_strategy import EvaluationOptions, ServerStrategy
 
 _NEVER = -1
 _LOG_SECONDS = 10.0
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
 
-@takes_options(ReplayOptions, BankTraining, Participation, EvaluationOptions)
-class QuantizedDataReplay(ServerStrategy):
+@takes_options(ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions)
+class QuantizedDataReplay(SampleStrategy):
     """The server keeps what it received and trains on all of it in every round.
 
     In a round each client sends its next samples, within its budget; the server adds them to its
@@ -48,6 +55,11 @@ class QuantizedDataReplay(ServerStrategy):
     A reply may get lost or be rejected. Each request therefore names the round of the last
     reply from that node which was accepted (``"acknowledged"``), and the client counts samples as
     sent only then.
+
+    In a `mixed` federation the devices that share no samples answer with a model of their own
+    training, from the host's own code for FedAvg or `clients.baselines.train_local`. After the
+    server's steps the new model is the mean of theirs, weighted by ``num-examples``, and the
+    server's, weighted by the samples in the bank; buffers of batch normalization as FedAvg does.
 
     Parameters
     ----------
@@ -102,11 +114,11 @@ class QuantizedDataReplay(ServerStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.training, self.participation, evaluation = split_options(
-            options, ReplayOptions, BankTraining, Participation, EvaluationOptions
+        asked, self.training, participation, evaluation, mixed = split_options(
+            options, ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions
         )
         request = pick(
-            ReplayRequest, asked, server_round=0, **values_of(self.participation, ClientOptions)
+            ReplayRequest, asked, server_round=0, **values_of(participation, ClientOptions)
         )
         server_model = ServerModel(
             model,
@@ -117,73 +129,67 @@ class QuantizedDataReplay(ServerStrategy):
             amp=amp,
             channels_last=channels_last,
         )
-        told = (asked, self.training, self.participation, evaluation)
-        super().__init__(server_model, RoundBook(on_round), request, told)
         limits = limits or DecodeLimits()
-        self.bank = SampleBank(memory_limit, limits, scale=request.scale)
-        self._agreement = Agreement(
+        super().__init__(
             server_model,
+            RoundBook(on_round),
             request,
-            spec=samples,
-            shape=sample_shape,
-            class_names=class_names,
-            limits=limits,
-            batch_size=self.training.server_batch_size,
-            per_sample=request.rule == PROBABILITY,
+            evaluation,
+            agreement=Agreement(
+                server_model,
+                request,
+                spec=samples,
+                shape=sample_shape,
+                class_names=class_names,
+                limits=limits,
+                batch_size=self.training.server_batch_size,
+                per_sample=request.rule == PROBABILITY,
+            ),
+            expected=Expectation(shape=sample_shape, limits=limits),
+            participation=participation,
+            mixed=mixed,
+            options=[asked, self.training],
         )
-        self._expected = Expectation(shape=sample_shape, limits=limits)
+        self.bank = SampleBank(memory_limit, limits, scale=request.scale)
         self._augment = augment
         self._acknowledged: dict[int, int] = {}
         self._finished: set[int] = set()
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask the round's nodes for their next samples; nobody when all have sent everything."""
-        config = self.prepare(arrays, config)
-        node_ids = nodes_of_round(
-            grid, self.participation, server_round, self._finished, self.timeout
-        )
-        terms = self._agreement.settle(server_round, node_ids, grid, self.book, self.timeout)
-        request = replace(self.request, server_round=server_round, terms=terms or Terms())
+    def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
+        """Return the request with what has arrived of a node."""
+        return replace(request, acknowledged=self._acknowledged.get(node_id, _NEVER))
 
-        def request_of(node_id: int) -> ReplayRequest:
-            return replace(request, acknowledged=self._acknowledged.get(node_id, _NEVER))
+    def finished(self) -> Collection[int]:
+        """Return nodes that have sent everything."""
+        return self._finished
 
-        model = arrays if request.needs_model else None
-        asked = node_ids if terms else []
-        messages = train_messages(asked, request_of, config, model)
-        self.book.begin(server_round, messages)
-        return messages
+    def train(self, server_round: int, accepted: Sequence[Received]) -> tuple[float, int]:
+        """Bank the samples and train on all that the bank holds."""
+        self.keep(server_round, [r for r in accepted if isinstance(r, ReceivedSamples)])
+        return self.learn(server_round), len(self.bank)
 
-    def read(self, message: Message) -> ReceivedSamples:
-        """Decode and check a reply; `BadReply` if it cannot be used."""
-        terms = self._agreement.terms or Terms()
-        shape = self._expected.shape or terms.shape or None
-        return read_samples(message, replace(self._expected, shape=shape, outputs=terms.outputs))
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord, MetricRecord]:
-        """Bank the samples and train on all; returns the new arrays and the round's metrics."""
-        node_replies = list(replies)
-        accepted = self.book.collect(server_round, node_replies, self.read)
-        before = self.steps_taken
-        with self.book.stage("train"):
-            self.keep(server_round, accepted)
-            loss = self.learn(server_round)
-        metrics = self.book.finish(server_round, accepted, self.steps_taken - before, loss)
-        self.check_progress(accepted, len(node_replies))
-        return self.current_arrays(), self.train_metrics(node_replies, metrics)
-
-    def keep(self, server_round: int, accepted: list[ReceivedSamples]) -> None:
+    def keep(self, server_round: int, accepted: Sequence[ReceivedSamples]) -> None:
         """Bank the replies' samples; remember what of each node has arrived, and who is done."""
         for received in accepted:
-            for payload, decoded in received.payloads:
-                self.bank.add_payload(payload, decoded)
+            try:
+                for payload, decoded in received.payloads:
+                    self._check_tokens(payload, decoded)
+                    self.bank.add_payload(payload, decoded)
+            except (RuntimeError, IndexError, ValueError) as error:  # of the host's model, or bank
+                self.book.reject(received.node_id, BadReply("fit", f"{error!s:.200}"))
+                continue
             self._acknowledged[received.node_id] = server_round
             if received.remaining == 0:
                 self._finished.add(received.node_id)
+
+    def _check_tokens(self, payload: SamplePayload, decoded: DecodedSamples) -> None:
+        """Let the model see the highest token of a payload; it raises what lies beyond its own."""
+        if not sees_floats(payload.spec):
+            row = int(decoded.samples.reshape(payload.count, -1).max(axis=1).argmax())
+            sample = torch.from_numpy(decoded.samples[row : row + 1])
+            with torch.no_grad():
+                device = self.server_model.device
+                self.server_model.outputs(sample.round().long().to(device), training=False)
 
     def learn(self, server_round: int) -> float:
         """Train on the bank; mean loss, NaN without a step."""

@@ -1,12 +1,9 @@
 """Minibatch SGD from quantized samples, one optimizer step per round."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from codec import (
@@ -19,19 +16,26 @@ from codec import (
     keyed_augmentation,
     losses_gradient,
 )
-from codec.messages import ClientOptions, Participation, StreamingOptions, StreamingRequest, Terms
+from codec.messages import (
+    ClientOptions,
+    MixedOptions,
+    Participation,
+    StreamingOptions,
+    StreamingRequest,
+)
 from codec.options import pick, split_options, takes_options, values_of
 from strategies.agreement import Agreement
-from strategies.participation import nodes_of_round, train_messages
-from strategies.received import BadReply
-from strategies.received_samples import Expectation, ReceivedSamples, read_samples
+from strategies.evaluation import EvaluationOptions
+from strategies.received import BadReply, Received
+from strategies.received_gradient import ReceivedGradient
+from strategies.received_samples import Expectation, ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
+from strategies.sample_strategy import SampleStrategy
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
-from strategies.server_strategy import EvaluationOptions, ServerStrategy
 
 
-@takes_options(StreamingOptions, Participation, EvaluationOptions)
-class QuantizedDataStreaming(ServerStrategy):
+@takes_options(StreamingOptions, Participation, EvaluationOptions, MixedOptions)
+class QuantizedDataStreaming(SampleStrategy):
     r"""One optimizer step per round on the clients' quantized minibatches.
 
     Each client draws a minibatch of :math:`b_k` samples, keeps sample i with weight
@@ -45,6 +49,12 @@ class QuantizedDataStreaming(ServerStrategy):
     BatchNorm's statistics, and the residual would no longer fit. With a lossless residual g is the
     gradient of the clients' original minibatches; with a lossless codec, importance ``all``
     and no residual likewise.
+
+    In a `mixed` federation the devices that share no samples answer with a compressed gradient of
+    their minibatch (`clients.baselines.train_gradient`, any compressor), which is averaged with
+    the others. Or with a model of their own training, as in replay: the new model is then the mean
+    of theirs, weighted by ``num-examples``, and the server's, weighted by the examples behind its
+    step.
 
     Parameters
     ----------
@@ -74,6 +84,7 @@ class QuantizedDataStreaming(ServerStrategy):
     """
 
     request: StreamingRequest
+    takes_gradients = True
 
     def __init__(
         self,
@@ -93,11 +104,11 @@ class QuantizedDataStreaming(ServerStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.participation, evaluation = split_options(
-            options, StreamingOptions, Participation, EvaluationOptions
+        asked, participation, evaluation, mixed = split_options(
+            options, StreamingOptions, Participation, EvaluationOptions, MixedOptions
         )
         request = pick(
-            StreamingRequest, asked, server_round=0, **values_of(self.participation, ClientOptions)
+            StreamingRequest, asked, server_round=0, **values_of(participation, ClientOptions)
         )
         compressor = request.refinement.compressor()
         if augment is not None and compressor is not None:
@@ -112,91 +123,98 @@ class QuantizedDataStreaming(ServerStrategy):
             amp=amp if compressor is None else False,
             channels_last=channels_last,
         )
-        server_model.check_gradients(loss_known=True)
+        server_model.check_gradients(loss_known=not mixed.mixed)
+        limits = limits or DecodeLimits()
         super().__init__(
-            server_model, RoundBook(on_round), request, (asked, self.participation, evaluation)
-        )
-        self._agreement = Agreement(
             server_model,
+            RoundBook(on_round),
             request,
-            spec=samples,
-            shape=sample_shape,
-            class_names=class_names,
-            limits=limits or DecodeLimits(),
-            batch_size=request.batch_size,
-            per_sample=True,
+            evaluation,
+            agreement=Agreement(
+                server_model,
+                request,
+                spec=samples,
+                shape=sample_shape,
+                class_names=class_names,
+                limits=limits,
+                batch_size=request.batch_size,
+                per_sample=True,
+                gradients=True,
+            ),
+            expected=Expectation(
+                shape=sample_shape,
+                max_examples=request.batch_size,
+                compressor=compressor,
+                gradient_shapes=[tuple(p.shape) for p in server_model.trainable()],
+                limits=limits,
+            ),
+            participation=participation,
+            mixed=mixed,
+            options=[asked],
         )
-        self._expected = Expectation(
-            shape=sample_shape,
-            max_examples=request.batch_size,
-            compressor=compressor,
-            gradient_shapes=[tuple(p.shape) for p in server_model.trainable()],
-            limits=limits or DecodeLimits(),
-        )
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Ask the round's nodes for a minibatch each."""
-        config = self.prepare(arrays, config)
-        node_ids = nodes_of_round(grid, self.participation, server_round, timeout=self.timeout)
-        terms = self._agreement.settle(server_round, node_ids, grid, self.book, self.timeout)
-        request = replace(self.request, server_round=server_round, terms=terms or Terms())
-        model = arrays if request.needs_model else None
-        messages = train_messages(node_ids if terms else [], lambda _: request, config, model)
-        self.book.begin(server_round, messages)
-        return messages
+    def request_to(self, node_id: int, request: StreamingRequest) -> StreamingRequest:
+        """Return the request: all nodes are asked the same."""
+        return request
 
-    def read(self, message: Message) -> ReceivedSamples:
-        """Decode and check a reply; `BadReply` if it cannot be used."""
-        terms = self._agreement.terms or Terms()
-        shape = self._expected.shape or terms.shape or None
-        return read_samples(message, replace(self._expected, shape=shape, outputs=terms.outputs))
+    def train(self, server_round: int, accepted: Sequence[Received]) -> tuple[float, int]:
+        """Step along the average of a round's gradients; see `learn`."""
+        of_use = (ReceivedSamples, ReceivedGradient)
+        found = [received for received in accepted if isinstance(received, of_use)]
+        return self.learn(server_round, found), sum(received.num_examples for received in found)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord, MetricRecord]:
-        """Step along the average gradient; returns the new arrays and the round's metrics."""
-        node_replies = list(replies)
-        accepted = self.book.collect(server_round, node_replies, self.read)
-        before = self.steps_taken
-        with self.book.stage("train"):
-            loss = self.learn(server_round, accepted)
-        metrics = self.book.finish(server_round, accepted, self.steps_taken - before, loss)
-        self.check_progress(accepted, len(node_replies))
-        return self.current_arrays(), self.train_metrics(node_replies, metrics)
-
-    def learn(self, server_round: int, replies: list[ReceivedSamples]) -> float:
+    def learn(
+        self, server_round: int, replies: Sequence[ReceivedSamples | ReceivedGradient]
+    ) -> float:
         """Take one step along the average of the clients' gradients; none without a gradient.
 
         Returns
         -------
         float
-            Weighted mean loss on the decoded samples; NaN when no step was taken.
+            Weighted mean loss on the decoded samples; NaN when no step was taken, or none arrived.
+
+        Raises
+        ------
+        DivergedError
+            If not one of the clients' losses is finite.
         """
         total: list[Tensor] = []
-        examples, loss = 0, 0.0
+        examples, loss, known, bad_losses = 0, 0.0, 0, []
         for reply in replies:
             if reply.num_examples == 0:
                 continue
-            gradient, client_loss = self._client_gradient(server_round, reply)
+            try:
+                gradient, client_loss = self._client_gradient(server_round, reply)
+            except (RuntimeError, IndexError, ValueError) as error:  # out of the host's own model
+                self.book.reject(reply.node_id, BadReply("fit", f"{error!s:.200}"))
+                continue
             scaled = [part * reply.num_examples for part in gradient]
             if not all(torch.isfinite(part).all() for part in scaled):
                 detail = "gradient holds NaN or infinity; the model may have diverged"
                 self.book.reject(reply.node_id, BadReply("not-finite", detail))
+                bad_losses.append(client_loss)
                 continue
             total = [a + b for a, b in zip(total, scaled, strict=True)] if total else scaled
             examples += reply.num_examples
-            loss += client_loss * reply.num_examples
-        if not examples:
-            return float("nan")
-        self.server_model.apply_gradient([part / examples for part in total], loss / examples)
-        return loss / examples
+            if client_loss is not None:
+                known += reply.num_examples
+                loss += client_loss * reply.num_examples
+        mean = loss / known if known else float("nan")
+        if examples:
+            gradient = [part / examples for part in total]
+            self.server_model.apply_gradient(gradient, mean if known else None)
+        elif bad_losses:
+            losses = torch.tensor([found for found in bad_losses if found is not None])
+            self.server_model.check_finite(losses, self.steps_taken + 1)
+        return mean
 
     def _client_gradient(
-        self, server_round: int, reply: ReceivedSamples
-    ) -> tuple[list[Tensor], float]:
-        """Gradient at a client's decoded samples plus its residual, and the loss there."""
+        self, server_round: int, reply: ReceivedSamples | ReceivedGradient
+    ) -> tuple[list[Tensor], float | None]:
+        """Gradient that a client sent, or at its decoded samples plus its residual; the loss."""
+        if isinstance(reply, ReceivedGradient):
+            device = self.server_model.device
+            return [torch.from_numpy(part).to(device) for part in reply.gradient], None
         gradient, loss = self._sample_gradient(server_round, reply)
         if reply.refinement is not None:
             gradient = [
@@ -226,4 +244,4 @@ class QuantizedDataStreaming(ServerStrategy):
             )
             gradient = losses_gradient(server.model, losses, decoded.weights, count)
         weights = torch.as_tensor(decoded.weights, device=server.device)
-        return gradient, float(losses.mean_of(count, weights))
+        return gradient, float(losses.mean_of(count, weights).detach())

@@ -9,14 +9,25 @@ import numpy as np
 import torch
 from inprocess_grid import InProcessGrid
 from numpy.typing import NDArray
-from small_task import BATCH, CLASSES, CLIENTS, SEED, SIZES, grid_of, make_model, random_images
+from small_task import (
+    BATCH,
+    CLASSES,
+    CLIENTS,
+    SEED,
+    SHAPE,
+    SIZES,
+    grid_of,
+    make_model,
+    random_images,
+)
 from torch import nn
 
 from clients import ArraySource, train
-from codec import CodecOptions
+from codec import CodecOptions, SampleSpec
 from strategies import QuantizedDataStreaming
 
 LOSSLESS = CodecOptions("lossless")
+SAMPLES = SampleSpec(SHAPE, "uint8", 0, 255, CLASSES)
 COARSE = CodecOptions(quantizer="dithered", step=0.5)
 
 
@@ -55,7 +66,13 @@ def make_grid(
 
 
 def make_strategy(**options: Any) -> QuantizedDataStreaming:
-    settings = {"batch_size": BATCH, "min_available_nodes": CLIENTS, "device": "cpu", "seed": SEED}
+    settings: dict[str, Any] = {
+        "batch_size": BATCH,
+        "min_available_nodes": CLIENTS,
+        "device": "cpu",
+        "seed": SEED,
+        "samples": SAMPLES,
+    }
     return QuantizedDataStreaming(
         make_model(), sgd, scheduler=make_scheduler, **{**settings, **options}
     )

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from copy import deepcopy
 
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from sim.direct_grid import Client, DirectGrid
+
+__all__ = ["Client", "InProcessGrid", "over_the_wire"]
 
 _CLIENT_RAISED = 2
 
@@ -25,7 +27,8 @@ class InProcessGrid(DirectGrid):
     """Calls one client function for each node, as Flower's simulation does.
 
     A client that raises gives an ``Error`` reply and its state changes are lost; one that returns
-    ``None`` gives no reply. ``requests`` and ``replies`` keep what was sent.
+    ``None`` gives no reply. ``requests`` and ``replies`` keep what was sent in a round to train;
+    questions of what samples are like, and evaluation, are not among them.
     """
 
     def __init__(self, clients: list[Client], seed: int = 0) -> None:
@@ -39,8 +42,9 @@ class InProcessGrid(DirectGrid):
         """Run the clients one after the other."""
         sent = list(messages)
         replies = list(super().send_and_receive(sent))
-        self.requests.append(sent)
-        self.replies.append(replies)
+        if not any(map(_is_question, sent)):
+            self.requests.append(sent)
+            self.replies.append(replies)
         return replies
 
     def answer(self, message: Message) -> Message | None:
@@ -53,3 +57,9 @@ class InProcessGrid(DirectGrid):
             return over_the_wire(Message(Error(_CLIENT_RAISED, str(error)), reply_to=received))
         self.contexts[node_id] = context
         return None if reply is None else over_the_wire(reply)
+
+
+def _is_question(message: Message) -> bool:
+    config = message.content.get("config")
+    asked = config.get("mode") if isinstance(config, ConfigRecord) else None
+    return asked == "describe" or message.metadata.message_type == "evaluate"

@@ -32,6 +32,7 @@ from codec.gradients.joined import Joined
 from codec.learning.batch_norm import statistics
 from strategies import RoundResult
 from strategies.baselines import CompressedFedAvg
+from strategies.errors import RunFailed
 
 SIZES, BATCH, RATE = (40, 30, 20), 10, 0.1
 
@@ -311,14 +312,16 @@ def test_a_change_that_overflows_is_refused() -> None:
         name: torch.full_like(value, 3e38) for name, value in smooth_model().state_dict().items()
     }
     strategy = _strategy(compression="fp32", min_available_nodes=1)
-    strategy.start(InProcessGrid([client]), ArrayRecord(large), num_rounds=1)
+    with pytest.raises(RunFailed, match="holds NaN or infinity"):
+        strategy.start(InProcessGrid([client]), ArrayRecord(large), num_rounds=1)
     assert strategy.failures == {"not-finite": 1}
 
 
 def test_a_round_of_bad_replies_changes_nothing() -> None:
     strategy = _strategy(min_available_nodes=1)
     before = copy.deepcopy(strategy.model.state_dict())
-    states_after_rounds(strategy, InProcessGrid([raising_client]), 2)
+    with pytest.raises(RunFailed, match="device is full"):
+        states_after_rounds(strategy, InProcessGrid([raising_client]), 2)
     assert strategy.failures == {"error": 2}
     assert strategy.steps_taken == 0
     assert largest_difference(before, dict(strategy.model.state_dict())) == 0

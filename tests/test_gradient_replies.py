@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from codec.gradients import Float32
 from codec.gradients.joined import Joined
 from codec.learning.batch_norm import encode_statistics, statistics
 from strategies import RoundResult
+from strategies.errors import RunFailed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -76,31 +78,31 @@ def test_models_without_batch_normalization_send_no_statistics() -> None:
     assert not any("buffers" in record for record in payloads(grid))
 
 
-def _spoiled(spoil: Callable[[ConfigRecord], None]) -> Callable[[Message, Context], Message]:
+def _spoiled(spoil: Callable[[Any], None]) -> Callable[[Message, Context], Message]:
     """A client whose honest reply is spoiled on the way."""
 
     def client(message: Message, context: Context) -> Message:
         reply = train_gradient(message, context, random_sources()[0], batch_norm_dropout_model)
-        record = reply.content["payload"]
-        assert isinstance(record, ConfigRecord)
+        payload: Any = reply.content["payload"]
+        record: dict[str, Any] = {**payload, **reply.content.metric_records["metrics"]}
         spoil(record)
-        return Message(RecordDict({"payload": record}), reply_to=message)
+        return Message(RecordDict({"payload": ConfigRecord(record)}), reply_to=message)
 
     return client
 
 
-def _truncate(record: ConfigRecord) -> None:
+def _truncate(record: Any) -> None:
     data = record["gradient"]
     assert isinstance(data, bytes)
     record["gradient"] = data[: len(data) // 2]
 
 
-def _wrong_shape(record: ConfigRecord) -> None:
+def _wrong_shape(record: Any) -> None:
     parts = [np.zeros(7, np.float32)]
     record["gradient"] = Joined(Float32()).compress(parts, None, np.random.default_rng(0))[0]
 
 
-def _negative_variance(record: ConfigRecord) -> None:
+def _negative_variance(record: Any) -> None:
     parts = [tensor.numpy() - 2 for tensor in statistics(batch_norm_dropout_model())]
     record["buffers"] = encode_statistics(parts)
 
@@ -146,7 +148,8 @@ def test_a_round_of_bad_replies_takes_no_step() -> None:
     results: list[RoundResult] = []
     strategy = make_strategy(on_round=results.append, min_available_nodes=1)
     before = copy.deepcopy(strategy.model.state_dict())
-    strategy.start(InProcessGrid([raising_client]), num_rounds=2)
+    with pytest.raises(RunFailed, match="device is full"):
+        strategy.start(InProcessGrid([raising_client]), num_rounds=2)
     assert strategy.steps_taken == 0
     assert largest_difference(before, dict(strategy.model.state_dict())) == 0
     assert [result.failures for result in results] == [{"error": 1}] * 2

@@ -67,7 +67,8 @@ def _read(expected: Expectation | None = None, **changes: Any) -> ReceivedSample
 def test_a_good_reply_is_read() -> None:
     reply = _read()
     assert (reply.node_id, reply.client, reply.num_examples, reply.remaining) == (42, 3, 8, 12)
-    assert reply.payload is not None and reply.payload.spec == SPEC
+    ((payload, _),) = reply.payloads
+    assert payload.spec == SPEC
     assert reply.decoded is not None and reply.decoded.samples.shape == (5, 1, 4, 4)
     assert reply.num_sent == 5
     assert sum(reply.sections.values()) == len(_payload().to_bytes())
@@ -78,7 +79,8 @@ def test_a_good_reply_is_read() -> None:
 def test_a_refinement_without_samples_is_legal() -> None:
     expected = Expectation(compressor=FP32, gradient_shapes=[g.shape for g in GRADIENT])
     reply = _read(expected, samples=b"", num_sent=0, refinement=_refinement())
-    assert reply.payload is None and reply.decoded is None and reply.num_sent == 0
+    assert not reply.payloads and reply.decoded is None and reply.num_sent == 0
+    assert reply.is_useful
     assert reply.refinement is not None
     for found, original in zip(reply.refinement, GRADIENT, strict=True):
         assert np.array_equal(found, original)
@@ -88,11 +90,12 @@ def test_a_refinement_without_samples_is_legal() -> None:
 def test_nothing_at_all_is_legal() -> None:
     reply = _read(samples=b"", num_sent=0, num_examples=0, remaining=0)
     assert reply.num_sent == 0 and reply.sections == {}
+    assert not reply.is_useful
 
 
 def test_a_payload_of_no_samples_is_no_payload() -> None:
     reply = _read(samples=_payload(count=0).to_bytes(), num_sent=0)
-    assert reply.payload is None
+    assert not reply.payloads
     assert sum(reply.sections.values()) == len(_payload(count=0).to_bytes())
 
 
@@ -162,24 +165,45 @@ def test_payload_beyond_the_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "cause"),
+    ("expected", "cause", "found"),
     [
-        (replace(SPEC, shape=(1, 4, 5)), "shape"),
-        (replace(SPEC, high=1), "shape"),
-        (replace(SPEC, classes=11), "target"),
-        (replace(SPEC, classes=0, target_size=2), "target"),
+        (Expectation(shape=(1, 4, 5)), "shape", r"\(1, 4, 4\), expected \(1, 4, 5\)"),
+        (Expectation(outputs=9), "target", "10 classes, the model has 9 outputs"),
+        (Expectation(like=replace(SPEC, dtype="int32")), "shape", "uint8, those agreed on int32"),
+        (Expectation(like=replace(SPEC, classes=0, target_size=2)), "target", "10 classes, not"),
+        (Expectation(like=replace(SPEC, classes=0)), "target", "10 classes, not"),
     ],
-    ids=["shape", "range", "classes", "regression"],
+    ids=["shape", "classes", "tokens", "regression", "single floats"],
 )
-def test_payloads_unlike_the_first(first: SampleSpec, cause: str) -> None:
-    with pytest.raises(BadReply, match="first reply's") as bad:
-        _read(Expectation(spec=first))
+def test_payloads_unlike_what_was_agreed_on(expected: Expectation, cause: str, found: str) -> None:
+    with pytest.raises(BadReply, match=found) as bad:
+        _read(expected)
     assert bad.value.cause == cause
 
 
-def test_another_codec_than_the_first_is_legal() -> None:
-    first = replace(SPEC, codec=replace(SPEC.codec, step=0.5))
-    assert _read(Expectation(spec=first)).num_sent == 5
+@pytest.mark.parametrize(
+    "like",
+    [
+        SPEC,
+        replace(SPEC, codec=replace(SPEC.codec, step=0.5)),
+        replace(SPEC, dtype="float32", high=1),
+        replace(SPEC, classes=12),
+    ],
+    ids=["the same", "codec", "range", "fewer classes"],
+)
+def test_codec_and_range_are_a_clients_own(like: SampleSpec) -> None:
+    assert _read(Expectation(like=like, outputs=12)).num_sent == 5
+
+
+def test_samples_may_come_in_several_payloads() -> None:
+    more = [_payload(count=3).to_bytes(), _payload(count=2).to_bytes()]
+    reply = _read(more=more, num_sent=10, num_examples=10)
+    assert [payload.count for payload, _ in reply.payloads] == [5, 3, 2]
+    assert reply.num_sent == 10 and reply.decoded is not None
+    assert reply.decoded.samples.shape == (10, 1, 4, 4)
+    assert sum(reply.sections.values()) == len(_payload().to_bytes()) + sum(map(len, more))
+    with pytest.raises(BadReply, match="num-sent is 8, the reply holds 10"):
+        _read(more=more, num_sent=8, num_examples=10)
 
 
 def test_configured_shape() -> None:
@@ -208,6 +232,7 @@ def _float_payload(section: str, value: float) -> bytes:
     coder = BitEncoder()
     code_columns(coder, 8, *planes.shape, planes)
     sections = {**payload.sections, section: coder.finish()}
+    sections.pop("vocabulary", None)  # floats as they are
     return SamplePayload(spec, 2, sections).to_bytes()
 
 

@@ -115,12 +115,17 @@ def _round_of(message: Message) -> int:
     return value
 
 
+def _is_question(message: Message) -> bool:
+    record = message.content["config"]
+    return isinstance(record, ConfigRecord) and record["mode"] == "describe"
+
+
 def _fails_in(rounds: tuple[int, ...], how: str, client: Client) -> Client:
     """A client whose work of some rounds does not reach the server."""
 
     def failing(message: Message, context: Context) -> Message | None:
         reply = client(message, context)
-        if _round_of(message) not in rounds:
+        if _round_of(message) not in rounds or _is_question(message):
             return reply
         if how == "silent":
             return None
@@ -129,7 +134,7 @@ def _fails_in(rounds: tuple[int, ...], how: str, client: Client) -> Client:
         record = reply.content["payload"]
         assert isinstance(record, ConfigRecord) and isinstance(record["samples"], bytes)
         record["samples"] = record["samples"][:-3]
-        return Message(RecordDict({"payload": record}), reply_to=message)
+        return Message(RecordDict(dict(reply.content)), reply_to=message)
 
     return failing  # type: ignore[return-value]
 
@@ -196,12 +201,12 @@ def test_runs_are_reproducible() -> None:
 
     runs = []
     for seed in (0, 1):
-        strategy = _strategy(importance="loss", augment=noisy)
+        strategy = _strategy(importance="loss", augment=noisy, client_key="partition")
         clients = list(_grid().clients.values())
         strategy.start(InProcessGrid(clients, seed), num_rounds=3)
         runs.append([parameter.detach().clone() for parameter in strategy.model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
-    plain = _strategy(importance="loss")
+    plain = _strategy(importance="loss", client_key="partition")
     plain.start(_grid(), num_rounds=3)
     assert not torch.equal(runs[0][0], next(plain.model.parameters()))
 
@@ -212,7 +217,8 @@ def test_a_client_with_other_samples_is_refused() -> None:
     grid = InProcessGrid([_client(source) for source in (*sources, other)])
     strategy = _strategy()
     strategy.start(grid, num_rounds=2)
-    assert strategy.failures == {"shape": 2}
+    assert strategy.failures == {"error": 2}  # the client itself checks the terms
+    assert "(1, 5, 5), the server's model takes (1, 4, 4)" in strategy.book.why()
     assert strategy.book.samples_sent == 60
 
 
@@ -255,7 +261,8 @@ def test_summary_and_progress_are_logged(
         "codec: lossless",
         "server-steps: 5",
         "fraction-train: 1.0",
-        "└── min-available-nodes: 1",
+        "min-available-nodes: 1",
+        "└── min-train-nodes: 1",
         "training: 5/5 steps, loss",
     ):
         assert part in text

@@ -127,11 +127,12 @@ def test_round_result() -> None:
         book.reject(NODES[0], BadReply("not-finite", "after all"))
         metrics = book.finish(server_round, accepted, steps, 0.25)
     uplink, downlink = book.ledger.round_bytes(2)
-    assert metrics["train-loss"] == 0.25
-    assert (metrics["samples-sent"], metrics["uplink-bytes"]) == (7, uplink)
+    assert metrics["train_loss"] == 0.25
+    assert (metrics["samples_sent"], metrics["uplink_bytes"]) == (7, uplink)
     assert [result.round for result in results] == [1, 2]
     assert [result.steps_taken for result in results] == [3, 0]
     last = results[-1]
+    assert (last.asked, last.answered) == (4, 2)
     # Of this round alone, while the book's own are those of the run.
     assert (last.samples_sent, last.uplink_bytes, last.downlink_bytes) == (7, uplink, downlink)
     assert last.failures == {"no-reply": 2, "not-finite": 1}
@@ -190,9 +191,10 @@ def test_log_of_a_round(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mo
         for server_round, loss in ((1, 0.5), (2, float("nan"))):
             book.begin(server_round, _requests(NODES[:1]))
             book.finish(server_round, book.collect(server_round, [], _read), 2, loss)
-    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("aggregate_train")]
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("round ")]
     down = book.ledger.round_bytes(1)[1]
+    sent = f"0 samples, 0 bytes up, {down} down, 1 failures, 0.0 s"
     assert told == [
-        f"aggregate_train: 2 steps, loss 0.5000, 0 samples, 0 bytes up, {down} down, 1 failures",
-        f"aggregate_train: 2 steps, 0 samples, 0 bytes up, {down} down, 1 failures",
+        f"round 1: 0 of 1 nodes, 2 steps, loss 0.5000, {sent}",
+        f"round 2: 0 of 1 nodes, 2 steps, {sent}",
     ]

@@ -62,7 +62,12 @@ def _noisy(samples: Tensor, stream: torch.Generator) -> Tensor:
     return samples + 0.05 * torch.randn(samples.shape, generator=stream)
 
 
-_COMMON: dict[str, Any] = {"min_available_nodes": 3, "device": "cpu", "seed": SEED}
+_COMMON: dict[str, Any] = {
+    "min_available_nodes": 3,
+    "device": "cpu",
+    "seed": SEED,
+    "client_key": "partition",
+}
 _SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
 

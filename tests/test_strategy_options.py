@@ -15,6 +15,7 @@ from codec.messages import (
     BankTraining,
     GradientOptions,
     LocalOptions,
+    MixedOptions,
     Participation,
     ReplayOptions,
     StreamingOptions,
@@ -23,12 +24,19 @@ from codec.options import Options, own_fields
 from strategies import QuantizedDataReplay, QuantizedDataStreaming, ServerStrategy
 from strategies.baselines import CompressedFedAvg, GradientCompression
 from strategies.baselines.statistics import StatisticsOptions
+from strategies.evaluation import EvaluationOptions
 
 GROUPS: dict[type[ServerStrategy], tuple[type[Options], ...]] = {
-    QuantizedDataStreaming: (StreamingOptions, Participation),
-    QuantizedDataReplay: (ReplayOptions, BankTraining, Participation),
-    GradientCompression: (GradientOptions, StatisticsOptions, Participation),
-    CompressedFedAvg: (LocalOptions, StatisticsOptions, Participation),
+    QuantizedDataStreaming: (StreamingOptions, Participation, EvaluationOptions, MixedOptions),
+    QuantizedDataReplay: (
+        ReplayOptions,
+        BankTraining,
+        Participation,
+        EvaluationOptions,
+        MixedOptions,
+    ),
+    GradientCompression: (GradientOptions, StatisticsOptions, Participation, EvaluationOptions),
+    CompressedFedAvg: (LocalOptions, StatisticsOptions, Participation, EvaluationOptions),
 }
 _SGD = partial(torch.optim.SGD, lr=0.1)
 every_strategy = pytest.mark.parametrize("kind", GROUPS, ids=lambda kind: kind.__name__)

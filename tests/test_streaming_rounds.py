@@ -24,7 +24,8 @@ from torch import nn
 
 from clients import ArraySource, train
 from codec import DecodeLimits
-from strategies import RoundResult
+from strategies import DivergedError, RoundResult
+from strategies.errors import RunFailed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,7 +33,9 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_runs_are_reproducible() -> None:
     runs = []
     for seed in (0, 1):
-        strategy = make_strategy(codec=COARSE, importance="loss", keep_rate=0.5)
+        strategy = make_strategy(
+            codec=COARSE, importance="loss", keep_rate=0.5, client_key="partition"
+        )
         grid = make_grid(make_sources())
         # Node ids are random in Flower, and replies come in any order.
         shuffled = InProcessGrid(list(grid.clients.values()), seed)
@@ -41,23 +44,20 @@ def test_runs_are_reproducible() -> None:
     assert runs[0][1] == runs[1][1]
 
 
-def _spoiled(spoil: Callable[[ConfigRecord], None]) -> Callable[[Message, Context], Message]:
+def _spoiled(spoil: Callable[[Any], None]) -> Callable[[Message, Context], Message]:
     """A client whose honest reply is spoiled on the way."""
 
     def client(message: Message, context: Context) -> Message:
         reply = train(message, context, make_sources()[0], make_model)
-        record = reply.content["payload"]
-        assert isinstance(record, ConfigRecord)
-        spoil(record)
-        return Message(RecordDict({"payload": record}), reply_to=message)
+        spoil(reply.content)
+        return Message(RecordDict(dict(reply.content)), reply_to=message)
 
     return client
 
 
-def _truncate(record: ConfigRecord) -> None:
-    data = record["samples"]
-    assert isinstance(data, bytes)
-    record["samples"] = data[: len(data) // 2]
+def _truncate(content: Any) -> None:
+    data = content["payload"]["samples"]
+    content["payload"]["samples"] = data[: len(data) // 2]
 
 
 def _silent(message: Message, context: Context) -> Message:
@@ -72,8 +72,8 @@ def test_bad_replies_are_counted_and_the_round_goes_on(
     clients = [
         *make_grid(honest).clients.values(),
         _spoiled(_truncate),
-        _spoiled(lambda record: record.__setitem__("num-examples", BATCH + 1)),
-        _spoiled(lambda record: record.__delitem__("num-sent")),
+        _spoiled(lambda content: content["metrics"].__setitem__("num-examples", BATCH + 1)),
+        _spoiled(lambda content: content["metrics"].__delitem__("num-sent")),
         raising_client,
         _silent,
     ]
@@ -95,7 +95,8 @@ def test_a_round_of_bad_replies_takes_no_step() -> None:
     results: list[RoundResult] = []
     strategy = make_strategy(codec=LOSSLESS, on_round=results.append, min_available_nodes=1)
     before = copy.deepcopy(strategy.model.state_dict())
-    strategy.start(InProcessGrid([raising_client]), num_rounds=2)
+    with pytest.raises(RunFailed, match="device is full"):
+        strategy.start(InProcessGrid([raising_client]), num_rounds=2)
     assert strategy.steps_taken == 0
     assert largest_difference(before, dict(strategy.model.state_dict())) == 0
     assert [result.failures for result in results] == [{"error": 1}] * 2
@@ -117,17 +118,21 @@ def test_samples_that_the_model_cannot_take() -> None:
     ]
     strategy = make_strategy(codec=LOSSLESS)
     strategy.start(InProcessGrid(clients), num_rounds=1)
-    assert strategy.failures == {"shape": 1, "target": 1}
+    assert strategy.failures == {"error": 2}  # the clients themselves check the terms
+    words = strategy.book.why()
+    assert "(1, 8, 9), the server's model takes (1, 8, 8)" in words
+    assert "has 5 classes, the server's model 4 outputs" in words
     assert strategy.book.samples_sent == CLIENTS * BATCH
 
 
-def test_a_gradient_that_is_not_finite_is_skipped() -> None:
+def test_losses_that_are_not_finite_end_the_run() -> None:
     def diverged(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs, targets, reduction="none") * float("nan")
 
     strategy = make_strategy(codec=LOSSLESS, criterion=diverged)
     before = copy.deepcopy(strategy.model.state_dict())
-    strategy.start(make_grid(make_sources()), num_rounds=1)
+    with pytest.raises(DivergedError, match=r"loss is nan at optimizer step 1: .* learning rate"):
+        strategy.start(make_grid(make_sources()), num_rounds=1)
     assert strategy.failures == {"not-finite": len(make_sources())}
     assert largest_difference(before, dict(strategy.model.state_dict())) == 0
 
@@ -200,6 +205,14 @@ def test_illegal_options(option: str, value: Any, message: str) -> None:
 
 
 def test_limits_reach_the_decoder() -> None:
+    def unaware(message: Message, context: Context) -> Message:
+        config = message.content["config"]
+        assert isinstance(config, ConfigRecord)
+        del config["terms"]  # which tell how large a payload may be
+        return train(message, context, make_sources()[0])
+
     strategy = make_strategy(codec=LOSSLESS, limits=DecodeLimits(samples=BATCH - 1))
-    strategy.start(make_grid(make_sources()), num_rounds=1)
-    assert strategy.failures == {"payload": CLIENTS}
+    clients = [*make_grid(make_sources()).clients.values(), unaware]
+    strategy.start(InProcessGrid(clients), num_rounds=1)
+    assert strategy.failures == {"payload": 1}
+    assert strategy.book.samples_sent == CLIENTS * BATCH  # split into payloads

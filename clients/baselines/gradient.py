@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from clients.arrays import array_record, load_model, stored_arrays
 from clients.baselines.minibatches import Minibatches
-from clients.handler import partition_id, read_request, reply_message
+from clients.handler import partition_id, reply_message, training_request
 from clients.stopwatch import Stopwatch
-from codec import Augmentation, Criterion, losses_gradient
+from codec import Augmentation, Compression, Criterion, losses_gradient
 from codec.messages import ARRAYS, GradientReply, GradientRequest
 from codec.random import Stream, client_generator
 
@@ -65,13 +65,16 @@ def train_gradient(
     model: "Callable[[], nn.Module]",
     criterion: Criterion | None = None,
     augment: Augmentation | None = None,
+    *,
+    compression: Compression | str = "fp32",
 ) -> Message:
     """Answer one round's request with the compressed gradient of a minibatch.
 
     Parameters
     ----------
     msg : Message
-        ``content["config"]``: a `codec.messages.GradientRequest`. ``content["arrays"]``: the model.
+        ``content["config"]``: a `codec.messages.GradientRequest`, or the request of a mixed
+        federation. ``content["arrays"]``: the model.
     context : Context
         ``node_config["partition-id"]`` (default 0) keys the client's random numbers;
         ``state`` keeps error feedback and velocity.
@@ -83,19 +86,26 @@ def train_gradient(
         Default: cross-entropy, or mean squared error for float targets.
     augment : callable, optional
         ``(samples, torch.Generator) -> samples`` on the minibatch, as the model sees it.
+    compression : Compression or str
+        Compressor in a mixed federation, where each device chooses its own; else the request says.
 
     Returns
     -------
     Message
-        ``content["payload"]``: a `codec.messages.GradientReply`.
+        ``content["payload"]``: a `codec.messages.GradientReply`, with no gradient if there are no
+        samples.
 
     Raises
     ------
     CodecError
         On an illegal request, sample or model, or a gradient that is not finite.
     """
-    request, client = read_request(msg, GradientRequest), partition_id(context)
+    chosen = Compression.coerce(compression)
+    request = training_request(msg, GradientRequest, compression=chosen)
+    client = partition_id(context)
     batches = Minibatches.of(request, client, source, criterion, augment)
+    if not len(batches.source):
+        return reply_message(msg, GradientReply(client=client, gradient=b"", num_examples=0))
     watch = Stopwatch()
     network = load_model(model, msg.content.get(ARRAYS))
     with watch.stage("gradient"):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clients.arrays import array_record, load_model, stored_arrays
 from clients.baselines.minibatches import Minibatches
-from clients.handler import partition_id, read_request, reply_message
+from clients.handler import partition_id, reply_message, training_request
 from clients.stopwatch import Stopwatch
 from codec import Augmentation, Criterion
 from codec.learning.state import model_state
@@ -36,7 +36,8 @@ def train_local(
     Parameters
     ----------
     msg : Message
-        ``content["config"]``: a `codec.messages.LocalRequest`. ``content["arrays"]``: the model.
+        ``content["config"]``: a `codec.messages.LocalRequest`, or the request of a mixed
+        federation. ``content["arrays"]``: the model.
     context : Context
         ``node_config["partition-id"]`` (default 0) keys the client's random numbers;
         ``state`` keeps the compressor's error feedback.
@@ -47,15 +48,17 @@ def train_local(
     -------
     Message
         ``content["payload"]``: a `codec.messages.LocalReply`; uncompressed, ``content["arrays"]``
-        is the model's state.
+        is the model's state. Neither model nor change if there are no samples.
 
     Raises
     ------
     CodecError
         On an illegal request, sample or model, or a change that is not finite.
     """
-    request, client = read_request(msg, LocalRequest), partition_id(context)
+    request, client = training_request(msg, LocalRequest), partition_id(context)
     batches = Minibatches.of(request, client, source, criterion, augment)
+    if not len(batches.source):
+        return reply_message(msg, LocalReply(client=client, num_examples=0))
     watch = Stopwatch()
     network = load_model(model, msg.content.get(ARRAYS))
     before = [parameter.clone() for parameter in _trained(network)]

@@ -101,6 +101,14 @@ def read_frame(
     return frame
 
 
+def identifier_of(data: bytes) -> int:
+    """Return the identifier of the compressor that wrote a frame; `PayloadError` if none did."""
+    place = len(MAGIC) + 1
+    if len(data) <= place or data[: len(MAGIC)] != MAGIC:
+        raise PayloadError(f"{len(data)} bytes that do not begin as a compressed gradient")
+    return data[place]
+
+
 def _checked_body(data: bytes, identifier: int) -> bytes:
     """Return what lies between the fixed head and the checksum."""
     start = len(MAGIC) + 2

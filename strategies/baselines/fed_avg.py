@@ -1,14 +1,13 @@
 """Flower's own FedAvg, with every byte on the books and model changes compressed if asked for."""
 
 from collections.abc import Callable, Iterable
-from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
@@ -27,30 +26,25 @@ from codec.messages import (
 )
 from codec.options import pick, split_options, takes_options, values_of
 from strategies.baselines.statistics import StatisticsOptions
-from strategies.received import BadReply, Received, decoded_statistics, decompressed, read_reply
+from strategies.evaluation import EvaluationOptions
+from strategies.participation import wait_for_nodes
+from strategies.received import BadReply, decoded_statistics, decompressed, read_reply
+from strategies.received_model import (
+    WEIGHT,
+    ReceivedModel,
+    averaged,
+    check_model,
+    read_empty,
+    require_finite,
+)
 from strategies.round_book import RoundBook, RoundResult
 from strategies.server_model import ModelLike, ServerModel
 from strategies.server_strategy import ServerStrategy
 
-_WEIGHT = "num-examples"
-
 State = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class ReceivedModel(Received):
-    """A locally trained model that passed every check.
-
-    Attributes
-    ----------
-    model : Message
-        The reply as Flower's FedAvg reads it, with the whole model.
-    """
-
-    model: Message
-
-
-@takes_options(LocalOptions, StatisticsOptions, Participation)
+@takes_options(LocalOptions, StatisticsOptions, Participation, EvaluationOptions)
 class CompressedFedAvg(ServerStrategy, FedAvg):
     """Federated averaging (McMahan et al., AISTATS 2017) by Flower's own class.
 
@@ -95,15 +89,15 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.statistics_options, participation = split_options(
-            options, LocalOptions, StatisticsOptions, Participation
+        asked, self.statistics_options, participation, evaluation = split_options(
+            options, LocalOptions, StatisticsOptions, Participation, EvaluationOptions
         )
         FedAvg.__init__(
             self,
             fraction_train=participation.fraction_train,
-            min_train_nodes=participation.min_available_nodes,
+            min_train_nodes=participation.min_train_nodes,
             min_available_nodes=participation.min_available_nodes,
-            weighted_by_key=_WEIGHT,
+            weighted_by_key=WEIGHT,
             arrayrecord_key=ARRAYS,
         )
         # The clients step; this optimizer never does.
@@ -111,12 +105,12 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         server_model = ServerModel(model, idle, criterion, device=device, amp=False)
         client_options = values_of(participation, ClientOptions)
         request = pick(LocalRequest, asked, server_round=1, learning_rate=0.0, **client_options)
-        told = (asked, self.statistics_options, participation)
-        ServerStrategy.__init__(self, server_model, RoundBook(on_round), request, told)
+        told = (asked, self.statistics_options, participation, evaluation)
+        ServerStrategy.__init__(self, server_model, RoundBook(on_round), request, told, evaluation)
         self.learning_rate = learning_rate
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
-        self._sent: State = {}
+        self._sent = ArrayRecord()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -130,9 +124,12 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             learning_rate=float(self.learning_rate(server_round)),
             buffers=options.buffer_batches if due and self.compressor else 0,
         )
+        arrays, config = self.prepare(arrays, config, private=self.compressor is None)
         config = ConfigRecord({**config, **request.to_entries()})
+        needed = max(self.min_available_nodes, self.min_train_nodes)
+        wait_for_nodes(grid, needed, set(), self.timeout)  # Flower itself would wait for ever
         messages = list(FedAvg.configure_train(self, server_round, arrays, config, grid))
-        self._sent = {name: array.numpy() for name, array in arrays.items()}
+        self._sent = arrays
         self.book.begin(server_round, messages)
         return messages
 
@@ -140,21 +137,22 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let Flower average the models that passed every check; None if none did."""
-        accepted = self.book.collect(server_round, replies, self.read)
-        steps = 0
+        accepted = self.collect(server_round, replies, self.read)
+        arrays, steps = None, 0
         with self.book.stage("train"):
-            models = [received.model for received in accepted]
-            averaged, _ = FedAvg.aggregate_train(self, server_round, models)
-            if averaged is not None:
-                self.server_model.load_arrays(averaged)
+            models = [(model.arrays, model.num_examples) for model in accepted if model.arrays]
+            if models:
+                self.server_model.load_arrays(averaged(models))
                 steps = self.request.local_steps
                 self.server_model.steps_taken += steps
-                averaged = self.server_model.state_arrays()
-        return averaged, self.book.finish(server_round, accepted, steps, float("nan"))
+                arrays = self.current_arrays()
+        return arrays, self.finish(server_round, accepted, steps, float("nan"))
 
     def read(self, message: Message) -> ReceivedModel:
         """Decompress and check a reply; `BadReply` if it cannot be used."""
         reply = read_reply(message, LocalReply)
+        if empty := read_empty(message):
+            return empty
         if not reply.num_examples:
             raise BadReply("count", "num-examples is 0, at least 1 is needed")
         arrays, sections = (
@@ -162,10 +160,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             if self.compressor is None
             else self._changed_model(reply, self.compressor)
         )
-        model = copy(message)
-        weight = MetricRecord({_WEIGHT: reply.num_examples})
-        model.content = RecordDict({ARRAYS: arrays, "metrics": weight})
-        return ReceivedModel(message.metadata.src_node_id, reply, sections, model)
+        return ReceivedModel(message.metadata.src_node_id, reply, sections, arrays)
 
     def summary(self) -> None:
         """Log the configuration as a tree."""
@@ -175,18 +170,9 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     def _whole_model(self, message: Message) -> tuple[ArrayRecord, dict[str, int]]:
         """Return the model in a reply and its bytes."""
         record = message.content.get(ARRAYS)
-        if not isinstance(record, ArrayRecord) or record.keys() != self._sent.keys():
+        if not isinstance(record, ArrayRecord):
             raise BadReply("record", f"'{ARRAYS}' must be an ArrayRecord of the model's state")
-        for name, sent in self._sent.items():
-            try:
-                array = record[name].numpy()
-            except (TypeError, ValueError, EOFError) as error:
-                raise BadReply("record", f"array {name!r}: {error!s:.200}") from error
-            if (array.shape, array.dtype) != (sent.shape, sent.dtype):
-                found = f"{array.dtype} of shape {array.shape}"
-                raise BadReply("shape", f"{name!r} is {found}, not {sent.dtype} of {sent.shape}")
-            _require_finite(name, array)
-        return record, {ARRAYS: sum(len(array.data) for array in record.values())}
+        return record, {ARRAYS: check_model(record, self._sent)}
 
     def _changed_model(
         self, reply: LocalReply, compressor: GradientCompressor
@@ -194,13 +180,13 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         """Return the model that was sent plus the change in a reply, and the reply's bytes."""
         if reply.delta is None:
             raise BadReply("record", "'delta' must be bytes, found nothing")
-        state = {**self._sent, **self._changed_parameters(reply.delta, compressor)}
+        state = self._changed_parameters(reply.delta, compressor)
         sections = {"delta": len(reply.delta)}
         if reply.buffers is not None:
             state |= self._measured_statistics(reply.buffers)
             sections["buffers"] = len(reply.buffers)
-        arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in state.items()})
-        return arrays, sections
+        changed = {name: Array(np.asarray(value)) for name, value in state.items()}
+        return ArrayRecord({**self._sent, **changed}), sections
 
     def _changed_parameters(self, data: bytes, compressor: GradientCompressor) -> State:
         trainable = self.server_model.trainable()
@@ -213,8 +199,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             name = plain_name(own)
             if parameter.requires_grad:
                 with np.errstate(over="ignore"):
-                    state[name] = self._sent[name] + change[id(parameter)]
-                _require_finite(name, state[name])
+                    state[name] = self._sent[name].numpy() + change[id(parameter)]
+                require_finite(name, state[name])
         return state
 
     def _measured_statistics(self, data: bytes) -> State:
@@ -225,8 +211,3 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             names[id(tensor)]: array
             for tensor, array in zip(self._statistics, measured, strict=True)
         }
-
-
-def _require_finite(name: str, array: NDArray[Any]) -> None:
-    if not np.isfinite(array).all():
-        raise BadReply("not-finite", f"{name!r} holds NaN or infinity")

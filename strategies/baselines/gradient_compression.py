@@ -1,14 +1,13 @@
 """The baseline: minibatch SGD from compressed gradients, one optimizer step per round."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from codec import Compression, Criterion
 from codec.gradients.majority_vote import majority
@@ -16,38 +15,20 @@ from codec.learning.batch_norm import pooled_statistics, statistics
 from codec.messages import (
     ClientOptions,
     GradientOptions,
-    GradientReply,
     GradientRequest,
     Participation,
 )
 from codec.options import pick, split_options, takes_options, values_of
 from strategies.baselines.statistics import StatisticsOptions
+from strategies.evaluation import EvaluationOptions
 from strategies.participation import nodes_of_round, train_messages
-from strategies.received import BadReply, Received, decoded_statistics, decompressed, read_reply
+from strategies.received_gradient import Arrays, ReceivedGradient, read_gradient
 from strategies.round_book import RoundBook, RoundResult
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 from strategies.server_strategy import ServerStrategy
 
-Arrays = list[NDArray[np.float32]]
 
-
-@dataclass(frozen=True)
-class ReceivedGradient(Received):
-    """A gradient that passed every check.
-
-    Attributes
-    ----------
-    gradient : list of float32 arrays
-        Decompressed, of the mean loss; signs for majority vote.
-    buffers : list of float32 arrays, optional
-        Statistics of batch normalization, if the client sent them.
-    """
-
-    gradient: Arrays
-    buffers: Arrays | None
-
-
-@takes_options(GradientOptions, StatisticsOptions, Participation)
+@takes_options(GradientOptions, StatisticsOptions, Participation, EvaluationOptions)
 class GradientCompression(ServerStrategy):
     r"""One optimizer step per round on the average of the clients' compressed gradients.
 
@@ -112,8 +93,8 @@ class GradientCompression(ServerStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.statistics_options, self.participation = split_options(
-            options, GradientOptions, StatisticsOptions, Participation
+        asked, self.statistics_options, self.participation, evaluation = split_options(
+            options, GradientOptions, StatisticsOptions, Participation, EvaluationOptions
         )
         if not asked.compression:
             asked = replace(asked, compression=Compression("fp32"))
@@ -135,8 +116,8 @@ class GradientCompression(ServerStrategy):
                 f"momentum_correction = {request.momentum_correction} takes the place of the "
                 "optimizer's momentum, which must be 0"
             )
-        told = (asked, self.statistics_options, self.participation)
-        super().__init__(server_model, RoundBook(on_round), request, told)
+        told = (asked, self.statistics_options, self.participation, evaluation)
+        super().__init__(server_model, RoundBook(on_round), request, told, evaluation)
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
 
@@ -144,11 +125,12 @@ class GradientCompression(ServerStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the round's nodes for a gradient each, and for statistics when they are due."""
+        arrays, config = self.prepare(arrays, config)
         options = self.statistics_options
         due = self._statistics and self.is_due(server_round, options.buffers_every)
         buffers = options.buffer_batches if due else 0
         request = replace(self.request, server_round=server_round, buffers=buffers)
-        node_ids = nodes_of_round(grid, self.participation, server_round)
+        node_ids = nodes_of_round(grid, self.participation, server_round, timeout=self.timeout)
         messages = train_messages(node_ids, lambda _: request, config, arrays)
         self.book.begin(server_round, messages)
         return messages
@@ -157,28 +139,19 @@ class GradientCompression(ServerStrategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Step along the average gradient; returns the new arrays and the round's metrics."""
-        accepted = self.book.collect(server_round, replies, self.read)
+        accepted = self.collect(server_round, replies, self.read)
         before = self.steps_taken
         with self.book.stage("train"):
             loss = self.learn(server_round, accepted)
-        metrics = self.book.finish(server_round, accepted, self.steps_taken - before, loss)
-        return self.server_model.state_arrays(), metrics
+        metrics = self.finish(server_round, accepted, self.steps_taken - before, loss)
+        return self.current_arrays(), metrics
 
     def read(self, message: Message) -> ReceivedGradient:
         """Decompress and check a reply; `BadReply` if it cannot be used."""
-        reply = read_reply(message, GradientReply)
-        most = self.request.batch_size
-        if not 1 <= reply.num_examples <= most:
-            raise BadReply("count", f"num-examples is {reply.num_examples}, not 1 to {most}")
-        sections = {"gradient": len(reply.gradient)}
         shapes = [tuple(parameter.shape) for parameter in self.server_model.trainable()]
-        gradient = decompressed(reply.gradient, "gradient", self.compressor, shapes)
-        buffers = None
-        if reply.buffers is not None:
-            sections["buffers"] = len(reply.buffers)
-            buffers = decoded_statistics(reply.buffers, self._statistics)
-        node_id = message.metadata.src_node_id
-        return ReceivedGradient(node_id, reply, sections, gradient, buffers)
+        return read_gradient(
+            message, self.compressor, shapes, self._statistics, self.request.batch_size
+        )
 
     def learn(self, server_round: int, replies: list[ReceivedGradient]) -> float:
         """Take one step, and the statistics that came with it; none without a gradient.
@@ -188,8 +161,9 @@ class GradientCompression(ServerStrategy):
         float
             NaN: only the clients know the loss.
         """
-        if replies:
-            step = self._joined_gradient(replies)
+        sent = [reply for reply in replies if reply.gradient]
+        if sent:
+            step = self._joined_gradient(sent)
             self.server_model.apply_gradient([torch.from_numpy(part) for part in step])
         self._take_statistics(replies)
         return float("nan")

@@ -1,0 +1,250 @@
+"""What streaming and replay have in common: samples are agreed on, asked for and read."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+
+from codec.learning.batch_norm import statistics
+from codec.messages import (
+    PAYLOAD,
+    ClientOptions,
+    DescribeRequest,
+    Description,
+    MixedOptions,
+    Participation,
+    ReplayRequest,
+    StreamingRequest,
+    Terms,
+)
+from codec.options import Options, values_of
+from strategies.agreement import NODES_ASKED, Agreement
+from strategies.evaluation import EvaluationOptions
+from strategies.participation import nodes_of_round, train_messages
+from strategies.received import BadReply, Received, read_reply
+from strategies.received_gradient import ReceivedGradient, read_gradient
+from strategies.received_model import ReceivedModel, averaged, read_host_model
+from strategies.received_samples import Expectation, ReceivedSamples, read_samples
+from strategies.round_book import RoundBook
+from strategies.server_model import ServerModel
+from strategies.server_strategy import ServerStrategy
+
+SampleRequest = StreamingRequest | ReplayRequest
+
+_MODEL, _GRADIENT, _SAMPLES = "model", "gradient", "samples"
+
+
+class SampleStrategy(ServerStrategy):
+    """A strategy that asks for samples; and, in a mixed federation, for models or gradients.
+
+    In a mixed federation the server does not know at first which devices share samples. Requests
+    to nodes that have not shown that they do bring the model and how to train it.
+
+    Parameters
+    ----------
+    server_model, book, request, evaluation
+        See `ServerStrategy`.
+    agreement : Agreement
+        What samples are like.
+    expected : Expectation
+        What a reply may hold; shape and outputs are as agreed on.
+    participation : Participation
+        Who is asked.
+    mixed : MixedOptions
+        Whether devices may answer with a model or a gradient.
+    options : sequence of Options
+        What the summary tells besides.
+    """
+
+    request: SampleRequest
+    takes_gradients = False
+
+    def __init__(
+        self,
+        server_model: ServerModel,
+        book: RoundBook,
+        request: SampleRequest,
+        evaluation: EvaluationOptions,
+        *,
+        agreement: Agreement,
+        expected: Expectation,
+        participation: Participation,
+        mixed: MixedOptions,
+        options: Sequence[Options],
+    ) -> None:
+        told = (*options, mixed, evaluation, participation)
+        super().__init__(server_model, book, request, told, evaluation)
+        self.participation, self.mixed = participation, mixed
+        self._agreement, self._expected = agreement, expected
+        self._sharing: set[int] = set()  # nodes that described or sent samples
+        self._private: set[int] = set()  # nodes that sent a model or a gradient instead
+        self._early: list[Message] = []  # models and gradients in answer to `DescribeRequest`
+        self._sent_model = ArrayRecord()
+
+    @abstractmethod
+    def request_to(self, node_id: int, request: Any) -> SampleRequest:
+        """Return a round's request with what is a node's own."""
+
+    @abstractmethod
+    def train(self, server_round: int, accepted: Sequence[Received]) -> tuple[float, int]:
+        """Learn from a round's samples and gradients.
+
+        Returns
+        -------
+        float, int
+            Mean loss, NaN without a step, and how many examples the server's model stands for.
+        """
+
+    def finished(self) -> Collection[int]:
+        """Return nodes that have nothing left to send."""
+        return ()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask the round's nodes for their samples, once it is agreed on what these are like."""
+        arrays, config = self.prepare(arrays, config)
+        self._agreement.state()
+        finished = set(self.finished())
+        nodes = nodes_of_round(grid, self.participation, server_round, finished, self.timeout)
+        self._sent_model, self._early = arrays, []
+        terms = self._settle(server_round, nodes, config, grid)
+        answered = {message.metadata.src_node_id for message in self._early}
+        asked = [n for n in nodes if n not in answered and (terms or n in self._private)]
+        request = replace(self.request, server_round=server_round, terms=terms or Terms())
+        messages: list[Message] = []
+        for node_id in asked:
+            messages += self._messages([node_id], self.request_to(node_id, request), config)
+        self.book.begin(server_round, messages, len(answered))
+        return messages
+
+    def read(self, message: Message) -> Received:
+        """Decode and check a reply; `BadReply` if it cannot be used."""
+        kind = _kind_of(message)
+        if kind == _SAMPLES:
+            terms = self._agreement.terms or Terms()
+            shape = self._expected.shape or terms.shape or None
+            like = self._agreement.spec
+            expected = replace(self._expected, shape=shape, like=like, outputs=terms.outputs)
+            return read_samples(message, expected)
+        if not self.mixed.mixed:
+            raise BadReply("record", f"the reply brings no samples but a {kind}, which mixed takes")
+        if kind == _MODEL:
+            return read_host_model(message, self._sent_model, self.evaluation.weighted_by_key)
+        return self._read_gradient(message)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """Learn from what arrived; returns the new arrays and the round's metrics."""
+        accepted = self.collect(server_round, [*self._early, *replies], self.read)
+        self._early = []
+        for received in accepted:
+            of_samples = isinstance(received, ReceivedSamples)
+            (self._sharing if of_samples else self._private).add(received.node_id)
+        before = self.steps_taken
+        with self.book.stage("train"):
+            loss, examples = self.train(server_round, accepted)
+            self._average(accepted, examples)
+        metrics = self.finish(server_round, accepted, self.steps_taken - before, loss)
+        return self.current_arrays(), metrics
+
+    def _settle(
+        self, server_round: int, nodes: Sequence[int], config: ConfigRecord, grid: Grid
+    ) -> Terms | None:
+        """Return the terms, asking nodes what their samples are like if need be.
+
+        In a mixed federation all are asked at once, since those that share no samples train on
+        this request: their replies are kept for the end of the round.
+        """
+        open_nodes = [node_id for node_id in nodes if node_id not in self._private]
+        told = values_of(self.request, ClientOptions)
+        request = DescribeRequest(server_round=server_round, **told)
+
+        def ask(asked: Sequence[int]) -> Mapping[int, Description | str]:
+            messages = self._messages(asked, request, config)
+            self.book.ask(server_round, messages)
+            replies = list(grid.send_and_receive(messages, timeout=self.timeout))
+            if self.mixed.mixed:
+                self._early = [reply for reply in replies if _kind_of(reply) != _SAMPLES]
+            early = set(map(id, self._early))
+            answers = self.book.answers(
+                server_round,
+                [reply for reply in replies if id(reply) not in early],
+                _read_description,
+                what="description",
+                kept=self._early,
+            )
+            self._sharing |= {n for n, answer in answers if isinstance(answer, Description)}
+            return {n: str(a) if isinstance(a, BadReply) else a for n, a in answers}
+
+        most = len(open_nodes) if self.mixed.mixed else NODES_ASKED
+        return self._agreement.settle(open_nodes, ask, most=most)
+
+    def _messages(
+        self, nodes: Sequence[int], request: SampleRequest | DescribeRequest, config: ConfigRecord
+    ) -> list[Message]:
+        """Return messages, with the model where the request or the node may need it."""
+        scored = not isinstance(request, DescribeRequest) and request.needs_model
+        messages: list[Message] = []
+        for node_id in nodes:
+            may_train = self.mixed.mixed and node_id not in self._sharing
+            entries = ConfigRecord({**config, **self._local_training()}) if may_train else config
+            model = self._sent_model if scored or may_train else None
+            messages += train_messages([node_id], lambda _: request, entries, model)
+        return messages
+
+    def _local_training(self) -> dict[str, bool | int | float]:
+        """Return how devices that share no samples train, as the server's optimizer does."""
+        group = self.server_model.optimizer.param_groups[0]
+        found = {
+            "learning-rate": group.get("lr"),
+            "momentum": group.get("momentum"),
+            "weight-decay": group.get("weight_decay"),
+        }
+        numbers = {key: float(value) for key, value in found.items() if value is not None}
+        batch_size, steps = self._agreement.batch_size, self.mixed.local_steps
+        return {"mixed": True, "batch-size": batch_size, "local-steps": steps, **numbers}
+
+    def _read_gradient(self, message: Message) -> ReceivedGradient:
+        if not self.takes_gradients:
+            raise BadReply("record", "the reply brings a gradient, which streaming takes; replay "
+                           "takes models")  # fmt: skip
+        shapes = [tuple(parameter.shape) for parameter in self.server_model.trainable()]
+        most = self._expected.max_examples
+        return read_gradient(message, None, shapes, statistics(self.model), most)
+
+    def _average(self, accepted: Sequence[Received], examples: int) -> None:
+        """Make the model the mean of the server's and of those that clients sent."""
+        models = [
+            (received.arrays, received.num_examples)
+            for received in accepted
+            if isinstance(received, ReceivedModel) and received.arrays
+        ]
+        if models and examples:
+            models.append((self.server_model.state_arrays(), examples))
+        if models:
+            self.server_model.load_arrays(averaged(models))
+
+
+def _kind_of(message: Message) -> str:
+    """Return what a reply brings: a model, a gradient, or samples (if anything)."""
+    if not message.has_content():
+        return _SAMPLES
+    payload = message.content.get(PAYLOAD)
+    keys = payload.keys() if isinstance(payload, ConfigRecord) else ()
+    if "samples" in keys:
+        return _SAMPLES
+    if "gradient" in keys:
+        return _GRADIENT
+    return _MODEL if message.content.array_records or "client" in keys else _SAMPLES
+
+
+def _read_description(message: Message) -> Description:
+    description = read_reply(message, Description)
+    if not description.shape:
+        raise BadReply("record", "the description names no shape")
+    return description
