@@ -293,7 +293,10 @@ def _components(stretched: Array) -> bytes:
     flat = np.moveaxis(stretched, 1, 0).reshape(stretched.shape[1], -1)
     centred = flat - flat.mean(axis=1, keepdims=True)
     _, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-    return np.round(vectors[:, ::-1].T * _MIX_UNIT).astype(np.int8).tobytes()
+    components = vectors[:, ::-1].T
+    largest = np.abs(components).argmax(axis=1)  # is to be positive: libraries choose either sign
+    components *= np.sign(components[np.arange(len(components)), largest])[:, None]
+    return np.round(components * _MIX_UNIT).astype(np.int8).tobytes()
 
 
 def _along_channels(values: Floats, axes: int) -> Array:
