@@ -51,9 +51,9 @@ def channel_axis_of(samples: NDArray[Any]) -> ChannelAxis:
     """Return how samples (N, *shape) of one to three axes are read.
 
     Three axes are (H, W, C) if the last is short and both others are longer; of more than 4
-    channels, if values go on more smoothly along the first axis than along the last. Two axes are a grey image (H, W) if the values are 8-bit or go on smoothly along the first, else a
-    series (C, T). A single axis is a series (T,). A shape that is read wrongly costs bytes, nothing
-    else.
+    channels, if values go on more smoothly along the first axis than along the last. Two axes are
+    a grey image (H, W) if the values are 8-bit or go on smoothly along the first, else a series
+    (C, T). A single axis is a series (T,). A shape that is read wrongly costs bytes, nothing else.
     """
     shape = samples.shape[1:]
     if len(shape) == 1:

@@ -47,8 +47,9 @@ def _encode_numbers(floats: NDArray[np.float32]) -> dict[str, bytes] | None:
     words, numbers = np.unique(floats.view("<u4"), return_inverse=True)
     if len(words) > _LARGEST_VOCABULARY:
         return None
-    coder, table = BitEncoder(), numbers.reshape(floats.shape).astype(np.int64)
-    code_columns(coder, (len(words) - 1).bit_length(), len(table), table.shape[1], table)
+    coder, (rows, columns) = BitEncoder(), floats.shape
+    table = numbers.reshape(rows, columns).astype(np.int64)
+    code_columns(coder, (len(words) - 1).bit_length(), rows, columns, table)
     return {TARGETS: coder.finish(), VOCABULARY: words.astype("<u4").tobytes()}
 
 
