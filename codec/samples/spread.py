@@ -310,7 +310,7 @@ def _mixed(samples: Array, matrix: Array) -> Array:
 
 FINEST, COARSEST = -240, 200  # exponents of a column's step, in half octaves
 _DEVIATIONS = 0.5  # a column's step as a multiple of its standard deviation, at step 1
-_TAIL = 4.0  # deviation of a column, as a multiple of that of its usual values: outliers rule it
+_TAIL = 2.5  # deviation of a column, as a multiple of that of its usual values: outliers rule it
 
 
 def column_exponents(table: Floats, step: float, *, integers: bool = False) -> NDArray[np.int64]:
