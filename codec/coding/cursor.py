@@ -17,6 +17,11 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+def zigzag(value: int) -> bytes:
+    """Return a number of either sign: 2n for n >= 0, else -2n - 1."""
+    return varint(2 * value if value >= 0 else -2 * value - 1)
+
+
 class Reader:
     """Cursor over bytes; every read past the end raises `PayloadError`."""
 
@@ -54,9 +59,16 @@ class Reader:
         for group in range(_MAX_VARINT_BYTES):
             byte = self.byte(what)
             value |= (byte & 0x7F) << (7 * group)
+            if value >> 64:
+                raise PayloadError(f"{what}: number of more than 64 bits")
             if byte < 0x80:
                 return value
         raise PayloadError(f"{what}: number longer than {_MAX_VARINT_BYTES} bytes")
+
+    def zigzag(self, what: str) -> int:
+        """Read a number that `zigzag` wrote."""
+        folded = self.varint(what)
+        return -((folded + 1) >> 1) if folded % 2 else folded >> 1
 
     def number(self, what: str) -> float:
         """Read a float32."""
