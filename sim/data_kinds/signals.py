@@ -1,5 +1,7 @@
 """Signals made as their sensors would make them: what no installed package carries."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,14 +20,32 @@ _GAIT = (
     (1.3, 1.2, (1.0, 0.1, 0.4)),
     (1.6, 2.4, (1.0, 0.3, 0.6)),
 )
-# Waves P, Q, R, S and T of a beat: mV, and centre and width in s. Normal, premature and ventricular,
-# conduction block, raised ST segment.
-_WAVES = (
-    ((0.15, 0.20, 0.02), (-0.1, 0.36, 0.01), (1.0, 0.39, 0.012), (-0.2, 0.42, 0.01), (0.3, 0.62, 0.05)),
-    ((0.0, 0.20, 0.02), (-0.2, 0.30, 0.03), (1.1, 0.38, 0.035), (-0.5, 0.48, 0.04), (-0.3, 0.66, 0.06)),
-    ((0.15, 0.18, 0.02), (0.5, 0.36, 0.02), (0.7, 0.42, 0.025), (-0.1, 0.48, 0.02), (-0.2, 0.65, 0.05)),
-    ((0.15, 0.20, 0.02), (-0.1, 0.36, 0.01), (0.9, 0.39, 0.012), (0.3, 0.47, 0.05), (0.4, 0.60, 0.06)),
-)  # fmt: skip
+# Waves P, Q, R, S and T of a heart beat: mV, and centre and width in s. The beats are a normal one,
+# one from a ventricle, one with a conduction block, and one with a raised ST segment.
+_HEIGHTS = np.array(
+    [
+        (0.15, -0.1, 1.0, -0.2, 0.3),
+        (0.0, -0.2, 1.1, -0.5, -0.3),
+        (0.15, 0.5, 0.7, -0.1, -0.2),
+        (0.15, -0.1, 0.9, 0.3, 0.4),
+    ]
+)
+_CENTRES = np.array(
+    [
+        (0.20, 0.36, 0.39, 0.42, 0.62),
+        (0.20, 0.30, 0.38, 0.48, 0.66),
+        (0.18, 0.36, 0.42, 0.48, 0.65),
+        (0.20, 0.36, 0.39, 0.47, 0.60),
+    ]
+)
+_WIDTHS = np.array(
+    [
+        (0.02, 0.01, 0.012, 0.01, 0.05),
+        (0.02, 0.03, 0.035, 0.04, 0.06),
+        (0.02, 0.02, 0.025, 0.02, 0.05),
+        (0.02, 0.01, 0.012, 0.05, 0.06),
+    ]
+)
 # First three formants of American English vowels in Hz (Peterson and Barney, 1952; men).
 _FORMANTS = (
     (270, 2290, 3010), (390, 1990, 2550), (530, 1840, 2480), (660, 1720, 2410), (730, 1090, 2440),
@@ -67,13 +87,12 @@ def beats(count: int, rng: np.random.Generator) -> tuple[Floats, Labels]:
     """Return single heart beats, float32 (N, 160) in mV at 200 Hz, and their kind."""
     labels = rng.integers(BEATS, size=count)
     time = np.arange(160) / 200
-    waves = np.array(_WAVES)[labels][..., None]
-    heights = waves[:, :, 0] * rng.normal(1, 0.35, (count, 5, 1))
-    centres = (
-        waves[:, :, 1] + rng.normal(0, 0.02, (count, 1, 1)) + rng.normal(0, 0.01, (count, 5, 1))
-    )
-    widths = waves[:, :, 2] * rng.uniform(0.7, 1.4, (count, 5, 1))
-    clean = (heights * np.exp(-0.5 * ((time - centres) / widths) ** 2)).sum(axis=1)
+    heights = _HEIGHTS[labels] * rng.normal(1, 0.35, (count, 5))
+    shifts = rng.normal(0, 0.02, (count, 1)) + rng.normal(0, 0.01, (count, 5))
+    centres = _CENTRES[labels] + shifts
+    widths = _WIDTHS[labels] * rng.uniform(0.7, 1.4, (count, 5))
+    distance = (time - centres[..., None]) / widths[..., None]
+    clean = (heights[..., None] * np.exp(-0.5 * distance**2)).sum(axis=1)
     breath = 0.15 * np.sin(2 * np.pi * (0.3 * time + rng.random((count, 1))))
     hum = 0.02 * np.sin(2 * np.pi * (50 * time + rng.random((count, 1))))
     noise = rng.normal(0, 0.03, clean.shape)
@@ -104,13 +123,13 @@ def vowels(count: int, rng: np.random.Generator) -> tuple[Floats, Labels]:
     return samples, labels
 
 
-def _resonance(frequencies: NDArray[np.float64], formants: NDArray[np.float64]) -> Floats:
+def _resonance(frequencies: NDArray[Any], formants: NDArray[Any]) -> NDArray[np.float64]:
     """Return how much a vocal tract lets through."""
     ratio = frequencies[:, None] / formants
     width = 90 / formants
     gains = 1 / np.sqrt((1 - ratio**2) ** 2 + (width * ratio) ** 2)
-    whole: Floats = gains.prod(axis=1)
-    return whole
+    together: NDArray[np.float64] = gains.prod(axis=1)
+    return together
 
 
 def _mel_filters(bands: int, frame: int, rate: int) -> NDArray[np.float64]:
@@ -139,13 +158,14 @@ def scenes(count: int, rng: np.random.Generator) -> tuple[NDArray[np.uint16], La
     return np.clip(np.rint(noisy), 0, 10_000).astype(np.uint16), labels
 
 
-def _textures(count: int, channels: int, side: int, rng: np.random.Generator) -> Floats:
+def _textures(count: int, channels: int, side: int, rng: np.random.Generator) -> NDArray[Any]:
     """Return random fields of unit variance with the 1/f spectrum of landscapes."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side))
     amplitude = 1 / np.maximum(frequency, 1 / side)
     white = np.fft.fft2(rng.standard_normal((count, channels, side, side)))
-    fields: Floats = np.fft.ifft2(white * amplitude).real
-    return fields / fields.std()
+    fields: NDArray[Any] = np.fft.ifft2(white * amplitude).real
+    fields /= fields.std()
+    return fields
 
 
 def sentences(count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], Labels]:

@@ -94,12 +94,13 @@ def photographed(bits: int, pixels: Array, rng: np.random.Generator) -> Array:
     full = 2**bits - 1
     electrons = rng.poisson(20 + 8000 * (pixels[:, None] / 255))
     counted = full * (0.05 + 0.8 * electrons / 8000 + rng.normal(0, 1 / 2000, electrons.shape))
-    return np.clip(np.rint(counted), 0, full).astype(np.uint16)
+    images: NDArray[np.uint16] = np.clip(np.rint(counted), 0, full).astype(np.uint16)
+    return images
 
 
-def normalized(pixels: Array, _: np.random.Generator) -> Array:
+def normalized(pixels: Array, rng: np.random.Generator) -> Array:
     """Return digits as torchvision's ``Normalize`` makes them, float32 (N, 1, 28, 28)."""
-    return ((pixels[:, None] / 255 - 0.1307) / 0.3081).astype(np.float32)
+    return unit(pixels - np.float32(0.1307 * 255), rng) / np.float32(0.3081)
 
 
 def unit(pixels: Array, _: np.random.Generator) -> Array:
