@@ -1,7 +1,8 @@
 """Selected samples to payload bytes, within a byte budget if there is one."""
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from codec import (
     variance_kept,
 )
 
-# Values in a payload: coding holds some twenty bytes for each.
-_MOST_VALUES = 1 << 22
-_MEASURED = 64  # samples whose loss is measured
+# Coding a payload holds 30 bytes for each of its values with codec "dct", 36 with "columns".
+_WORKING_BYTES = 96 << 20
+_BYTES_OF_VALUE = 32
+_MOST_VALUES = _WORKING_BYTES // _BYTES_OF_VALUE  # of a payload, as in 1,000 images of CIFAR
+_MEASURED, _MEASURED_VALUES = 64, 1 << 20  # samples whose loss is measured, and their values
+_MOST_LOOKED_AT = 256  # samples that choose between codecs
 _MOST_TOO_LARGE = 32  # samples left out of a round because none of them fits the budget
 
 
@@ -38,16 +42,28 @@ class Encoded:
         Which of the candidates they hold.
     too_large : tuple of int
         Positions of candidates that take more than the whole budget.
+    smallest : int
+        Bytes of the smallest of those.
     """
 
     payloads: tuple[bytes, ...]
     selection: Selection
     too_large: tuple[int, ...] = ()
+    smallest: int = 0
 
     @property
     def size(self) -> int:
         """Bytes of all payloads."""
         return sum(map(len, self.payloads))
+
+    def check_any_fits(self, budget: int) -> None:
+        """Raise `CodecError` if not one of the candidates fits the budget."""
+        if self.too_large and not self.payloads:
+            raise CodecError(
+                f"uplink-budget = {budget} bytes is less than one sample takes: the smallest of "
+                f"{len(self.too_large)} takes {self.smallest}. Raise the budget, or the codec's "
+                "step"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,17 +109,16 @@ class Encoder:
             order = np.argsort(targets[positions], kind="stable")
             positions = positions[order]
             inclusion = None if inclusion is None else inclusion[order]
-        payloads = []
-        for spec, part, key in self._parts(samples[positions]):
-            payload = encode_samples(
+        return tuple(
+            encode_samples(
                 samples[positions[part]],
                 targets[positions[part]],
                 spec,
                 key=key,
                 inclusion=None if inclusion is None else inclusion[part],
-            )
-            payloads.append(payload.to_bytes())
-        return tuple(payloads)
+            ).to_bytes()
+            for spec, part, key in self._parts(samples, targets, positions)
+        )
 
     def reconstruct(
         self, samples: NDArray[Any], targets: NDArray[Any], selection: Selection
@@ -113,45 +128,54 @@ class Encoder:
         weights = np.ones(len(positions), np.float32)
         if inclusion is not None:
             weights = np.float32(INCLUSION_UNIT) / inclusion.astype(np.float32)
-        chosen = samples[positions]
         values = [
-            reconstruct_samples(chosen[part], spec, key) for spec, part, key in self._parts(chosen)
+            reconstruct_samples(samples[positions[part]], spec, key)
+            for spec, part, key in self._parts(samples, targets, positions)
         ]
         empty = np.empty((0, *self.reader.kind.shape), np.float32)
         return DecodedSamples(np.concatenate([empty, *values]), targets[positions], weights, {})
 
-    def variance_kept(self, samples: NDArray[Any], selection: Selection) -> float:
-        """Return the share of the selected samples' variance that survives their coding."""
-        chosen = samples[selection.positions]
+    def variance_kept(self, samples: NDArray[Any]) -> float:
+        """Return the share of the variance of samples, (N, *shape), that survives their coding.
+
+        It is measured on the first of them.
+        """
+        most = max(1, min(_MEASURED, _MEASURED_VALUES // math.prod(samples.shape[1:])))
+        chosen = samples[:most]
         if not len(chosen):
             return 1.0
         spec = self.reader.spec_of(chosen, self.codec)
         if spec.sample_codec.lossless:
             return 1.0
-        chosen = chosen[:_MEASURED]
         return variance_kept(chosen, reconstruct_samples(chosen, spec, self.key))
 
     def _parts(
-        self, samples: NDArray[Any]
+        self, samples: NDArray[Any], targets: NDArray[Any], positions: NDArray[np.int64]
     ) -> Iterator[tuple[SampleSpec, slice, tuple[int, int, int]]]:
-        """Yield spec, samples and key of each payload."""
-        if not len(samples):
+        """Yield spec, positions and key of each payload."""
+        if not len(positions):
             return
+        codec, size = self._split(samples[positions[:_MOST_LOOKED_AT]])
+        seed, client, server_round = self.key
+        for number, start in enumerate(range(0, len(positions), size)):
+            part = slice(start, start + size)
+            chosen = positions[part]
+            spec = self.reader.spec_of(samples[chosen], codec, targets[chosen])
+            yield spec, part, (seed, client, server_round + (number << 32))
+
+    def _split(self, samples: NDArray[Any]) -> tuple[CodecOptions, int]:
+        """Return the codec of all payloads, and the most samples in one."""
         terms = self.reader.terms
         spec = self.reader.spec_of(samples, self.codec)
-        values = max(spec.sample_codec.decoded_values(spec), 1)
+        # What the server counts, see `codec.samples.payload`.
+        values = max(spec.sample_codec.decoded_values(spec), 4 * max(1, spec.target_size))
         if values > terms.values:
             raise CodecError(
                 f"a sample {spec.shape} has {values} values, the server takes up to "
                 f"{terms.values}; raise the strategy's limits=DecodeLimits(values=...), or give "
                 "the data set smaller samples"
             )
-        size = max(1, min(terms.samples, min(terms.values, _MOST_VALUES) // values))
-        seed, client, server_round = self.key
-        for number, start in enumerate(range(0, len(samples), size)):
-            part = slice(start, start + size)
-            own = self.reader.spec_of(samples[part], spec.codec)
-            yield own, part, (seed, client, server_round + (number << 32))
+        return spec.codec, max(1, min(terms.samples, min(terms.values, _MOST_VALUES) // values))
 
 
 def encode_within_budget(
@@ -182,14 +206,18 @@ def encode_within_budget(
     if budget == 0 or len(everything) == 0:
         return Encoded(encode(everything), everything)
     too_large: list[int] = []
+    smallest = 0
     while len(too_large) < min(_MOST_TOO_LARGE, len(everything)):
         found = _largest_fitting(_without(select, too_large), encode, count, budget, start)
         if len(found.selection):
-            return Encoded(found.payloads, found.selection, tuple(too_large))
+            return replace(found, too_large=tuple(too_large), smallest=smallest)
+        if not found.too_large:
+            break  # what is left was not selected
         too_large += found.too_large
+        smallest = min(smallest or found.smallest, found.smallest)
         start = 1
-    nothing = np.zeros(0, np.int64)
-    return Encoded((), Selection(nothing), tuple(too_large))
+    nothing = Selection(np.zeros(0, np.int64))
+    return Encoded((), nothing, tuple(too_large), smallest)
 
 
 def _largest_fitting(
@@ -199,7 +227,7 @@ def _largest_fitting(
     budget: int,
     start: int,
 ) -> Encoded:
-    """Return as many samples as fit; none, and the first as too large, if that one does not."""
+    """Return as many samples as fit; none, and one that is too large, if there is such a one."""
     tried: dict[int, Encoded] = {}
 
     def size_of(number: int) -> int:
@@ -210,8 +238,13 @@ def _largest_fitting(
     best = largest_count(len(select(count)), budget, size_of, start)
     if best:
         return tried[best]
-    first = at_most(1, select, count).positions[:1]
-    return Encoded((), Selection(first[:0]), tuple(first.tolist()))
+    fewest = at_most(1, select, count)  # several, where the draws let no single one in
+    one = fewest.where(np.arange(len(fewest)) == 0)
+    alone = Encoded(encode(one), one)
+    if alone.size <= budget:
+        return alone
+    nothing = Selection(one.positions[:0])
+    return Encoded((), nothing, tuple(one.positions.tolist()), alone.size)
 
 
 def _without(select: Selector, dropped: list[int]) -> Selector:
@@ -221,8 +254,6 @@ def _without(select: Selector, dropped: list[int]) -> Selector:
 
     def others(count: float) -> Selection:
         selection = select(count)
-        kept = ~np.isin(selection.positions, dropped)
-        inclusion = selection.inclusion
-        return Selection(selection.positions[kept], None if inclusion is None else inclusion[kept])
+        return selection.where(~np.isin(selection.positions, dropped))
 
     return others

@@ -1,6 +1,7 @@
 """Which samples a client considers in a round."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.reading import Reader
+from codec import CodecError
 
 
 def draw_minibatch(
@@ -48,6 +50,8 @@ class Candidates:
         Their number, by reason.
     clipped : int
         Values clipped to the declared range.
+    first_words : str
+        What was wrong with the first of no use.
     """
 
     reader: Reader
@@ -55,6 +59,7 @@ class Candidates:
     useless: list[int] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
+    first_words: str = ""
     _samples: NDArray[Any] = field(init=False)
     _targets: NDArray[Any] = field(init=False)
 
@@ -77,6 +82,19 @@ class Candidates:
             self.order = np.delete(self.order, have + bad)
             self.skipped += batch.skipped
             self.clipped += batch.clipped
+            self.first_words = self.first_words or batch.first_words
             self._samples = np.concatenate([self._samples, batch.samples])
             self._targets = np.concatenate([self._targets, batch.targets])
         return self._samples[:count], self._targets[:count]
+
+    def drop(self, positions: Sequence[int], reason: str) -> None:
+        """Count candidates that were read, but cannot be sent, as of no use."""
+        if len(positions):
+            self.useless += self.order[list(positions)].tolist()
+            self.skipped[reason] += len(positions)
+
+    def check_any_left(self) -> None:
+        """Raise `CodecError`, with what was wrong, if none that was read is of use."""
+        if self.skipped and not len(self._samples):
+            reasons = ", ".join(f"{number} {reason}" for reason, number in self.skipped.items())
+            raise CodecError(f"no sample can be used: {reasons}; {self.first_words}")

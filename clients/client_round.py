@@ -1,7 +1,7 @@
 """What a client works with in a round of streaming or replay, and what it contributes."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +21,8 @@ from codec.random import Stream, client_generator
 
 if TYPE_CHECKING:
     from torch import nn
+
+TOO_LARGE = "larger than uplink-budget"  # why a sample is skipped
 
 RequestT = TypeVar("RequestT", bound=StreamingRequest | ReplayRequest)
 
@@ -64,12 +66,21 @@ class ClientRound(Generic[RequestT]):
         """Return one of the client's generators of this round."""
         return client_generator(self.request.seed, self.request.server_round, self.client, stream)
 
+    @property
     def spec(self) -> SampleSpec:
-        """Return what the samples are."""
-        kind = self.reader.kind
-        if self.request.scale == "unit" and self.source.low is None and kind.dtype != "uint8":
+        """What the samples are."""
+        return self.reader.kind
+
+    def check(self) -> None:
+        """Raise `CodecError` unless the samples are what the request needs."""
+        measured = self.reader.declared_range is None and self.spec.dtype != "uint8"
+        if self.request.scale == "unit" and measured:
             raise CodecError("scale = 'unit' needs a declared range: pass value_range=(low, high)")
-        return kind
+
+    @property
+    def skipped_before(self) -> Mapping[str, int]:
+        """Samples that the source left out before, by reason."""
+        return dict(getattr(self.source, "skipped", None) or {})
 
     def encoder(self, *, by_label: bool) -> Encoder:
         """Return the round's encoder."""
@@ -89,12 +100,11 @@ class ClientRound(Generic[RequestT]):
         """
         request, scores = self.request, np.ones(len(samples))
         if request.needs_scores and self.model is not None:
-            spec = self.spec()
             with self.stage("importance"):
                 if outputs is None:
                     features = needs_features(request.importance)
                     outputs = model_outputs(
-                        self.model, samples, spec, scale=request.scale, features=features
+                        self.model, samples, self.spec, scale=request.scale, features=features
                     )
                 scores = score(request.importance, outputs, targets, self.criterion)
         return make_selector(request.rule, scores, request.uniform_share, rng)

@@ -1,11 +1,14 @@
 """What a client has sent, and what it has sent without knowing whether it arrived."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clients.client_round import Contribution
 
 _NO_ROUND = -1
 _FLAGS = ("sent", "pending", "useless")
@@ -25,12 +28,15 @@ class SentSamples:
         Samples that cannot be read or used; they are not tried again.
     pending_round : int
         Round of that reply; -1 before the first.
+    skipped : mapping of str to int
+        Samples of no use, by reason, as that reply counts them.
     """
 
     delivered: NDArray[np.bool_]
     pending: NDArray[np.bool_]
     useless: NDArray[np.bool_]
     pending_round: int = _NO_ROUND
+    skipped: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def none(cls, length: int) -> "SentSamples":
@@ -41,16 +47,18 @@ class SentSamples:
     @classmethod
     def from_entries(cls, entries: Mapping[str, Any], length: int) -> "SentSamples":
         """Read what `to_entries` wrote; a source that has grown since has more unsent samples."""
-        flags = [_unpack(entries[key], length) for key in _FLAGS]
-        return cls(flags[0], flags[1], flags[2], int(entries["pending-round"]))
+        flags = [unpack_flags(entries[key], length) for key in _FLAGS]
+        skipped = json.loads(entries["skipped"])
+        return cls(flags[0], flags[1], flags[2], int(entries["pending-round"]), skipped)
 
-    def to_entries(self) -> dict[str, bytes | int]:
+    def to_entries(self) -> dict[str, bytes | int | str]:
         """Return one bit a sample and kind of flag, as entries of a config record."""
         return {
-            "sent": np.packbits(self.delivered).tobytes(),
-            "pending": np.packbits(self.pending).tobytes(),
-            "useless": np.packbits(self.useless).tobytes(),
+            "sent": pack_flags(self.delivered),
+            "pending": pack_flags(self.pending),
+            "useless": pack_flags(self.useless),
             "pending-round": self.pending_round,
+            "skipped": json.dumps(self.skipped),
         }
 
     def settle(self, acknowledged: int | None) -> "SentSamples":
@@ -63,17 +71,19 @@ class SentSamples:
             that acknowledges nothing (None) is taken to have received everything.
         """
         arrived = acknowledged is None or acknowledged == self.pending_round
-        delivered = self.delivered | self.pending if arrived else self.delivered
-        return replace(self, delivered=delivered, pending=np.zeros_like(delivered))
+        nothing = np.zeros_like(self.pending)
+        if not arrived:
+            return replace(self, pending=nothing)
+        return replace(self, delivered=self.delivered | self.pending, pending=nothing, skipped={})
 
-    def send(
-        self, indices: NDArray[np.int64], useless: Sequence[int], server_round: int
-    ) -> "SentSamples":
+    def send(self, contribution: Contribution, server_round: int) -> "SentSamples":
         """Add the samples of this round's reply, as pending, and those found to be of no use."""
-        pending, of_no_use = np.zeros_like(self.delivered), self.useless.copy()
-        pending[indices] = True
-        of_no_use[list(useless)] = True
-        return SentSamples(self.delivered, pending, of_no_use, server_round)
+        pending, useless = np.zeros_like(self.delivered), self.useless.copy()
+        pending[contribution.sent] = True
+        useless[list(contribution.useless)] = True
+        return SentSamples(
+            self.delivered, pending, useless, server_round, dict(contribution.skipped)
+        )
 
     @property
     def usable(self) -> int:
@@ -85,7 +95,13 @@ class SentSamples:
         return max(0, quota - int((self.delivered | self.pending).sum()))
 
 
-def _unpack(data: bytes, length: int) -> NDArray[np.bool_]:
+def pack_flags(flags: NDArray[np.bool_]) -> bytes:
+    """Return flags, (N,), as one bit each."""
+    return np.packbits(flags).tobytes()
+
+
+def unpack_flags(data: bytes, length: int) -> NDArray[np.bool_]:
+    """Return what `pack_flags` packed as `length` flags; those it did not know are not set."""
     bits = np.unpackbits(np.frombuffer(data, np.uint8)).astype(np.bool_)
     flags = np.zeros(length, np.bool_)
     known = min(length, len(bits))

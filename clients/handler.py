@@ -98,8 +98,9 @@ def train(
         On an illegal request, data set or model; names the value, what is legal and what to do.
     """
     request = read_request(msg, StreamingRequest, ReplayRequest, DescribeRequest)
-    low, high = value_range or (None, None)
-    source = as_source(dataset, classes, low, high, class_names=class_names, keys=keys)
+    source = as_source(
+        dataset, classes=classes, class_names=class_names, value_range=value_range, keys=keys
+    )
     if isinstance(request, DescribeRequest):
         return reply_message(msg, Reader(source).describe(partition_id(context)))
     assert isinstance(request, StreamingRequest | ReplayRequest)

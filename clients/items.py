@@ -11,61 +11,111 @@ from numpy.typing import NDArray
 
 from codec import CodecError
 
+# What a model takes: goes before the image that it was made of.
+PREPARED_KEYS = ("pixel_values", "input_ids")
 SAMPLE_KEYS = (
-    "img",
-    "image",
-    "pixel_values",
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
-    "x",
-    "features",
-    "input_ids",
-)
+    *PREPARED_KEYS, "img", "image", "jpg", "jpeg", "png", "webp", "x", "features",
+)  # fmt: skip
 TARGET_KEYS = (
     "label", "labels", "fine_label", "character", "cls", "class", "target", "targets", "y",
 )  # fmt: skip
+# What a model takes beside its sample; without them it would compute something else.
+COMPANION_KEYS = (
+    "attention_mask", "token_type_ids", "position_ids", "pixel_mask", "decoder_input_ids",
+)  # fmt: skip
 _LARGEST_INTEGER = 1 << 24  # of tokens: what float32 holds exactly
+_SEVERAL_INPUTS = (
+    "models of several inputs are not supported; wrap the data set so that it gives one array"
+)
 
 
-def split_item(item: Any, keys: Sequence[str] = ()) -> tuple[Any, Any]:
+class ItemError(CodecError):
+    """An item is of no use.
+
+    Parameters
+    ----------
+    problem : str
+        What is wrong with it, what is legal, and what to do.
+    reason : str
+        Few words under which such items are counted.
+    """
+
+    def __init__(self, problem: str, reason: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
+
+
+def split_item(item: Any, keys: Sequence[str] = (), likely: Sequence[str] = ()) -> tuple[Any, Any]:
     """Return sample and target of an item.
 
     Parameters
     ----------
     item : (sample, target) or mapping
     keys : (str, str), optional
-        Of sample and target in a mapping; by default the first known ones.
+        Of sample and target in a mapping; by default the known ones.
+    likely : (str, str), optional
+        What the data set declares: taken where no `keys` are given, and the item has them.
 
     Raises
     ------
-    CodecError
+    ItemError
         If the item is something else; says what to do.
     """
     if isinstance(item, Mapping):
-        if keys:
-            missing = [key for key in keys if key not in item]
-            if missing:
-                raise CodecError(f"item has keys {sorted(item)}, not {', '.join(missing)}")
-            return item[keys[0]], item[keys[1]]
-        return _known(item, SAMPLE_KEYS, "sample"), _known(item, TARGET_KEYS, "target")
+        return _mapped_item(item, keys, likely)
     if isinstance(item, tuple | list) and len(item) == 2:
         return item[0], item[1]
-    found = f"{len(item)} parts" if isinstance(item, tuple | list) else type(item).__name__
-    raise CodecError(
-        f"item is {found}; legal: a (sample, target) pair, or a mapping. Wrap the data set so that "
-        "it gives pairs"
+    found = type(item).__name__
+    if isinstance(item, tuple | list):
+        found = f"{found} of {len(item)}"
+    raise ItemError(
+        f"item is a {found}; legal: a (sample, target) pair, or a mapping. Wrap the data set so "
+        "that it gives pairs, or pass two arrays (samples, targets)",
+        "neither pair nor mapping",
     )
 
 
-def _known(item: Mapping[str, Any], known: Sequence[str], what: str) -> Any:
-    for key in known:
-        if key in item:
-            return item[key]
-    raise CodecError(
-        f"item has keys {sorted(item)}; which is the {what}? Pass keys=(sample key, target key)"
+def _mapped_item(
+    item: Mapping[str, Any], keys: Sequence[str], likely: Sequence[str]
+) -> tuple[Any, Any]:
+    if keys:
+        missing = [key for key in keys if key not in item]
+        if missing:
+            raise ItemError(
+                f"item has keys {_names(item)}, not {', '.join(missing)}; pass other keys=",
+                "without the keys",
+            )
+        return item[keys[0]], item[keys[1]]
+    sample = _sample_key(item, likely[:1])
+    beside = [key for key in COMPANION_KEYS if key in item]
+    target = _only(item, likely[1:], TARGET_KEYS, "target")
+    if beside:
+        raise ItemError(
+            f"item has {', '.join(beside)} beside {sample}: models of several inputs are not "
+            f"supported. Pass keys=({sample!r}, {target!r}) to send {sample} alone",
+            "several inputs",
+        )
+    return item[sample], item[target]
+
+
+def _sample_key(item: Mapping[str, Any], likely: Sequence[str]) -> str:
+    prepared = [key for key in PREPARED_KEYS if key in item]
+    return _only(item, prepared or likely, SAMPLE_KEYS, "sample")
+
+
+def _only(item: Mapping[str, Any], likely: Sequence[str], known: Sequence[str], what: str) -> str:
+    """Return the one key of an item that is likely, or else known."""
+    found = [key for key in likely if key in item] or [key for key in known if key in item]
+    if len(found) == 1:
+        return found[0]
+    raise ItemError(
+        f"item has keys {_names(item)}; which is the {what}? Pass keys=(sample key, target key)",
+        f"no known key of the {what}",
     )
+
+
+def _names(item: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(map(str, item)))
 
 
 def sample_array(value: Any) -> NDArray[Any]:
@@ -83,34 +133,63 @@ def sample_array(value: Any) -> NDArray[Any]:
         If it is nothing of these; says what to do.
     """
     if isinstance(value, Mapping):
-        raise CodecError(
-            f"sample is a mapping with keys {sorted(value)}: models of several inputs are not "
-            "supported. Wrap the data set so that it gives one array"
+        raise ItemError(
+            f"sample is a mapping with keys {_names(value)}: {_SEVERAL_INPUTS}", "several inputs"
+        )
+    if isinstance(value, tuple | list) and any(np.ndim(part) for part in _arrays_in(value)):
+        raise ItemError(
+            f"sample is a {type(value).__name__} of {len(value)} arrays: {_SEVERAL_INPUTS}",
+            "several inputs",
         )
     if hasattr(value, "getbands"):
         from clients.pictures import picture_array
 
         return picture_array(value)
-    return as_sample_dtype(_numpy(value, "sample"))
+    return as_sample_dtype(numbers(value, "sample"))
 
 
-def as_sample_dtype(array: NDArray[Any]) -> NDArray[Any]:
-    """Return values in the type in which samples are kept; `CodecError` if they are no numbers."""
+def _arrays_in(parts: Sequence[Any]) -> list[Any]:
+    return [part for part in parts if hasattr(part, "shape")]
+
+
+def as_sample_dtype(array: NDArray[Any], axes: int | None = None) -> NDArray[Any]:
+    """Return values in the type in which samples are kept.
+
+    Parameters
+    ----------
+    array : array of numbers
+        A sample, or several.
+    axes : int, optional
+        Of one sample; default: those of the array.
+
+    Raises
+    ------
+    ItemError
+        If they are no numbers, or integers that float32 does not hold.
+    """
     kind = array.dtype.kind
     if array.dtype in (np.uint8, np.float32):
         return array
-    if kind == "f":
-        return array.astype(np.float32)
-    if kind not in "iub":
-        raise CodecError(f"samples have dtype {array.dtype}; legal: integers, floats and bool")
-    if array.ndim != 1 or kind == "b":
-        return array.astype(np.float32)
-    if array.size and max(int(array.max()), -int(array.min())) > _LARGEST_INTEGER:
-        raise CodecError(
-            f"integers up to {max(int(array.max()), -int(array.min()))}; legal: up to "
-            f"+-{_LARGEST_INTEGER}. Give larger ones as floats"
+    if kind not in "iufb":
+        raise ItemError(
+            f"samples have dtype {array.dtype}; legal: integers, floats and bool",
+            f"of dtype {array.dtype}",
         )
-    return array.astype(np.int32)
+    if kind in "fb" or (array.ndim if axes is None else axes) != 1:
+        with np.errstate(over="ignore"):  # infinite: found to be of no use later
+            return array.astype(np.float32)
+    return _checked_integers(array).astype(np.int32, copy=False)
+
+
+def _checked_integers(array: NDArray[Any]) -> NDArray[Any]:
+    largest = max(int(array.max()), -int(array.min())) if array.size else 0
+    if largest > _LARGEST_INTEGER:
+        raise ItemError(
+            f"integers up to {largest}; legal: up to +-{_LARGEST_INTEGER}. Give larger ones as "
+            "floats",
+            "integers too large",
+        )
+    return array
 
 
 def target_array(value: Any, class_names: Sequence[str] = ()) -> NDArray[Any]:
@@ -124,40 +203,74 @@ def target_array(value: Any, class_names: Sequence[str] = ()) -> NDArray[Any]:
 
     Raises
     ------
-    CodecError
+    ItemError
         If it is nothing of these; says what to do.
     """
     if isinstance(value, str):
-        if not class_names:
-            raise CodecError(
-                f"target is {value!r}; pass class_names= to say which classes there are"
-            )
-        if value not in class_names:
-            raise CodecError(f"class {value!r} is none of {', '.join(class_names)}")
-        return np.asarray(class_names.index(value))
-    if isinstance(value, Mapping):
-        raise CodecError(
-            f"target is a mapping with keys {sorted(value)}, as for detection; legal: a class, a "
-            "number, or a vector of numbers"
+        return np.asarray(class_number(value, class_names))
+    parts = value if isinstance(value, tuple | list) else (value,)
+    if any(isinstance(part, Mapping) for part in parts):
+        raise ItemError(
+            f"target is a {type(value).__name__}, as for detection; legal: a class, a number, or "
+            "a vector of numbers",
+            "target of an unknown kind",
         )
-    array = _numpy(value, "target")
+    array = numbers(value, "target")
     if array.ndim > 1:
-        raise CodecError(
-            f"target has shape {array.shape}; legal: a class, a number, or a vector of numbers"
+        raise ItemError(
+            f"target has shape {array.shape}; legal: a class, a number, or a vector of numbers",
+            "target of an unknown kind",
         )
     return array
 
 
-def _numpy(value: Any, what: str) -> NDArray[Any]:
+def class_number(name: str, class_names: Sequence[str]) -> int:
+    """Return the number of a class; `ItemError` if there is none of that name."""
+    if not class_names:
+        raise ItemError(
+            f"target is {name!r}; pass class_names= to say which classes there are",
+            "target is a name",
+        )
+    if name not in class_names:
+        raise ItemError(
+            f"class {name!r} is none of {', '.join(class_names)}; pass class_names= with all",
+            f"class {name!r} is none of the class names",
+        )
+    return list(class_names).index(name)
+
+
+def numbers(value: Any, what: str) -> NDArray[Any]:
+    """Return numbers of any library as an array; `ItemError`, which says `what`, if there are none.
+
+    Parameters
+    ----------
+    value : number, array, tensor, nested list of numbers
+    what : str
+        "sample" or "target".
+    """
     if hasattr(value, "detach"):  # a torch tensor
-        tensor = value.detach().cpu()
-        if getattr(tensor, "is_sparse", False):
-            raise CodecError(f"{what} is a sparse tensor; legal: dense ones (.to_dense())")
-        value = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+        value = value.detach().cpu()
+        if str(value.layout) != "torch.strided":
+            raise _sparse(what, ".to_dense()")
+        value = (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()
+    elif hasattr(value, "toarray"):  # of scipy
+        raise _sparse(what, ".toarray()")
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise CodecError(f"{what} is no array of numbers: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ItemError(
+            f"{what} is a {type(value).__name__}, no array of numbers: {error}", f"{what} no array"
+        ) from error
     if array.dtype.kind not in "iufb":
-        raise CodecError(f"{what} is {type(value).__name__} of {array.dtype}; legal: numbers")
+        raise ItemError(
+            f"{what} is {type(value).__name__} of {array.dtype}; legal: numbers",
+            f"{what} not of numbers",
+        )
     return array
+
+
+def _sparse(what: str, dense: str) -> ItemError:
+    return ItemError(
+        f"{what} is sparse; legal: dense arrays. Convert it in the data set: {dense}",
+        f"{what} is sparse",
+    )

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging import WARNING
@@ -12,16 +12,25 @@ import numpy as np
 from flwr.common import log
 from numpy.typing import NDArray
 
-from clients.items import as_sample_dtype
-from clients.source import SampleSource
+from clients.items import ItemError, as_sample_dtype
+from clients.source import DatasetSource, SampleSource
 from codec import CodecError, CodecOptions, SampleSpec
 from codec.messages import Description, Terms
 from codec.samples.channel_axis import is_series
 from codec.samples.options import AUTO
 
-_LOOKED_AT = 16  # samples that say what a source holds
+Item = tuple[NDArray[Any], NDArray[Any]]  # sample and target
+Refuse = Callable[[NDArray[np.bool_], str], None]  # rows, and why
+
+_FIRST_LOOKED_AT = 4  # samples that say what a source holds, if they agree
+_LOOKED_AT = 32  # otherwise
+_MOST_OUTSIDE = 0.5  # share of their values beyond the declared range
+_READ_AGAIN = 6  # samples that show whether each reading gives another version
+_LARGEST = 1e29  # absolute value
+_LINES = 3  # of the log, for samples that are skipped
 _DIGEST_BYTES = 6
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of grey (ITU-R BT.601)
+_OTHER_SHAPE = "of another shape"
 
 
 @dataclass
@@ -38,6 +47,8 @@ class Batch:
         Samples of no use, by reason.
     clipped : int
         Values that lay outside the declared range.
+    first_words : str
+        What was wrong with the first sample of no use.
     """
 
     samples: NDArray[Any]
@@ -45,6 +56,12 @@ class Batch:
     positions: NDArray[np.int64]
     skipped: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
+    first_words: str = ""
+
+    def skip(self, reason: str, words: str) -> None:
+        """Count a sample of no use."""
+        self.skipped[reason] += 1
+        self.first_words = self.first_words or words
 
 
 @dataclass(frozen=True)
@@ -60,80 +77,105 @@ class Reader:
 
     source: SampleSource
     terms: Terms = Terms()  # noqa: RUF009 - frozen
+    _told: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def kind(self) -> SampleSpec:
-        """What the samples are: their shape, type and targets, as most of the first ones are.
+        """What the samples are: their shape, type and targets, as most of those looked at are.
 
-        The range is the declared one, or that of the first ones; `spec_of` measures it anew.
+        The range is the declared one, or that of those looked at; `spec_of` measures it anew.
 
         Raises
         ------
         CodecError
-            If there are no samples, none of use among the first, or they do not fit the terms.
+            If there are no samples, none of use among those looked at, or they do not fit the
+            terms.
         """
         length = len(self.source)
         if not length:
             raise CodecError("the data set has 0 samples, at least 1 is needed")
-        first = range(min(_LOOKED_AT, length))
-        found, errors = [], []
-        for index in first:
+        first = range(min(_FIRST_LOOKED_AT, length))
+        found, error = self._looked_at(first)
+        if error is not None or len({_form(item) for item in found}) > 1:
+            first = range(min(_LOOKED_AT, length))  # and as many from everywhere
+            spread = np.linspace(0, length - 1, min(_LOOKED_AT, length)).astype(int).tolist()
+            found, error = self._looked_at(dict.fromkeys([*first, *spread]))
+        if not found:
+            assert error is not None
+            raise CodecError(
+                f"none of the first {len(first)} samples can be read: {_words(error)}"
+            ) from error
+        return self._kind_of(found)
+
+    def _looked_at(self, indices: Iterable[int]) -> tuple[list[Item], Exception | None]:
+        """Return the items that can be read, and the first error."""
+        found: list[Item] = []
+        first_error = None
+        for index in indices:
             try:
                 found.append(self._item(index))
             except Exception as error:
-                errors.append(error)
-        if not found:
-            raise CodecError(
-                f"none of the first {len(first)} samples can be read: {_words(errors[0])}"
-            ) from errors[0]
-        return self._kind_of(found)
+                first_error = first_error or error
+        return found, first_error
 
-    def _kind_of(self, found: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> SampleSpec:
-        shapes = Counter(sample.shape for sample, _ in found)
-        shape = self.terms.shape or shapes.most_common(1)[0][0]
-        alike = [pair for pair in found if pair[0].shape == shape] or list(found)
-        kinds = {sample.dtype.name for sample, _ in alike}
-        dtype = kinds.pop() if len(kinds) == 1 else "float32"
-        samples = np.stack([s for s, _ in alike]) if alike[0][0].shape == shape else None
-        if samples is None and not _convertible(shapes.most_common(1)[0][0], shape):
+    def _kind_of(self, found: Sequence[Item]) -> SampleSpec:
+        usual = Counter(sample.shape for sample, _ in found).most_common(1)[0][0]
+        shape = self.terms.shape or usual
+        converted = [_converted(sample, shape) for sample, _ in found]
+        alike = [sample for sample in converted if sample.shape == shape]
+        if not alike:
             raise CodecError(
-                f"samples are {shapes.most_common(1)[0][0]}, the server's model takes {shape}; "
-                "give the data set a transform that makes them so"
+                f"samples are {usual}, the server's model takes {shape}; give the data set a "
+                "transform that makes them so"
             )
-        low, high = self._range(samples, dtype)
-        classes, size = self._targets_of([target for _, target in alike])
+        dtype = _usual_dtype(alike)
+        values = np.stack([sample for sample in alike if sample.dtype == dtype])
+        declared = self.declared_range
+        if declared:
+            _check_declared(values, declared)
+        low, high = declared or _own_range(values)
+        classes, size = self._targets_of([target for _, target in found])
         return SampleSpec(shape, dtype, low, high, classes, size)
 
-    def _range(self, samples: NDArray[Any] | None, dtype: str) -> tuple[float, float]:
+    @cached_property
+    def declared_range(self) -> tuple[float, float] | None:
+        """Range that the user declares, float32 as it travels; None: it is measured."""
         low, high = self.source.low, self.source.high
-        if low is not None and high is not None:
-            return float(low), float(high)
-        return (0.0, 255.0) if dtype == "uint8" or samples is None else measured_range(samples)
+        if low is None and high is None:
+            return None
+        if low is None or high is None or not low < high:
+            raise CodecError(
+                f"low = {low} and high = {high} of the samples must both be given, the lower one "
+                "first; or neither: the range is measured"
+            )
+        return float(np.float32(low)), float(np.float32(high))
 
     def _targets_of(self, targets: Sequence[NDArray[Any]]) -> tuple[int, int]:
         """Return number of classes, and floats in a target."""
-        first, outputs = targets[0], self.terms.outputs
-        known = self.source.classes
-        if first.ndim == 1 and (first.size > 1 or first.dtype.kind == "f"):
-            self._check_outputs(first.size, "floats in a target")
-            return 0, first.size
-        whole = all(float(target.reshape(-1)[0]).is_integer() for target in targets)
-        is_label = (
-            known != 0 and whole and (first.dtype.kind in "iub" or bool(known) or outputs > 1)
-        )
-        if not is_label:
-            if known:
-                raise CodecError(
-                    f"targets are floats such as {first}, but the data set has {known} classes; "
-                    "pass classes=0 for float targets"
-                )
-            return 0, 0
-        names = self._class_names
-        if names and self.terms.class_names:
-            return len(self.terms.class_names), 0  # labels are mapped onto the server's
+        size, axes = Counter((t.size, t.ndim) for t in targets).most_common(1)[0][0]
+        known, outputs = self.source.classes, self.terms.outputs
+        if size != 1:
+            self._check_outputs(size, "floats in a target")
+            return 0, size
+        targets = [target for target in targets if target.size == 1]
+        floats = 1 if axes else 0
+        if outputs == 1 and (known or 0) <= 2:  # as for a binary loss: a single output is a float
+            return 0, floats
+        whole = all(float(target.item()).is_integer() for target in targets)
+        if known and not whole:
+            shown = next(t.item() for t in targets if not float(t.item()).is_integer())
+            raise CodecError(
+                f"targets are floats such as {shown:g}, but the data set has {known} classes; "
+                "pass classes=0 for float targets"
+            )
+        integers = all(target.dtype.kind in "iub" for target in targets)
+        if known == 0 or not (known or integers or (whole and outputs > 1)):
+            return 0, floats
+        if self._is_mapped:
+            return len(self.terms.class_names), 0
         if known:
             self._check_outputs(known, "classes")
-        seen = 1 + max(int(target.reshape(-1)[0]) for target in targets)
+        seen = 1 + max(int(target.item()) for target in targets)
         return known or outputs or max(seen, 2), 0
 
     def _check_outputs(self, needed: int, what: str) -> None:
@@ -148,9 +190,21 @@ class Reader:
         return tuple(getattr(self.source, "class_names", ()) or ())
 
     @property
+    def _is_mapped(self) -> bool:
+        """Whether labels are translated into the server's, by the names of the classes."""
+        return bool(self._class_names and self.terms.class_names)
+
+    @property
+    def _label_limit(self) -> int | None:
+        """Labels lie below it; None: their number is not known."""
+        if self._is_mapped:
+            return len(self._class_names)
+        return self.source.classes or self.terms.outputs or None
+
+    @property
     def class_digest(self) -> str:
         """Digest of the class names, unless the server states its own."""
-        if not self._class_names or self.terms.class_names:
+        if not self._class_names or self.terms.class_names or not self.kind.classes:
             return ""
         text = "\0".join(self._class_names).encode()
         return hashlib.blake2s(text, digest_size=_DIGEST_BYTES).hexdigest()
@@ -167,26 +221,36 @@ class Reader:
             high=kind.high,
             classes=kind.classes,
             target_size=kind.target_size,
-            class_names=self._class_names,
+            class_names=self._class_names if kind.classes else (),
         )
 
-    def is_random(self) -> bool:
-        """Whether a sample differs each time that it is read, as after a random transform."""
-        try:
-            once, again = self._item(0)[0], self._item(0)[0]
-        except Exception:
-            return False
-        return once.shape != again.shape or not np.array_equal(once, again, equal_nan=True)
+    def is_random(self, indices: NDArray[np.int64], samples: NDArray[Any]) -> bool:
+        """Whether samples that were read are others when read again.
 
-    def spec_of(self, samples: NDArray[Any], codec: CodecOptions) -> SampleSpec:
+        That is so after a random transform; a few are enough to tell.
+        """
+        for index, before in zip(indices[:_READ_AGAIN], samples[:_READ_AGAIN], strict=True):
+            batch = self.read(np.array([index]))
+            if len(batch.samples) and not np.array_equal(batch.samples[0], before):
+                return True
+        return False
+
+    def spec_of(
+        self,
+        samples: NDArray[Any],
+        codec: CodecOptions,
+        targets: NDArray[Any] | None = None,
+    ) -> SampleSpec:
         """Return the spec of a payload of these samples: with a measured range, theirs."""
         spec = replace(self.kind, codec=codec)
         table = codec.codec == AUTO and spec.dtype == "float32" and samples.ndim == 2
-        if table and is_series(samples):
+        if table and codec.relative_to == "spread" and len(samples) and is_series(samples):
             spec = replace(spec, codec=replace(codec, codec="dct"))
-        if self.source.low is not None or spec.dtype == "uint8" or not len(samples):
+        if spec.classes and self._label_limit is None and targets is not None and len(targets):
+            spec = replace(spec, classes=max(spec.classes, 1 + int(targets.max())))
+        if self.declared_range or not len(samples):
             return spec
-        low, high = measured_range(samples)
+        low, high = _own_range(samples)
         return replace(spec, low=low, high=high)
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
@@ -196,166 +260,236 @@ class Reader:
         ----------
         indices : (N,) int64 array
         """
-        kind, batch = self.kind, None
-        if len(indices):
-            try:
-                samples, targets = self.source.get_items(indices)
-                batch = self._checked(np.asarray(samples), np.asarray(targets))
-            except Exception:
-                batch = None
-        if batch is None:
-            batch = self._one_by_one(indices)
-        if not len(batch.samples):
-            empty = np.empty((0, *kind.target_shape), np.int64 if kind.classes else np.float32)
-            batch = replace(batch, samples=np.empty((0, *kind.shape), kind.dtype), targets=empty)
+        batch = self._together(indices) or self._singly(indices)
+        self._check(batch, indices)
+        missing = len(indices) - len(batch.positions)
+        if missing:
+            self._tell(missing, batch.first_words)
         return batch
 
-    def _one_by_one(self, indices: NDArray[np.int64]) -> Batch:
-        good: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        positions, skipped, clipped = [], Counter[str](), 0
-        for position, index in enumerate(indices):
-            try:
-                sample, target = self._item(int(index))
-                one = self._checked(_converted(sample, self.kind.shape)[None], target[None])
-            except Exception as error:
-                skipped[_reason(error)] += 1
-                log(WARNING, "sample %d is skipped: %s", index, _words(error))
-                continue
-            skipped += one.skipped
-            clipped += one.clipped
-            if len(one.samples):
-                good.append((one.samples[0], one.targets[0]))
-                positions.append(position)
-        return Batch(
-            np.stack([sample for sample, _ in good]) if good else np.empty(0),
-            np.stack([target for _, target in good]) if good else np.empty(0),
-            np.array(positions, np.int64),
-            skipped,
-            clipped,
-        )
+    def _together(self, indices: NDArray[np.int64]) -> Batch | None:
+        """Return what a source of arrays gives at once; None where that fails."""
+        if isinstance(self.source, DatasetSource) or not len(indices):
+            return None
+        kind, count = self.kind, len(indices)
+        try:
+            found, targets = map(np.asarray, self.source.get_items(indices))
+            samples = as_sample_dtype(found, found.ndim - 1)
+        except Exception:  # of one item, perhaps: which one, and why, is found out item by item
+            return None
+        alike = samples.shape == (count, *kind.shape) and samples.dtype == kind.dtype
+        if not alike or targets.shape[:1] != (count,) or not self._fits(targets[0]):
+            return None
+        return Batch(samples, targets, np.arange(count))
 
-    def _item(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        samples, targets = self.source.get_items(np.array([index]))
-        sample = np.asarray(samples)[0]
-        return as_sample_dtype(sample), np.asarray(targets)[0]
-
-    def _checked(self, samples: NDArray[Any], targets: NDArray[Any]) -> Batch:
-        """Return the samples of use among arrays of one shape; `CodecError` if it is another."""
+    def _singly(self, indices: NDArray[np.int64]) -> Batch:
+        """Return what can be read, item by item."""
         kind = self.kind
-        if samples.shape[1:] != kind.shape:
-            raise _ShapeError(f"sample has shape {samples.shape[1:]}, most have {kind.shape}")
-        samples = _as_dtype(as_sample_dtype_of_batch(samples, kind), kind.dtype)
-        labels, reasons = self._checked_targets(targets)
-        finite = np.isfinite(samples.reshape(len(samples), -1)).all(axis=1).tolist()
-        reasons = [
-            reason or (None if fine else "not finite")
-            for reason, fine in zip(reasons, finite, strict=True)
-        ]
-        useful = np.array([reason is None for reason in reasons], bool)
-        samples, clipped = self._clipped(samples[useful])
-        skipped = Counter(reason for reason in reasons if reason is not None)
-        return Batch(samples, labels[useful], np.flatnonzero(useful), skipped, clipped)
+        nothing = np.empty((0, *kind.target_shape), np.int64 if kind.classes else np.float32)
+        batch = Batch(np.empty((0, *kind.shape), kind.dtype), nothing, np.empty(0, np.int64))
+        samples, targets, positions = [], [], []
+        for position, index in enumerate(indices.tolist()):
+            try:
+                sample, target = self._fitted(*self._item(index))
+            except Exception as error:
+                batch.skip(_reason(error), f"sample {index}: {_words(error)}")
+                continue
+            samples.append(sample)
+            targets.append(target)
+            positions.append(position)
+        if positions:
+            batch.samples, batch.targets = np.stack(samples), np.stack(targets)
+            batch.positions = np.array(positions, np.int64)
+        return batch
 
-    def _checked_targets(self, targets: NDArray[Any]) -> tuple[NDArray[Any], list[str | None]]:
-        kind, count = self.kind, len(targets)
-        if not kind.classes:
-            floats = targets.astype(np.float32).reshape(count, *kind.target_shape)
-            bad = (~np.isfinite(floats.reshape(count, -1))).sum(axis=1).tolist()
-            return floats, ["target not finite" if number else None for number in bad]
-        flat = targets.reshape(count).astype(np.float64)
-        reasons: list[str | None] = [
-            None if value.is_integer() else f"label {value:g} is not whole"
-            for value in flat.tolist()
-        ]
-        labels = np.where(np.isfinite(flat), flat, -1).astype(np.int64)
-        own, server = self._class_names, self.terms.class_names
-        if own and server:
-            return self._mapped(labels, reasons)
-        for row in np.flatnonzero((labels < 0) | (labels >= kind.classes)):
-            reasons[row] = reasons[row] or f"label outside 0 to {kind.classes - 1}"
-        return labels, reasons
+    def _item(self, index: int) -> Item:
+        """Return one sample, in a type in which samples are kept, and its target."""
+        if isinstance(self.source, DatasetSource):
+            return self.source.get_item(index)
+        samples, targets = map(np.asarray, self.source.get_items(np.array([index])))
+        if len(samples) != 1 or len(targets) != 1:
+            raise ItemError(
+                f"get_items of one index gives {len(samples)} samples and {len(targets)} targets",
+                "not one item for an index",
+            )
+        if targets.dtype.kind not in "iufb":
+            raise ItemError(f"target is of {targets.dtype}; legal: numbers", "target no number")
+        return as_sample_dtype(samples[0]), targets[0]
 
-    def _mapped(
-        self, labels: NDArray[np.int64], reasons: list[str | None]
-    ) -> tuple[NDArray[np.int64], list[str | None]]:
-        """Return labels as the server counts its classes."""
-        own, server = self._class_names, self.terms.class_names
-        numbers = {name: number for number, name in enumerate(server)}
-        mapped = labels.copy()
-        for row, label in enumerate(labels.tolist()):
-            if not 0 <= label < len(own):
-                reasons[row] = reasons[row] or f"label outside 0 to {len(own) - 1}"
-            elif own[label] not in numbers:
-                reasons[row] = f"class {own[label]!r} is unknown to the server"
-            else:
-                mapped[row] = numbers[own[label]]
-        return mapped, reasons
+    def _fits(self, target: NDArray[Any]) -> bool:
+        return target.dtype.kind in "iufb" and target.size == max(1, self.kind.target_size)
+
+    def _fitted(self, sample: NDArray[Any], target: NDArray[Any]) -> Item:
+        """Return an item in the form of the others."""
+        kind = self.kind
+        sample = _converted(sample, kind.shape)
+        if sample.shape != kind.shape:
+            raise ItemError(f"shape {sample.shape}, most have {kind.shape}", _OTHER_SHAPE)
+        if not self._fits(target):
+            raise ItemError(
+                f"target has shape {target.shape}, most have {kind.target_shape}",
+                f"target {_OTHER_SHAPE}",
+            )
+        # As floats: items of a batch may be of several types.
+        return _as_dtype(sample, kind.dtype), target.reshape(kind.target_shape).astype(np.float64)
+
+    def _check(self, batch: Batch, indices: NDArray[np.int64]) -> None:
+        """Take out samples and targets of no use, clip values, map labels."""
+        useful = np.ones(len(batch.samples), bool)
+
+        def refuse(bad: NDArray[np.bool_], reason: str) -> None:
+            for row in np.flatnonzero(bad & useful).tolist():
+                batch.skip(reason, f"sample {indices[batch.positions[row]]}: {reason}")
+            useful[bad] = False
+
+        if batch.samples.dtype == np.float32:
+            flat = batch.samples.reshape(len(useful), -1)
+            within = (flat >= -_LARGEST) & (flat <= _LARGEST)  # False for NaN
+            refuse(np.logical_not(within.all(axis=1)), "not finite")
+        if self.kind.classes:
+            batch.targets = self._checked_labels(batch.targets, refuse)
+        else:
+            with np.errstate(over="ignore"):
+                floats = batch.targets.astype(np.float32)
+            batch.targets = floats.reshape(len(useful), *self.kind.target_shape)
+            rows = batch.targets.reshape(len(useful), -1)
+            refuse(np.logical_not(np.isfinite(rows).all(axis=1)), "target not finite")
+        if not useful.all():
+            batch.samples, batch.targets = batch.samples[useful], batch.targets[useful]
+            batch.positions = batch.positions[useful]
+        batch.samples, batch.clipped = self._clipped(batch.samples)
+
+    def _checked_labels(self, targets: NDArray[Any], refuse: Refuse) -> NDArray[np.int64]:
+        """Return labels as the server counts its classes, and refuse what is none."""
+        flat = targets.reshape(len(targets))
+        if flat.dtype.kind == "f":
+            refuse(~np.isfinite(flat) | (np.rint(flat) != flat), "label is not whole")
+            flat = np.where(np.isfinite(flat), np.clip(flat, -1, 2**53), -1)
+        labels = flat.astype(np.int64)
+        limit = self._label_limit
+        outside = (labels < 0) | (labels >= (np.inf if limit is None else limit))
+        refuse(outside, "label below 0" if limit is None else f"label outside 0 to {limit - 1}")
+        if not self._is_mapped:
+            return labels
+        numbers = {name: number for number, name in enumerate(self.terms.class_names)}
+        table = np.array([numbers.get(name, -1) for name in self._class_names])
+        mapped = table[np.where(outside, 0, labels)]
+        for label in np.unique(labels[(mapped < 0) & ~outside]).tolist():
+            reason = f"class {self._class_names[label]!r} is unknown to the server"
+            refuse(labels == label, reason)
+        return mapped
 
     def _clipped(self, samples: NDArray[Any]) -> tuple[NDArray[Any], int]:
-        low, high = self.source.low, self.source.high
-        if low is None or high is None:
+        if self.declared_range is None:
             return samples, 0
-        outside = int(((samples < low) | (samples > high)).sum())
-        if not outside:
-            return samples, 0
-        return np.clip(samples, low, high).astype(samples.dtype), outside
+        low, high = self.declared_range
+        if samples.dtype.kind in "iu":
+            limits = np.iinfo(samples.dtype)
+            low, high = max(np.ceil(low), limits.min), min(np.floor(high), limits.max)
+            if (low, high) == (limits.min, limits.max):
+                return samples, 0
+        low, high = np.array([low, high]).astype(samples.dtype)
+        outside = int(np.count_nonzero(samples < low) + np.count_nonzero(samples > high))
+        return (np.clip(samples, low, high), outside) if outside else (samples, 0)
+
+    def _tell(self, count: int, words: str) -> None:
+        """Log what is skipped, in few lines."""
+        if len(self._told) < _LINES:
+            self._told.append(words)
+            log(WARNING, "%d samples are skipped, %s", count, words)
 
 
-class _ShapeError(CodecError):
-    """A sample of another shape."""
+def _form(item: Item) -> tuple[object, ...]:
+    sample, target = item
+    return sample.shape, sample.dtype, target.shape
 
 
-def as_sample_dtype_of_batch(samples: NDArray[Any], kind: SampleSpec) -> NDArray[Any]:
-    """Return samples (N, *shape) in the type in which samples are kept."""
-    if len(kind.shape) == 1 and samples.dtype.kind in "iu":  # tokens, whose axis is their only one
-        return as_sample_dtype(samples.reshape(-1)).reshape(samples.shape)
-    return as_sample_dtype(samples)
+def _usual_dtype(samples: Sequence[NDArray[Any]]) -> str:
+    found = Counter(sample.dtype.name for sample in samples)
+    if "int32" in found and "float32" in found:
+        return "float32"  # whole numbers among others
+    return found.most_common(1)[0][0]
+
+
+def _check_declared(samples: NDArray[Any], declared: tuple[float, float]) -> None:
+    """Refuse a range that is about other values: clipping to it would leave nothing of these."""
+    low, high = declared
+    finite = samples[np.isfinite(samples)]
+    outside = int(np.count_nonzero(finite < low) + np.count_nonzero(finite > high))
+    if outside > _MOST_OUTSIDE * finite.size:
+        raise CodecError(
+            f"value_range = ({low:g}, {high:g}), but samples hold {finite.min():g} to "
+            f"{finite.max():g}; legal: the range of the values, or None to measure it"
+        )
+
+
+def _own_range(samples: NDArray[Any]) -> tuple[float, float]:
+    """Return the range of samples that declare none."""
+    return (0.0, 255.0) if samples.dtype == np.uint8 else measured_range(samples)
 
 
 def measured_range(samples: NDArray[Any]) -> tuple[float, float]:
     """Return lowest and highest of finite values, apart from each other even if all are equal."""
-    finite = samples[np.isfinite(samples)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = float(finite.min()), float(finite.max())
-    return (low, high) if np.float32(low) < np.float32(high) else (low, low + max(1.0, abs(low)))
+    low, high = (float(samples.min()), float(samples.max())) if samples.size else (0.0, 1.0)
+    if not (abs(low) <= _LARGEST and abs(high) <= _LARGEST):
+        finite = samples[np.abs(samples) <= _LARGEST]
+        return measured_range(finite)
+    if low < high:
+        return low, high
+    if samples.dtype.kind in "iu":
+        return (low - 1, high) if low > 0 else (low, high + 1)
+    return low, low + max(1.0, abs(low))
 
 
-def _as_dtype(samples: NDArray[Any], dtype: str) -> NDArray[Any]:
-    if samples.dtype == dtype:
-        return samples
-    if dtype == "uint8":  # most were: these have other values
-        rounded = np.rint(samples)
-        if not ((samples == rounded) & (samples >= 0) & (samples <= 255)).all():
-            raise CodecError(f"sample is {samples.dtype}, most are 8-bit")
-    return samples.astype(dtype)
-
-
-def _convertible(found: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    return found != shape and len(found) == len(shape) == 3 and found[1:] == shape[1:] and {
-        found[0], shape[0]
-    } == {1, 3}  # fmt: skip
+def _as_dtype(sample: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Return a sample as most are; `ItemError` if its values are others."""
+    if sample.dtype == dtype:
+        return sample
+    if dtype != "float32":
+        low, high = (0, 255) if dtype == "uint8" else (-_LARGEST, _LARGEST)
+        if not ((np.rint(sample) == sample) & (sample >= low) & (sample <= high)).all():
+            words = "8-bit" if dtype == "uint8" else "of integers"
+            raise ItemError(f"sample is {sample.dtype}, most are {words}", "of another depth")
+    return sample.astype(dtype)
 
 
 def _converted(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return a grey image among coloured ones in colour, or the other way round."""
-    if sample.ndim == 2 and (1, *sample.shape) == shape:
-        return sample[None]
-    if sample.ndim == 2 and (3, *sample.shape) == shape:
-        return np.repeat(sample[None], 3, axis=0)
-    if not _convertible(sample.shape, shape):
+    """Return a sample in a shape that holds the same image, if there is one; else as it is.
+
+    A channel axis may be missing or last; grey among coloured becomes coloured, or the other way
+    round.
+    """
+    if sample.shape == shape or not 2 <= len(shape) <= 3:
         return sample
-    if shape[0] == 3:
-        return np.repeat(sample, 3, axis=0)
-    grey = np.tensordot(_LUMA, sample.astype(np.float32), axes=(0, 0))[None]
-    return np.rint(grey).astype(np.uint8) if sample.dtype == np.uint8 else grey
+    if sample.shape == (1, *shape):
+        return sample[0]
+    image = sample[np.newaxis] if sample.ndim == 2 else sample
+    if image.ndim != 3 or len(shape) != 3:
+        return sample
+    if image.shape[1:] != shape[1:] and image.shape[:2] == shape[1:]:
+        image = np.moveaxis(image, -1, 0)
+    if image.shape[1:] != shape[1:]:
+        return sample
+    return _coloured(image, shape[0])
+
+
+def _coloured(image: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Return an image (C, H, W) in grey or in colour, if it can be either; else as it is."""
+    if (len(image), channels) == (1, 3):
+        return np.repeat(image, 3, axis=0)
+    if (len(image), channels) != (3, 1):
+        return image
+    grey = np.tensordot(_LUMA, image.astype(np.float32), axes=(0, 0))[np.newaxis]
+    as_it_was: NDArray[Any] = grey if image.dtype == np.float32 else np.rint(grey)
+    return as_it_was.astype(image.dtype)
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, _ShapeError):
-        return "of another shape"
+    if isinstance(error, ItemError):
+        return error.reason
     return "of no use" if isinstance(error, CodecError) else f"unreadable ({type(error).__name__})"
 
 
 def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
+    text = f"{error}".split("\n")[0][:200]
+    return text if isinstance(error, CodecError) else f"{type(error).__name__}: {text}"

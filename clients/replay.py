@@ -1,21 +1,21 @@
 """The client's side of replay: each sample is sent once, the most useful ones first."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
-from clients.budget import encode_within_budget
+from clients.budget import Encoded, Encoder, encode_within_budget
 from clients.candidates import Candidates
-from clients.client_round import ClientRound, Contribution
+from clients.client_round import TOO_LARGE, ClientRound, Contribution
 from clients.delivery import SentSamples
 from clients.selection import FIRST_TRIED, Selection, Selector, whole
 from codec.messages import ReplayRequest
 
 SENT_KEY = "quantized-data"
-TOO_LARGE = "larger than uplink-budget"
 _RANDOM = (
     "the data set gives another version of a sample each time it is read, as after a random "
     "transform: each is sent in one version, for ever. Give the clients a data set without random "
@@ -43,7 +43,8 @@ def answer_replay(work: ClientRound[ReplayRequest], state: RecordDict) -> tuple[
         before = SentSamples.from_entries(record, length)
     settled = before.settle(request.acknowledged)
     contribution = replay_round(work, settled.delivered, settled.useless)
-    after = settled.send(contribution.sent, contribution.useless, request.server_round)
+    contribution.skipped.update(settled.skipped)  # of a reply that was lost
+    after = settled.send(contribution, request.server_round)
     entries: dict[str, Any] = after.to_entries()
     state[SENT_KEY] = ConfigRecord(entries)
     return contribution, after.remaining(replay_quota(after.usable, request.keep_rate))
@@ -63,58 +64,105 @@ def replay_round(
         What earlier rounds sent.
     useless : (N,) bool array, optional
         What earlier rounds found to be of no use.
+
+    Raises
+    ------
+    CodecError
+        If not one sample of the client can ever be used; with what is wrong.
     """
     request, rng = work.request, work.generator()
     tried = sent if useless is None else sent | useless
-    left = replay_quota(len(sent) - int((tried & ~sent).sum()), request.keep_rate) - int(sent.sum())
+    usable = len(sent) - int((tried & ~sent).sum())
+    left = replay_quota(usable, request.keep_rate) - int(sent.sum())
     wanted = min(left, request.samples_per_round or left)
     if wanted <= 0:
         return Contribution()
-    work.spec()  # the terms are checked before anything is coded
-    budget = request.uplink_budget
-    order = rng.permutation(np.flatnonzero(~tried))
-    candidates = Candidates(work.reader, order)
-    encoder = work.encoder(by_label=True)
-
-    def encode(selection: Selection) -> tuple[bytes, ...]:
-        needed = int(selection.positions.max(initial=-1)) + 1
-        return encoder.encode(*candidates.first(needed), selection)
-
-    def first(count: float) -> Selection:
-        """Select the first candidates; a random selection when their order is random."""
-        return Selection(np.arange(len(candidates.first(whole(count))[0])))
-
-    select: Selector = first
-    pool, start = 0, FIRST_TRIED
-    if request.needs_scores:
-        with work.stage("encode"):
-            unscored = encode_within_budget(first, encode, wanted, budget) if budget else None
-        likely = wanted if unscored is None else max(1, len(unscored.selection))
-        pool = min(len(candidates.order), math.ceil(request.pool_factor * likely))
-        samples, targets = candidates.first(pool)
-        pool = len(samples)
-        select = work.selector(samples, targets, rng)
-        wanted, start = min(wanted, pool), likely
-    with work.stage("encode"):
-        encoded = encode_within_budget(select, encode, wanted, budget, start)
-        positions = encoded.selection.positions
-        samples, _ = candidates.first(int(positions.max(initial=-1)) + 1)
-        kept = encoder.variance_kept(samples, encoded.selection)
-    too_large = candidates.order[list(encoded.too_large)]
+    work.check()  # before anything is coded
+    candidates = Candidates(work.reader, rng.permutation(np.flatnonzero(~tried)))
+    sending = _Sending(work, candidates, work.encoder(by_label=True))
+    pool = sending.pool(wanted) if request.needs_scores else 0
+    encoded = sending.encoded(rng, wanted, pool)
+    samples, positions = sending.chosen(encoded.selection)
+    indices, is_first = candidates.order[positions], not sent.any()
+    if is_first:
+        candidates.check_any_left()
+        encoded.check_any_fits(request.uplink_budget)
+    candidates.drop(encoded.too_large, TOO_LARGE)
     if not tried.any():  # told once, with the first samples
-        candidates.skipped.update(getattr(work.source, "skipped", {}))
-    if len(too_large):
-        candidates.skipped[TOO_LARGE] += len(too_large)
+        candidates.skipped.update(work.skipped_before)
+    is_random = is_first and work.reader.is_random(indices, samples)
     return Contribution(
         encoded.payloads,
         pool or len(positions),
-        candidates.order[positions],
-        variance_kept=kept,
+        indices,
+        variance_kept=sending.variance_kept(samples),
         clipped=candidates.clipped,
         skipped=candidates.skipped,
-        useless=(*candidates.useless, *too_large.tolist()),
-        notes=(_RANDOM,) if not sent.any() and work.reader.is_random() else (),
+        useless=tuple(candidates.useless),
+        notes=(_RANDOM,) if is_random else (),
     )
+
+
+@dataclass
+class _Sending:
+    """The search for what is sent in one round.
+
+    Attributes
+    ----------
+    work : ClientRound
+    candidates : Candidates
+        Read only as far as needed.
+    encoder : Encoder
+    likely : int
+        Samples that the budget will allow, as far as known.
+    """
+
+    work: ClientRound[ReplayRequest]
+    candidates: Candidates
+    encoder: Encoder
+    likely: int = FIRST_TRIED
+
+    def pool(self, wanted: int) -> int:
+        """Read the candidates that are scored, and return their number."""
+        request, self.likely = self.work.request, wanted
+        if request.uplink_budget:
+            unscored = self._fitting(self._first, wanted, FIRST_TRIED)
+            self.likely = max(1, len(self.chosen(unscored.selection)[1]))
+        pool = math.ceil(request.pool_factor * self.likely)
+        return len(self.candidates.first(pool)[0])
+
+    def encoded(self, rng: np.random.Generator, wanted: int, pool: int) -> Encoded:
+        """Return what is sent: of scored candidates, or of all, in their order."""
+        if not pool:
+            return self._fitting(self._first, wanted, self.likely)
+        select = self.work.selector(*self.candidates.first(pool), rng)
+        return self._fitting(select, min(wanted, pool), self.likely)
+
+    def chosen(self, selection: Selection) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Return selected samples and their positions, without those that turned out useless."""
+        positions = selection.positions
+        samples, _ = self.candidates.first(int(positions.max(initial=-1)) + 1)
+        positions = positions[positions < len(samples)]
+        return samples[positions], positions
+
+    def variance_kept(self, samples: NDArray[Any]) -> float:
+        """Return the share of the samples' variance that survives."""
+        with self.work.stage("encode"):
+            return self.encoder.variance_kept(samples)
+
+    def _fitting(self, select: Selector, wanted: int, start: int) -> Encoded:
+        with self.work.stage("encode"):
+            budget = self.work.request.uplink_budget
+            return encode_within_budget(select, self._encode, wanted, budget, start)
+
+    def _first(self, count: float) -> Selection:
+        """Select the first candidates, unread; a random selection when their order is random."""
+        return Selection(np.arange(min(whole(count), len(self.candidates.order))))
+
+    def _encode(self, selection: Selection) -> tuple[bytes, ...]:
+        needed = int(selection.positions.max(initial=-1)) + 1
+        samples, targets = self.candidates.first(needed)
+        return self.encoder.encode(samples, targets, selection.below(len(samples)))
 
 
 def replay_quota(length: int, keep_rate: float) -> int:

@@ -41,6 +41,15 @@ class Selection:
     def __len__(self) -> int:
         return len(self.positions)
 
+    def where(self, kept: NDArray[np.bool_]) -> "Selection":
+        """Return some of the samples, bool (M,)."""
+        inclusion = None if self.inclusion is None else self.inclusion[kept]
+        return Selection(self.positions[kept], inclusion)
+
+    def below(self, count: int) -> "Selection":
+        """Return the samples among the first `count` candidates."""
+        return self.where(self.positions < count)
+
 
 Selector = Callable[[float], Selection]
 

@@ -1,24 +1,25 @@
 """The client's side of streaming: a minibatch, filtered, quantized and refined, in every round."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from flwr.app import RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
 from clients.arrays import array_record, stored_arrays
 from clients.budget import encode_within_budget
-from clients.candidates import draw_minibatch
-from clients.client_round import ClientRound, Contribution
+from clients.candidates import Candidates, draw_minibatch
+from clients.client_round import TOO_LARGE, ClientRound, Contribution
+from clients.delivery import pack_flags, unpack_flags
 from clients.importance import needs_features
 from clients.refinement import ForwardPass, forward_pass, gradient_residual
 from clients.selection import Selection
-from codec import DecodedSamples, SampleSpec, dropout_seed, per_sample_criterion
+from codec import DecodedSamples, dropout_seed, per_sample_criterion
 from codec.messages import StreamingRequest
 from codec.random import Stream
 
-MEMORY_KEY = "refinement-memory"
+MEMORY_KEY, USELESS_KEY = "refinement-memory", "useless-samples"
 
 Round = ClientRound[StreamingRequest]
 
@@ -30,20 +31,32 @@ def answer_streaming(work: Round, state: RecordDict) -> tuple[Contribution, int]
     ----------
     work : ClientRound
     state : RecordDict
-        The client's own; keeps the compressor's error memory.
+        The client's own; keeps the compressor's error memory, and which samples are of no use.
 
     Returns
     -------
     Contribution, int
         And the number of samples that may be asked for again: all of them.
     """
-    contribution = streaming_round(work, stored_arrays(state.get(MEMORY_KEY)))
+    length, record = len(work.source), state.get(USELESS_KEY)
+    known = record if isinstance(record, ConfigRecord) else None
+    useless = unpack_flags(cast(bytes, known["useless"]) if known else b"", length)
+    contribution = streaming_round(work, stored_arrays(state.get(MEMORY_KEY)), useless)
     if contribution.memory is not None:
         state[MEMORY_KEY] = array_record(contribution.memory)
-    return contribution, len(work.source)
+    if known is None:  # told once
+        contribution.skipped.update(work.skipped_before)
+    if contribution.useless or contribution.skipped:
+        useless[list(contribution.useless)] = True
+        state[USELESS_KEY] = ConfigRecord({"useless": pack_flags(useless)})
+    return contribution, length
 
 
-def streaming_round(work: Round, memory: list[NDArray[np.float32]] | None = None) -> Contribution:
+def streaming_round(
+    work: Round,
+    memory: list[NDArray[np.float32]] | None = None,
+    useless: NDArray[np.bool_] | None = None,
+) -> Contribution:
     """Draw a minibatch, keep what matters, quantize it, and compress what that misses.
 
     Parameters
@@ -51,18 +64,25 @@ def streaming_round(work: Round, memory: list[NDArray[np.float32]] | None = None
     work : ClientRound
     memory : list of float32 arrays or None
         Error memory that the previous round returned.
+    useless : (N,) bool array, optional
+        What earlier rounds found to be of no use: not drawn.
+
+    Raises
+    ------
+    CodecError
+        If not one sample of the client can be used; with what is wrong.
     """
     request, rng = work.request, work.generator()
-    indices = draw_minibatch(len(work.source), request.batch_size, rng)
-    if len(indices) == 0:
-        return Contribution()
-    spec = work.spec()
-    batch = work.reader.read(indices)
-    samples, targets, indices = batch.samples, batch.targets, indices[batch.positions]
-    contribution = Contribution(memory=memory, clipped=batch.clipped, skipped=batch.skipped)
-    if len(indices) == 0:
-        return contribution
-    original = _forward(work, samples, targets, spec)
+    order = draw_minibatch(len(work.source), len(work.source), rng)
+    if useless is not None:
+        order = order[~useless[order]]
+    if not len(order):
+        return Contribution(memory=memory)
+    work.check()
+    candidates = Candidates(work.reader, order)
+    samples, targets = candidates.first(request.batch_size)
+    candidates.check_any_left()
+    original = _forward(work, samples, targets)
     outputs = None if original is None else original.outputs
     select = work.selector(samples, targets, rng, outputs)
     encoder = work.encoder(by_label=False)
@@ -72,20 +92,28 @@ def streaming_round(work: Round, memory: list[NDArray[np.float32]] | None = None
 
     with work.stage("encode"):
         encoded = encode_within_budget(
-            select, encode, request.keep_rate * len(indices), request.uplink_budget
+            select, encode, request.keep_rate * len(samples), request.uplink_budget
         )
-        contribution = replace(
-            contribution,
-            payloads=encoded.payloads,
-            considered=len(indices),
-            sent=indices[encoded.selection.positions],
-            variance_kept=encoder.variance_kept(samples, encoded.selection),
-        )
+        encoded.check_any_fits(request.uplink_budget)
+        positions = encoded.selection.positions
+        kept = encoder.variance_kept(samples[positions])
+    # They are drawn again: a later budget may let them through.
+    candidates.skipped.update({TOO_LARGE: len(encoded.too_large)} if encoded.too_large else {})
+    contribution = Contribution(
+        encoded.payloads,
+        len(samples),
+        candidates.order[positions],
+        memory=memory,
+        variance_kept=kept,
+        clipped=candidates.clipped,
+        skipped=candidates.skipped,
+        useless=tuple(candidates.useless),
+    )
     if original is None:
         return contribution
     with work.stage("refinement"):
-        kept = encoder.reconstruct(samples, targets, encoded.selection)
-        return _refine(work, contribution, original, kept, spec)
+        decoded = encoder.reconstruct(samples, targets, encoded.selection)
+        return _refine(work, contribution, original, decoded)
 
 
 def _refine(
@@ -93,7 +121,6 @@ def _refine(
     contribution: Contribution,
     original: ForwardPass,
     kept: DecodedSamples,
-    spec: SampleSpec,
 ) -> Contribution:
     """Add the compressed residual, if there is one worth sending."""
     assert work.model is not None
@@ -102,7 +129,7 @@ def _refine(
         per_sample_criterion(work.criterion),
         original,
         kept,
-        spec=spec,
+        spec=work.spec,
         scale=work.request.scale,
         seed=_dropout_seed(work),
     )
@@ -118,7 +145,6 @@ def _forward(
     work: Round,
     samples: NDArray[Any],
     targets: NDArray[Any],
-    spec: SampleSpec,
 ) -> ForwardPass | None:
     """Run the model over the minibatch if a residual will be taken."""
     if work.model is None or not work.request.refinement:
@@ -129,7 +155,7 @@ def _forward(
             per_sample_criterion(work.criterion),
             samples,
             targets,
-            spec=spec,
+            spec=work.spec,
             scale=work.request.scale,
             seed=_dropout_seed(work),
             record=work.request.needs_scores,

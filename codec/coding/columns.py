@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.coding.range_coder import BitCoder, Bits, Ints, code_raw
+from codec.errors import PayloadError
 
 _MODELLED_BITS = 8
+_LENGTH_BITS, _LONGEST = 6, 50  # of whole numbers of any size
 _MAX_CELLS = 1 << 21  # counts kept at once; very wide tables model fewer of the top bits
 _FIRST_ROWS = 4
 _SHARED_WEIGHT = 8.0  # what the other columns say counts as so many observed bits
@@ -52,6 +54,29 @@ def code_columns(coder: BitCoder, width: int, rows: int, columns: int, table: In
             counts.update(decoded[start:stop] >> raw)
         start = stop
     return decoded
+
+
+def code_integers(coder: BitCoder, rows: int, columns: int, table: Ints | None) -> Ints:
+    """Code whole numbers of either sign, int64 (rows, columns), below 2**49, about zero.
+
+    How many bits a number has is modelled as in `code_columns`, the bits are sent as they are.
+
+    Raises
+    ------
+    PayloadError
+        When decoding meets a longer number.
+    """
+    folded = None if table is None else np.where(table < 0, -2 * table - 1, 2 * table)
+    # frexp is exact below 2**53
+    lengths = None if folded is None else np.frexp(folded.astype(np.float64))[1].astype(np.int64)
+    lengths = code_columns(coder, _LENGTH_BITS, rows, columns, lengths)
+    if lengths.max(initial=0) > _LONGEST:
+        raise PayloadError(f"whole number of {lengths.max()} bits; at most {_LONGEST}")
+    below = np.maximum(lengths - 1, 0)
+    low = code_raw(coder, below.ravel(), None if folded is None else folded.ravel())
+    highest = np.where(lengths > 0, np.int64(1) << below, 0)
+    unfolded = low.reshape(lengths.shape) | highest
+    return np.where(unfolded % 2 == 1, -((unfolded + 1) >> 1), unfolded >> 1)
 
 
 class _ColumnCounts:

@@ -17,6 +17,11 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+def zigzag(value: int) -> bytes:
+    """Return a number of either sign: 2n for n >= 0, else -2n - 1."""
+    return varint(2 * value if value >= 0 else -2 * value - 1)
+
+
 class Reader:
     """Cursor over bytes; every read past the end raises `PayloadError`."""
 
@@ -57,6 +62,11 @@ class Reader:
             if byte < 0x80:
                 return value
         raise PayloadError(f"{what}: number longer than {_MAX_VARINT_BYTES} bytes")
+
+    def zigzag(self, what: str) -> int:
+        """Read a number that `zigzag` wrote."""
+        folded = self.varint(what)
+        return -((folded + 1) >> 1) if folded % 2 else folded >> 1
 
     def number(self, what: str) -> float:
         """Read a float32."""

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 _FEW_CHANNELS, _MANY_CHANNELS = 4, 32
 _SMOOTH = 0.5  # energy of the steps between neighbours, relative to that of unrelated values
+_LEAST_SPREAD = 1 / 8  # standard deviation of most places, relative to that of all values
 _SHORTEST_SERIES = 16
+_LOOKED_AT = 256  # samples
 
 
 class ChannelAxis(IntEnum):
@@ -48,33 +50,48 @@ class ChannelAxis(IntEnum):
 def channel_axis_of(samples: NDArray[Any]) -> ChannelAxis:
     """Return how samples (N, *shape) of one to three axes are read.
 
-    Three axes are (H, W, C) if the last is no longer than channels are and the first is. Two axes
-    are a grey image (H, W) if the values are 8-bit or go on smoothly along the first, else a
-    series (C, T). A single axis is a series (T,).
+    Three axes are (H, W, C) if the last is no longer than channels are and both others are. Two
+    axes are a grey image (H, W) if the values are 8-bit or go on smoothly along the first, else a
+    series (C, T). A single axis is a series (T,). A shape that is read wrongly costs bytes, nothing
+    else.
     """
     shape = samples.shape[1:]
     if len(shape) == 1:
         return ChannelAxis.NONE
     if len(shape) == 3:
         return ChannelAxis.LAST if _channels_last(shape) else ChannelAxis.FIRST
-    grey = samples.dtype == np.uint8 or is_smooth(samples, axis=1)
+    grey = samples.dtype == np.uint8 or goes_on(samples)
     return ChannelAxis.NONE if grey and min(shape) > 1 else ChannelAxis.FIRST
 
 
+def measured_axis(samples: NDArray[Any]) -> ChannelAxis:
+    """Return where samples (N, *shape) have what is measured by itself: channels, or columns."""
+    table = samples.ndim == 2 and not is_series(samples)
+    return ChannelAxis.FIRST if table or samples.ndim > 4 else channel_axis_of(samples)
+
+
 def _channels_last(shape: tuple[int, ...]) -> bool:
-    first, last = shape[0], shape[-1]
-    return last <= _FEW_CHANNELS < first or last <= _MANY_CHANNELS < first
+    *sides, last = shape
+    return last <= _FEW_CHANNELS < shape[0] or (last <= _MANY_CHANNELS and last < min(sides))
 
 
 def is_series(samples: NDArray[Any]) -> bool:
     """Whether samples (N, d) are series, whose neighbouring values go on smoothly; else tables."""
-    return samples.shape[1] >= _SHORTEST_SERIES and is_smooth(samples, axis=1)
+    return samples.shape[1] >= _SHORTEST_SERIES and len(samples) > 1 and goes_on(samples)
 
 
-def is_smooth(samples: NDArray[Any], axis: int) -> bool:
-    """Whether neighbours along an axis are more alike than values taken anywhere."""
-    if samples.shape[axis] < 2:
+def goes_on(samples: NDArray[Any]) -> bool:
+    """Whether samples (N, d, ...) are one signal along their first axis, not d of their own.
+
+    Neighbours are more alike than values taken anywhere, and most places spread about as far as
+    all do: a step that suits all then suits each.
+    """
+    if samples.shape[1] < 2:
         return False
-    values = samples[:256].astype(np.float64)
+    values = samples[:_LOOKED_AT].astype(np.float64)
     variance = values.var()
-    return bool(np.square(np.diff(values, axis=axis)).mean() < 2 * _SMOOTH * variance)
+    if np.square(np.diff(values, axis=1)).mean() >= 2 * _SMOOTH * variance:
+        return False
+    places = values.var(axis=(0, *range(2, values.ndim)))
+    there = places[places > 0]
+    return len(there) > 0 and bool(np.quantile(there, 0.25) >= _LEAST_SPREAD**2 * variance)

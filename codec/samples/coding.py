@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.errors import CodecError, PayloadError
+from codec.samples.channel_axis import measured_axis
 from codec.samples.payload import TARGETS, VALUES, WEIGHTS, SamplePayload
 from codec.samples.sample_codec import Array, Key
 from codec.samples.spec import SampleSpec
-from codec.samples.spread import shares_kept
+from codec.samples.spread import ROUNDING
 from codec.samples.targets import (
     check_targets,
     decode_targets,
@@ -154,8 +155,17 @@ def variance_kept(samples: NDArray[Any], decoded: Array) -> float:
     Returns
     -------
     float
-        Mean over the channels, or the columns of a table, that vary at all; 1 if none does. So a
-        channel that is erased shows, however small its values are.
+        Mean over the channels, or the columns of a table, that vary at all; 1 if none does, and
+        of no samples. So a channel that is erased shows, however small its values are.
     """
-    shares = shares_kept(np.asarray(samples), decoded)
-    return float(np.mean(shares)) if shares else 1.0
+    samples = np.asarray(samples)
+    if not samples.size:
+        return 1.0
+    axis = measured_axis(samples)
+    original = axis.coded(samples).astype(np.float64)
+    error = np.square(original - axis.coded(decoded))
+    others = (0, *range(2, original.ndim))
+    variance, largest = original.var(axis=others), np.abs(original).max(axis=others)
+    there = variance > np.square(ROUNDING * largest)
+    shares = np.clip(1 - error.mean(axis=others)[there] / variance[there], 0, 1)
+    return float(shares.mean()) if there.any() else 1.0

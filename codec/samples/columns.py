@@ -2,10 +2,11 @@
 
 ::
 
-    samples -> quantizer -> steps, lowest symbols and width | columns, entropy-coded one by one
+    samples -> quantizer -> width | steps, which are wide, first symbols | columns, one by one
 
 Every column has a step of its own, relative to its spread; with ``relative_to = "range"`` all
-share one, and the lowest symbol.
+share one, and the lowest symbol. A column is *wide* if its symbols differ by more than 8 bits, as
+they do where there are outliers: it is coded as distances from the median.
 """
 
 import math
@@ -16,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codec.coding import cursor
-from codec.coding.columns import code_columns
+from codec.coding.columns import code_columns, code_integers
 from codec.coding.entropy import line_entropy
-from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
+from codec.coding.range_coder import BitCoder, BitDecoder, BitEncoder, Ints
 from codec.errors import PayloadError
 from codec.samples.quantizer import (
     MAX_MAGNITUDE,
@@ -29,13 +30,15 @@ from codec.samples.quantizer import (
     within_range,
 )
 from codec.samples.sample_codec import Array, Key
-from codec.samples.spread import code_integers, column_exponents, column_steps
+from codec.samples.spread import COARSEST, FINEST, column_exponents, column_steps
 
 if TYPE_CHECKING:
     from codec.samples.options import CodecOptions
     from codec.samples.spec import SampleSpec
 
-_EXPONENT_BITS, _LOWEST_BITS = 9, MAX_MAGNITUDE.bit_length() + 1
+Mask = NDArray[np.bool_]
+
+_NARROW_BITS = 8
 
 
 class Columns:
@@ -65,36 +68,20 @@ class Columns:
         """See `codec.samples.sample_codec.SampleCodec`."""
         grid = Grid.of(samples, spec)
         table = grid.quantized(samples, spec, key)
-        check_magnitude(int(np.abs(table).max()))
-        lowest = table.min(axis=0) if grid.exponents is not None else table.min()
-        table = table - lowest
-        width = int(table.max()).bit_length()
-        coder = BitEncoder()
         if grid.exponents is None:
-            head = _pack_bounds(int(lowest), width)
-        else:
-            head = bytes([width])
-            code_integers(coder, grid.exponents, table.shape[1], _EXPONENT_BITS)
-            code_integers(coder, lowest, table.shape[1], _LOWEST_BITS)
-        code_columns(coder, width, len(table), table.shape[1], table)
-        return head + coder.finish()
+            return _encode_alike(table)
+        return _encode_each(table, grid.exponents)
 
     def decode(
         self, data: bytes, count: int, spec: "SampleSpec", key: Key
     ) -> tuple[Array, float | None]:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        reader, columns = cursor.Reader(data), math.prod(spec.shape)
-        lowest: Ints | int
+        columns = math.prod(spec.shape)
         if spec.codec.relative_to == "range":
-            grid = Grid()
-            lowest, width = _read_bounds(reader)
-            coder = BitDecoder(reader.rest())
+            grid, table = Grid(), _decode_alike(data, count, columns)
         else:
-            width = _checked_width(reader.byte("width"))
-            coder = BitDecoder(reader.rest())
-            grid = Grid(code_integers(coder, None, columns, _EXPONENT_BITS))
-            lowest = code_integers(coder, None, columns, _LOWEST_BITS)
-        table = code_columns(coder, width, count, columns, None) + lowest
+            table, exponents = _decode_each(data, count, columns)
+            grid = Grid(exponents)
         return grid.dequantized(table, spec, key), line_entropy(table.T)
 
     def reconstruct(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Array:
@@ -122,7 +109,8 @@ class Grid:
         if spec.codec.relative_to == "range":
             return cls()
         table = samples.astype(np.float64).reshape(len(samples), -1)
-        return cls(column_exponents(table, spec.codec.step))
+        integers = spec.dtype != "float32"
+        return cls(column_exponents(table, spec.codec.step, integers=integers))
 
     def quantized(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Ints:
         """Return the symbols of samples, int64 (N, d)."""
@@ -150,19 +138,80 @@ def _step(spec: "SampleSpec") -> np.float32:
         return np.float32(spec.codec.step * (spec.high - spec.low))
 
 
-def _pack_bounds(lowest: int, width: int) -> bytes:
-    return bytes([width]) + cursor.varint(2 * lowest if lowest >= 0 else -2 * lowest - 1)
+# One step and one lowest symbol
 
 
-def _read_bounds(reader: cursor.Reader) -> tuple[int, int]:
-    width, zigzag = _checked_width(reader.byte("width")), reader.varint("lowest symbol")
-    if zigzag > 2 * MAX_MAGNITUDE:
-        raise PayloadError(f"lowest symbol {zigzag} (zigzag); at most {2 * MAX_MAGNITUDE}")
-    return (zigzag >> 1) if zigzag % 2 == 0 else -((zigzag + 1) >> 1), width
+def _encode_alike(table: Ints) -> bytes:
+    check_magnitude(int(np.abs(table).max()))
+    lowest = int(table.min())
+    width = int(table.max() - lowest).bit_length()
+    coder = BitEncoder()
+    code_columns(coder, width, len(table), table.shape[1], table - lowest)
+    return bytes([width]) + cursor.zigzag(lowest) + coder.finish()
 
 
-def _checked_width(width: int) -> int:
-    most = MAX_MAGNITUDE.bit_length() + 1
+def _decode_alike(data: bytes, count: int, columns: int) -> Ints:
+    reader = cursor.Reader(data)
+    width = _checked_width(reader.byte("width"), MAX_MAGNITUDE.bit_length() + 1)
+    lowest = reader.zigzag("lowest symbol")
+    if abs(lowest) > MAX_MAGNITUDE:
+        raise PayloadError(f"lowest symbol {lowest}; legal: up to +-{MAX_MAGNITUDE}")
+    return code_columns(BitDecoder(reader.rest()), width, count, columns, None) + lowest
+
+
+# A step for each column
+
+
+def _encode_each(table: Ints, exponents: Ints) -> bytes:
+    lowest = table.min(axis=0)
+    reach = table.max(axis=0) - lowest
+    check_magnitude(int(reach.max()))
+    wide = reach >> _NARROW_BITS > 0
+    first = np.where(wide, np.sort(table, axis=0)[len(table) // 2], lowest)
+    width = int(reach[~wide].max(initial=0)).bit_length()
+    coder = BitEncoder()
+    _code_head(coder, len(first), (exponents, wide, first))
+    _code_table(coder, width, wide, len(table), table - first)
+    return bytes([width]) + coder.finish()
+
+
+def _decode_each(data: bytes, count: int, columns: int) -> tuple[Ints, Ints]:
+    reader = cursor.Reader(data)
+    width = _checked_width(reader.byte("width"), _NARROW_BITS)
+    coder = BitDecoder(reader.rest())
+    exponents, wide, first = _code_head(coder, columns, None)
+    if exponents.min() < FINEST or exponents.max() > COARSEST:
+        raise PayloadError(f"exponent of a step outside [{FINEST}, {COARSEST}]")
+    return _code_table(coder, width, wide, count, None) + first, exponents
+
+
+def _code_head(
+    coder: BitCoder, columns: int, head: tuple[Ints, Mask, Ints] | None
+) -> tuple[Ints, Mask, Ints]:
+    """Code each column's exponent, whether it is wide, and the symbol that it counts from."""
+    if head is None:
+        moves = code_integers(coder, columns, 1, None)
+        wide = code_columns(coder, 1, columns, 1, None)
+        first = code_integers(coder, columns, 1, None)
+        return np.cumsum(moves), wide[:, 0] == 1, first[:, 0]
+    exponents, is_wide, symbols = head
+    code_integers(coder, columns, 1, np.diff(exponents, prepend=0)[:, None])
+    code_columns(coder, 1, columns, 1, is_wide.astype(np.int64)[:, None])
+    code_integers(coder, columns, 1, symbols[:, None])
+    return head
+
+
+def _code_table(coder: BitCoder, width: int, wide: Mask, rows: int, table: Ints | None) -> Ints:
+    """Code the narrow columns of a table, (rows, d), then the wide ones."""
+    decoded = np.zeros((rows, len(wide)), np.int64)
+    narrow, outlying = (None, None) if table is None else (table[:, ~wide], table[:, wide])
+    columns = int(wide.sum())
+    decoded[:, ~wide] = code_columns(coder, width, rows, len(wide) - columns, narrow)
+    decoded[:, wide] = code_integers(coder, rows, columns, outlying)
+    return decoded
+
+
+def _checked_width(width: int, most: int) -> int:
     if width > most:
         raise PayloadError(f"symbols of {width} bits; at most {most} bits")
     return width

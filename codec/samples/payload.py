@@ -19,7 +19,7 @@ from codec.samples.sample_codec import Key
 from codec.samples.spec import SampleSpec
 
 MAGIC = b"QD"
-VERSION = 5
+VERSION = 6
 TARGETS, WEIGHTS, VALUES, VOCABULARY = SECTIONS = ("targets", "weights", "values", "vocabulary")
 _CRC_BYTES = 4
 

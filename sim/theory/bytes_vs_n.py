@@ -62,7 +62,7 @@ def _uplinks(model: "nn.Module", source: ArraySource, seed: int) -> Iterator[tup
         sum(map(len, sent.payloads)) + len(sent.refinement or b""),
     )
     work = ClientRound(plain, 0, source)
-    spec, batch = work.spec(), work.reader.read(sent.sent)
+    spec, batch = work.spec, work.reader.read(sent.sent)
     samples, targets = batch.samples, batch.targets
     ones = np.ones(len(samples), np.float32)
     criterion = per_sample_criterion(None)

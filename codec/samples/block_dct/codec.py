@@ -8,7 +8,7 @@ The stretch is what makes the step relative to the samples' own spread; see
 `codec.samples.spread`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,13 +35,17 @@ from codec.samples.quantizer import (
     within_range,
 )
 from codec.samples.sample_codec import Array, Key
-from codec.samples.spread import Stretch
+from codec.samples.spread import Moments, Stretch
 
 if TYPE_CHECKING:
     from codec.samples.options import CodecOptions
     from codec.samples.spec import SampleSpec
 
 _MAX_COEFFICIENTS = 1 << 20  # of a block, all channels
+# Steps are halved, a few times at most, where they would erase most of what is to be kept: noise,
+# which no transform gathers in a few coefficients.
+_MOST_LOST, _MOST_HALVED = 0.5, 4
+_MOST_PROBED = 1 << 20  # values that are looked at
 _AXIS_UNIT = 64  # the channel axis stands above the first exponent of the stretch
 
 
@@ -116,23 +120,49 @@ class Plan:
         What makes the step relative to the samples' spread.
     """
 
-    axis: ChannelAxis = ChannelAxis.FIRST
-    stretch: Stretch = Stretch()  # noqa: RUF009 - frozen
+    axis: ChannelAxis
+    stretch: Stretch
 
     @classmethod
     def of(cls, samples: NDArray[Any], spec: "SampleSpec") -> "Plan":
         """Return the plan of samples (N, *spec.shape)."""
+        middle, width = _range(spec)
         if spec.codec.relative_to == "range":
-            return cls()
+            return cls(ChannelAxis.FIRST, Stretch(middle, width))
         axis = channel_axis_of(samples)
-        coded = axis.coded(samples).astype(np.float32) - _middle(spec)
-        return cls(axis, Stretch.of(coded, spec.high - spec.low, images=coded.ndim == 4))
+        coded = axis.coded(samples)
+        images = coded.ndim == 4
+        finest = spec.codec.step * min(1.0, spec.codec.chroma)
+        moments = Moments.of(coded, images=images)
+        plan = cls(axis, Stretch.of(coded, moments, middle, width, finest, images=images))
+        some = coded[:: -(-coded.size // _MOST_PROBED)]
+        variance = moments.variance
+        for _ in range(_MOST_HALVED):
+            erased = plan._lost(some, spec, len(variance)) > _MOST_LOST * variance
+            moments = moments.finer(erased)
+            finer = Stretch.of(coded, moments, middle, width, finest, images=images)
+            if finer.exponents == plan.stretch.exponents:
+                break
+            plan = cls(axis, finer)
+        return plan
+
+    def _lost(self, coded: NDArray[Any], spec: "SampleSpec", groups: int) -> NDArray[np.float64]:
+        """Return the mean squared error of each channel, or of all, at the default options."""
+        defaults = type(spec.codec)("dct", block=spec.codec.block)
+        shape = coded.shape[1:]
+        usual = replace(spec, shape=shape, codec=defaults)
+        plan = replace(self, axis=ChannelAxis.FIRST)
+        decoded = plan.dequantized(plan.quantized(coded, usual, (0, 0, 0)), usual, (0, 0, 0))
+        squared = np.square(decoded - coded.astype(np.float64)).reshape(len(coded), groups, -1)
+        error: NDArray[np.float64] = squared.mean(axis=(0, 2))
+        return error
 
     def to_bytes(self, spec: "SampleSpec") -> bytes:
         """Return the plan as it travels: nothing for steps relative to the range."""
         if spec.codec.relative_to == "range":
             return b""
-        first, *rest = self.stretch.to_bytes()
+        shape = self.axis.coded_shape(spec.shape)
+        first, *rest = self.stretch.to_bytes(shape[0], images=len(shape) == 3)
         return bytes([self.axis * _AXIS_UNIT + first, *rest])
 
     @classmethod
@@ -144,14 +174,16 @@ class Plan:
         PayloadError
             If the bytes are not a plan for samples of the spec.
         """
+        middle, width = _range(spec)
         if spec.codec.relative_to == "range":
-            return cls()
+            return cls(ChannelAxis.FIRST, Stretch(middle, width))
         number, exponent = divmod(reader.byte("channel axis"), _AXIS_UNIT)
         if number not in [axis.value for axis in _channel_axes(spec)]:
             raise PayloadError(f"channel axis {number} does not fit samples {spec.shape}")
         axis = ChannelAxis(number)
         shape = axis.coded_shape(spec.shape)
-        return cls(axis, Stretch.read(exponent, reader, shape[0], images=len(shape) == 3))
+        images = len(shape) == 3
+        return cls(axis, Stretch.read(exponent, reader, shape[0], middle, width, images=images))
 
     def quantized(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> list[Ints]:
         """Return the integers that stand for samples (N, *spec.shape), before entropy coding.
@@ -162,8 +194,7 @@ class Plan:
             One table for each level of the transform.
         """
         transform = transform_of(spec, self.axis)
-        centred = self.axis.coded(samples).astype(np.float32) - _middle(spec)
-        coefficients = forward(self.stretch.forward(centred), transform)
+        coefficients = forward(self.stretch.forward(self.axis.coded(samples)), transform)
         tables = [
             quantize(table / steps, spec.codec.quantizer, key=(*key, number))
             for number, (table, steps) in enumerate(
@@ -184,7 +215,7 @@ class Plan:
                     zip(tables, _steps(spec, transform), strict=True)
                 )
             ]
-            values = self.stretch.inverse(inverse(coefficients, transform)) + _middle(spec)
+            values = self.stretch.inverse(inverse(coefficients, transform))
         return within_range(self.axis.restored(values), spec)
 
 
@@ -236,6 +267,6 @@ def _steps(spec: "SampleSpec", transform: Transform) -> list[Array]:
     ]
 
 
-def _middle(spec: "SampleSpec") -> np.float32:
-    """Return the value that is coded as zero."""
-    return np.float32((spec.low + spec.high) / 2)
+def _range(spec: "SampleSpec") -> tuple[float, float]:
+    """Return the value that is coded as zero where nothing is stretched, and the range's width."""
+    return (spec.low + spec.high) / 2, spec.high - spec.low
