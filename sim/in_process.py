@@ -1,7 +1,8 @@
 """The app's own server and clients in one process: what Flower's engine adds is left out."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from flwr.app import ArrayRecord, MetricRecord
@@ -52,13 +53,19 @@ def train_in_process(
             on_round(strategy, test, server_round)
         return None
 
-    # Flower lets only its own tasks make messages.
+    with flower_task():
+        grid = DirectGrid([client_app] * clients, config.to_run_config())
+        strategy.start(grid, num_rounds=config.num_rounds, evaluate_fn=evaluate)
+    return strategy, test
+
+
+@contextmanager
+def flower_task() -> Iterator[None]:
+    """Let this process make messages, as Flower lets its own tasks; log warnings alone."""
     TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
     level = FLOWER_LOGGER.level
     FLOWER_LOGGER.setLevel(logging.WARNING)
     try:
-        grid = DirectGrid([client_app] * clients, config.to_run_config())
-        strategy.start(grid, num_rounds=config.num_rounds, evaluate_fn=evaluate)
+        yield
     finally:
         FLOWER_LOGGER.setLevel(level)
-    return strategy, test

@@ -165,6 +165,15 @@ def compare(
 
 
 @cli.command()
+def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
+    """Compare the defaults with lossless samples on every kind of data."""
+    from sim.data_kinds.report import FULL, QUICK, compare_kinds
+
+    compare_kinds(out, QUICK if quick else FULL, _echo)
+    _echo(f"results: {out}")
+
+
+@cli.command()
 def importance(
     mode: Annotated[Literal["streaming", "replay"], typer.Option()],
     config: Config = None,
