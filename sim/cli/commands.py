@@ -169,8 +169,8 @@ def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
     """Compare the defaults with lossless samples on every kind of data."""
     from sim.data_kinds.report import FULL, QUICK, compare_kinds
 
-    compare_kinds(out, QUICK if quick else FULL, _echo)
-    _echo(f"results: {out}")
+    compare_kinds(out, QUICK if quick else FULL, print_line)
+    print_line(f"results: {out}")
 
 
 @cli.command()
