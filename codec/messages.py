@@ -314,6 +314,11 @@ class StreamingRequest(StreamingOptions, Request):
         return PROBABILITY if self.selection == "auto" else self.selection
 
     @property
+    def weighs_samples(self) -> bool:
+        """Whether samples count unequally, so that their losses are needed one by one."""
+        return self.importance != "all" and self.rule == PROBABILITY
+
+    @property
     def needs_model(self) -> bool:
         """Whether the client runs a model at all."""
         return self.needs_scores or bool(self.refinement)
@@ -337,6 +342,11 @@ class ReplayRequest(ReplayOptions, Request):
     def rule(self) -> str:
         """From scores to samples."""
         return TOP if self.selection == "auto" else self.selection
+
+    @property
+    def weighs_samples(self) -> bool:
+        """Whether samples count unequally, so that their losses are needed one by one."""
+        return self.importance != "all" and self.rule == PROBABILITY
 
     @property
     def needs_model(self) -> bool:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _SMALL_BATCH = 8  # of this size at most a batch is tried as it will be
 _SEED = 0
+_NARROW = (
+    1e-3  # of the range: samples that fill all of it may saturate a model that real ones do not
+)
 
 
 class RehearsalError(ValueError):
@@ -85,6 +88,7 @@ def _rehearse_batch(
     *,
     per_sample: bool,
     gradients: bool,
+    narrow: bool = False,
 ) -> None:
     inputs, targets, weights = batch
     with _stage("the model fails", "make it take samples of this shape and type"):
@@ -111,6 +115,15 @@ def _rehearse_batch(
         return
     gradient = [p.grad for p in server.trainable()]
     if not any(part is not None and bool(part.any()) for part in gradient):
+        if inputs.is_floating_point() and not narrow:
+            server.optimizer.zero_grad()
+            batch = inputs * _NARROW, targets, weights
+            _rehearse_batch(
+                server, spec, batch, per_sample=per_sample, gradients=gradients, narrow=True
+            )
+            told = "samples over the whole range saturate the model: their gradient is 0"
+            log(WARNING, "%s; does the data need scaling?", told)
+            return
         raise RehearsalError(
             f"{returned}, and the gradient of the loss is 0 everywhere: nothing would be learned; "
             "change the criterion, or the model's output"

@@ -19,7 +19,6 @@ from codec import (
 )
 from codec.learning.inputs import sees_floats
 from codec.messages import (
-    PROBABILITY,
     BankTraining,
     ClientOptions,
     MixedOptions,
@@ -143,7 +142,7 @@ class QuantizedDataReplay(SampleStrategy):
                 class_names=class_names,
                 limits=limits,
                 batch_size=self.training.server_batch_size,
-                per_sample=request.rule == PROBABILITY,
+                per_sample=request.weighs_samples,
             ),
             expected=Expectation(shape=sample_shape, limits=limits),
             participation=participation,

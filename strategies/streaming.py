@@ -138,7 +138,7 @@ class QuantizedDataStreaming(SampleStrategy):
                 class_names=class_names,
                 limits=limits,
                 batch_size=request.batch_size,
-                per_sample=True,
+                per_sample=request.weighs_samples,
                 gradients=True,
             ),
             expected=Expectation(

@@ -196,7 +196,11 @@ def test_damaged_idx_file_is_named_with_what_to_do(
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x1f\x8b", b"plain", gzip.compress(bytes(99))[:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x1f\x8b", b"plain", gzip.compress(bytes(99), mtime=0)[:-9]],
+    ids=["empty", "cut header", "not gzip", "cut data"],
+)
 def test_damaged_gzip_file_is_named(tmp_path: Path, content: bytes) -> None:
     write_idx(tmp_path / "t10k-labels-idx1-ubyte.gz", np.arange(7, dtype=np.uint8))
     (tmp_path / f"{IMAGES}.gz").write_bytes(content)

@@ -124,7 +124,7 @@ def test_bfloat16_and_deep_images_keep_their_units() -> None:
         ((np.zeros((3, 4)), np.zeros((3, 4))), "tuple of 2 arrays: models of several inputs"),
         ([torch.zeros(3), torch.zeros(5)], "list of 2 arrays: models of several inputs"),
         (torch.zeros(3, 3).to_sparse(), r"sample is sparse; .*\.to_dense\(\)"),
-        (torch.eye(3).to_sparse_csr(), r"sample is sparse; .*\.to_dense\(\)"),
+        (torch.eye(3).to_sparse(), r"sample is sparse; .*\.to_dense\(\)"),
         (sparse.eye(3).tocsr(), r"sample is sparse; .*\.toarray\(\)"),
         ("a text", "sample is str of <U6; legal: numbers"),
         ([[1, 2], [3]], "no array of numbers"),
