@@ -25,6 +25,7 @@ Refuse = Callable[[NDArray[np.bool_], str], None]  # rows, and why
 _FIRST_LOOKED_AT = 4  # samples that say what a source holds, if they agree
 _LOOKED_AT = 32  # otherwise
 _MOST_OUTSIDE = 0.5  # share of their values beyond the declared range
+_MANY_OUTPUTS = 1 << 24  # of a model for which whole targets are labels
 _READ_AGAIN = 6  # samples that show whether each reading gives another version
 _LARGEST = float(np.float32(1e29))  # absolute value; a spec takes up to 1e30
 _LINES = 3  # of the log, for samples that are skipped
@@ -222,7 +223,12 @@ class Reader:
             classes=kind.classes,
             target_size=kind.target_size,
             class_names=self._class_names if kind.classes else (),
+            whole=not kind.classes and self._may_be_labels(),
         )
+
+    def _may_be_labels(self) -> bool:
+        """Whether targets that are floats would be labels for a model of many outputs."""
+        return bool(Reader(self.source, replace(self.terms, outputs=_MANY_OUTPUTS)).kind.classes)
 
     def is_random(self, indices: NDArray[np.int64], samples: NDArray[Any]) -> bool:
         """Whether samples that were read are others when read again.

@@ -568,6 +568,8 @@ class Description(Reply):
         As in `codec.SampleSpec`.
     class_names : tuple of str
         Of the data set, if it has them.
+    whole : bool
+        Whether targets are floats that are whole, so that they may be labels.
     """
 
     samples: bytes = option(b"", "none: samples are described, not sent")
@@ -578,6 +580,7 @@ class Description(Reply):
     classes: int = option(0, "number of classes", COUNT_OR_NONE)
     target_size: int = option(0, "floats in a target", COUNT_OR_NONE)
     class_names: tuple[str, ...] = option((), "names of the classes")
+    whole: bool = option(False, "whether float targets may be labels", telemetry=True)
 
 
 REQUESTS: Mapping[str, type[Request]] = MappingProxyType(

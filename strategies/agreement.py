@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from logging import INFO
 
 from flwr.common import log
@@ -175,7 +176,18 @@ class Agreement:
             described.target_size,
         )
         self._check_shape(spec)
-        return self._terms_of(spec, self._class_names or described.class_names)
+        names = self._class_names or described.class_names
+        try:
+            return self._terms_of(spec, names)
+        except RehearsalError as error:
+            # Floats that are whole are labels where the model's outputs cannot be such floats.
+            if not described.whole:
+                raise
+            try:
+                classes = max(self._server_model.probe(spec.shape, spec.dtype))
+                return self._terms_of(replace(spec, classes=classes, target_size=0), names)
+            except Exception:  # the model's own, or a second rehearsal's
+                raise error from None
 
     def _check_shape(self, spec: SampleSpec) -> None:
         if self._shape is not None and spec.shape != self._shape:
@@ -209,7 +221,8 @@ class Agreement:
 
     def _tell(self, node_id: int, described: Description, terms: Terms) -> None:
         """Log what was agreed on, and whose class names count if the server has none."""
-        targets = f"{described.classes} classes" if described.classes else "float targets"
+        classes = self.spec.classes if self.spec else 0
+        targets = f"{classes} classes" if classes else "float targets"
         text = "samples are %s %s in [%g, %g] with %s, as of node %d"
         values = described.dtype, described.shape, described.low, described.high, targets, node_id
         log(INFO, text, *values)

@@ -119,6 +119,19 @@ def test_one_odd_device_is_outvoted(place: int) -> None:
     assert "(1, 12, 12), the server's model takes (1, 8, 8)" in strategy.book.why()
 
 
+@pytest.mark.parametrize("outputs", [CLASSES, 1])
+def test_floats_that_are_whole_are_what_the_model_can_learn(outputs: int) -> None:
+    """Labels for cross-entropy, numbers for a squared error: the data alone do not tell."""
+    rows = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    samples = list(zip(rows, (np.arange(60) % CLASSES).astype(np.float32), strict=True))
+    strategy = _strategy(
+        lambda: nn.Linear(5, outputs), criterion=nn.MSELoss() if outputs == 1 else None
+    )
+    strategy.start(_Asking([_client(samples)] * 2), num_rounds=1)
+    assert len(strategy.bank) == 120 and not strategy.failures
+    assert strategy.steps_taken == 2
+
+
 def test_samples_that_fail_the_rehearsal_stop_nobody_else() -> None:
     def rigid() -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))

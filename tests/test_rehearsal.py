@@ -167,6 +167,30 @@ def test_what_fails_is_told_in_words(
     assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
 
 
+class _Bounded(nn.Module):
+    """Learns from numbers below 100 alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        result: Tensor = self.layer(inputs * (inputs.abs() < 100))
+        return result
+
+
+def test_made_up_samples_that_saturate_the_model_are_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """They fill the whole range of the type, unlike real ones."""
+    wide = SampleSpec((6,), "float32", 20_000, 30_000, classes=4)
+    model = _Bounded()
+    nn.init.zeros_(model.layer.bias).requires_grad_(False)
+    with caplog.at_level(logging.WARNING, "flwr"):
+        rehearsed(model, wide)
+    assert "does the data need scaling?" in caplog.text
+
+
 def test_an_optimizer_of_frozen_parameters_is_refused() -> None:
     def model() -> nn.Module:
         built = table()
