@@ -13,6 +13,7 @@ from codec import CodecError
 from codec.gradients import GradientCompressor
 from codec.learning.batch_norm import decode_statistics
 from codec.messages import METRICS, PAYLOAD, Reply
+from strategies.client_words import client_words
 
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
@@ -99,7 +100,7 @@ def read_reply(message: Message, kind: type[ReplyT]) -> ReplyT:
     """
     if message.has_error():
         error = message.error
-        raise BadReply("error", f"code {error.code}, {error.reason}")
+        raise BadReply("error", f"code {error.code}, {client_words(error.reason)}")
     record = message.content.get(PAYLOAD) if message.has_content() else None
     if not isinstance(record, ConfigRecord):
         found = "nothing" if record is None else type(record).__name__

@@ -103,6 +103,9 @@ class RoundBook:
         Replies that could be used, empty ones included.
     useful : int
         Replies that brought something to learn from.
+    node_steps : int
+        Sum over the rounds of their steps times the nodes that were asked: the gradients that
+        data-parallel training would have sent.
     any_missing : bool
         Whether some node was silent the last time that nodes were asked.
     """
@@ -117,6 +120,7 @@ class RoundBook:
         self.clipped = 0
         self.accepted = 0
         self.useful = 0
+        self.node_steps = 0
         self.any_missing = False
         self._on_round = on_round
         # Of all rounds.
@@ -223,6 +227,7 @@ class RoundBook:
             The round's metrics: "train_loss", "samples_sent" and "uplink_bytes".
         """
         sent = sum(received.num_sent for received in accepted)
+        self.node_steps += steps * self._num_asked
         number = self._number(server_round)
         uplink, downlink = self.ledger.round_bytes(number)
         result = RoundResult(
@@ -239,7 +244,7 @@ class RoundBook:
         )
         for name, seconds in result.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        log(INFO, result)
+        log(INFO, "aggregate_train: %s", result)
         if self._on_round is not None:
             self._on_round(result)
         return MetricRecord({"train_loss": loss, "samples_sent": sent, "uplink_bytes": uplink})
@@ -306,8 +311,8 @@ class RoundBook:
         causes = ", ".join(f"{number} {cause}" for cause, number in self.failures.items())
         return "; ".join([*said[:_SHOWN], *more]) or causes or self._nothing_sent()
 
-    def summary(self, seconds: float) -> list[str]:
-        """Return the run in five lines: samples, what survived, bytes, failures, seconds.
+    def summary(self, seconds: float) -> None:
+        """Log the run in five lines: samples, what survived, bytes, failures, seconds.
 
         Parameters
         ----------
@@ -324,13 +329,15 @@ class RoundBook:
             for cause, number in self.failures.items()
         )
         stages = (f"{name} {spent:.1f}" for name, spent in self.seconds.items())
-        return [
+        lines = [
             f"samples: {self.samples_sent:,} of {len(self._senders)} nodes; skipped: {skipped}",
             f"coding: {self.variance_kept:.1%} of the variance, {self.clipped:,} values clipped",
             f"bytes: {up:,} up, {down:,} down; with envelope {all_up:,} up, {all_down:,} down",
             f"failures: {'; '.join(causes) or 'none'}",
             f"seconds: {seconds:.1f} in all; {', '.join(stages) or 'no round'}",
         ]
+        for line in lines:
+            log(INFO, line)
 
     # Details
 

@@ -191,10 +191,10 @@ def test_log_of_a_round(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mo
         for server_round, loss in ((1, 0.5), (2, float("nan"))):
             book.begin(server_round, _requests(NODES[:1]))
             book.finish(server_round, book.collect(server_round, [], _read), 2, loss)
-    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("round ")]
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("aggregate_train")]
     down = book.ledger.round_bytes(1)[1]
     sent = f"0 samples, 0 bytes up, {down} down, 1 failures, 0.0 s"
     assert told == [
-        f"round 1: 0 of 1 nodes, 2 steps, loss 0.5000, {sent}",
-        f"round 2: 0 of 1 nodes, 2 steps, {sent}",
+        f"aggregate_train: round 1: 0 of 1 nodes, 2 steps, loss 0.5000, {sent}",
+        f"aggregate_train: round 2: 0 of 1 nodes, 2 steps, {sent}",
     ]
