@@ -27,8 +27,8 @@ class Agreement:
     samples, and what most of them say is rehearsed first; samples that the model cannot learn from
     do not count.
 
-    The terms travel in every request, since clients keep nothing of them: 8 bytes for an image's
-    shape and outputs, 110 with ten class names, about 1,100 with a hundred.
+    The terms travel in every request, since clients keep nothing of them: 32 bytes for CIFAR-10,
+    128 with the names of its classes, some 1,300 with a hundred names.
 
     Parameters
     ----------

@@ -74,9 +74,7 @@ def evaluating_nodes(
 def read_metrics(message: Message, weighted_by_key: str) -> MetricRecord:
     """Return the metrics in a reply; `BadReply` if it is an error or they have no weight."""
     if message.has_error():
-        raise BadReply(
-            _EVALUATE, f"code {message.error.code}, {client_words(message.error.reason)}"
-        )
+        raise BadReply(_EVALUATE, client_words(message.error.reason))
     records = list(message.content.metric_records.values())
     if len(records) != 1:
         raise BadReply(_EVALUATE, f"the reply has {len(records)} MetricRecords, not one")

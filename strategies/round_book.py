@@ -244,7 +244,7 @@ class RoundBook:
         )
         for name, seconds in result.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        log(INFO, result)
+        log(INFO, "aggregate_train: %s", result)
         if self._on_round is not None:
             self._on_round(result)
         return MetricRecord({"train_loss": loss, "samples_sent": sent, "uplink_bytes": uplink})
@@ -311,8 +311,8 @@ class RoundBook:
         causes = ", ".join(f"{number} {cause}" for cause, number in self.failures.items())
         return "; ".join([*said[:_SHOWN], *more]) or causes or self._nothing_sent()
 
-    def summary(self, seconds: float) -> list[str]:
-        """Return the run in five lines: samples, what survived, bytes, failures, seconds.
+    def summary(self, seconds: float) -> None:
+        """Log the run in five lines: samples, what survived, bytes, failures, seconds.
 
         Parameters
         ----------
@@ -329,13 +329,15 @@ class RoundBook:
             for cause, number in self.failures.items()
         )
         stages = (f"{name} {spent:.1f}" for name, spent in self.seconds.items())
-        return [
+        lines = [
             f"samples: {self.samples_sent:,} of {len(self._senders)} nodes; skipped: {skipped}",
             f"coding: {self.variance_kept:.1%} of the variance, {self.clipped:,} values clipped",
             f"bytes: {up:,} up, {down:,} down; with envelope {all_up:,} up, {all_down:,} down",
             f"failures: {'; '.join(causes) or 'none'}",
             f"seconds: {seconds:.1f} in all; {', '.join(stages) or 'no round'}",
         ]
+        for line in lines:
+            log(INFO, line)
 
     # Details
 

@@ -211,8 +211,8 @@ class SampleStrategy(ServerStrategy):
 
     def _read_gradient(self, message: Message) -> ReceivedGradient:
         if not self.takes_gradients:
-            raise BadReply("record", "the reply brings a gradient, which streaming takes; replay "
-                           "takes models")  # fmt: skip
+            text = "the reply brings a gradient, which streaming takes; replay takes models"
+            raise BadReply("record", text)
         shapes = [tuple(parameter.shape) for parameter in self.server_model.trainable()]
         most = self._expected.max_examples
         return read_gradient(message, None, shapes, statistics(self.model), most)

@@ -56,8 +56,7 @@ def _a_run(start: StartT) -> StartT:
             before = self._progress()
             began = time.perf_counter()
             result = start(self, *args, **given)
-            for line in self.book.summary(time.perf_counter() - began):
-                log(INFO, line)
+            self.book.summary(time.perf_counter() - began)
             self._check_progress_since(before)
             return result
         finally:

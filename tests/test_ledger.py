@@ -189,3 +189,14 @@ def test_totals_by_round_node_and_section_agree() -> None:
     assert sum(entry.content_bytes for entry in ledger.entries) == ledger.uplink_bytes
     assert ledger.entropy_bytes == 4.0
     assert [(e.server_round, e.node_id) for e in ledger.entries] == [(1, 5), (1, 6), (2, 5), (2, 6)]
+
+
+def test_a_reply_is_booked_under_the_node_that_was_asked() -> None:
+    ledger = Ledger()
+    ledger.record_uplink(
+        1, Message(Error(3, "no heartbeat"), reply_to=_request(SUPERLINK)), node_id=77
+    )
+    ledger.record_uplink(1, _reply(NODE, b"abc"), {}, rest="evaluation")
+    assert set(ledger.node_bytes()) == {77, NODE}
+    assert ledger.node_bytes()[77] == 0
+    assert ledger.sections() == {"rejected": 0, "evaluation": ledger.uplink_bytes}

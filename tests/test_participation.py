@@ -10,6 +10,7 @@ from codec import generator
 from codec.messages import Participation, ReplayRequest
 from codec.random import Stream, server_generator
 from sim.direct_grid import node_ids
+from strategies import RunFailed
 from strategies.participation import choose_nodes, nodes_of_round, train_messages
 
 NODES = {907, 12, 55, 430, 88}
@@ -86,3 +87,18 @@ def test_messages_carry_each_nodes_own_request() -> None:
         assert ReplayRequest.from_entries(record) == request_of(nodes[k])
     (message,) = train_messages(nodes[:1], request_of, config)
     assert set(message.content) == {"config"}
+
+
+def test_the_wait_for_nodes_has_an_end() -> None:
+    grid = InProcessGrid([raising_client] * 2)
+    for options in ({"min_available_nodes": 3}, {"min_train_nodes": 3}):
+        with pytest.raises(RunFailed, match=r"2 of 3 nodes connected after .* start more nodes"):
+            nodes_of_round(grid, Participation(**options), 1, timeout=0.05)
+
+
+def test_at_least_so_many_are_asked_as_there_are() -> None:
+    grid = InProcessGrid([raising_client] * 6)
+    participation = Participation(fraction_train=0.1, min_train_nodes=4)
+    assert len(nodes_of_round(grid, participation, 1)) == 4
+    done = set(list(grid.clients)[:3])
+    assert set(nodes_of_round(grid, participation, 1, done)) == set(grid.clients) - done

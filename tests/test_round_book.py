@@ -191,10 +191,71 @@ def test_log_of_a_round(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.Mo
         for server_round, loss in ((1, 0.5), (2, float("nan"))):
             book.begin(server_round, _requests(NODES[:1]))
             book.finish(server_round, book.collect(server_round, [], _read), 2, loss)
-    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("round ")]
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("aggregate_train")]
     down = book.ledger.round_bytes(1)[1]
     sent = f"0 samples, 0 bytes up, {down} down, 1 failures, 0.0 s"
     assert told == [
-        f"round 1: 0 of 1 nodes, 2 steps, loss 0.5000, {sent}",
-        f"round 2: 0 of 1 nodes, 2 steps, {sent}",
+        f"aggregate_train: round 1: 0 of 1 nodes, 2 steps, loss 0.5000, {sent}",
+        f"aggregate_train: round 2: 0 of 1 nodes, 2 steps, {sent}",
     ]
+
+
+def test_rounds_of_a_second_run_are_apart() -> None:
+    results: list[RoundResult] = []
+    book = RoundBook(results.append)
+    for server_round in (1, 2, 1, 2, 3, 1):
+        requests = _requests(NODES[:1])
+        book.begin(server_round, requests)
+        book.finish(server_round, book.collect(server_round, [_reply(requests[0], 0)], _read), 1, 0)
+    assert [result.round for result in results] == [1, 2, 3, 4, 5, 6]
+    sizes = {book.ledger.round_bytes(number) for number in range(1, 7)}
+    assert sizes == {(results[0].uplink_bytes, results[0].downlink_bytes)}
+    assert book.node_steps == 6
+
+
+def test_answers_are_told_apart_from_replies() -> None:
+    book, requests = RoundBook(), _requests()
+    book.ask(1, requests)
+    replies = [_reply(requests[0], 0), _reply(requests[1], 1, b"bad"), _reply(requests[2], 2)]
+    answers = book.answers(1, replies[:2], _read, what="description", kept=replies[2:])
+    assert [node_id for node_id, _ in answers] == NODES[:2]
+    assert isinstance(answers[1][1], BadReply)
+    assert book.failures == {"payload": 1, "no-reply": 1} and book.any_missing
+    assert set(book.ledger.sections()) == {"description", "rejected"}
+    assert book.accepted == 0
+
+
+def test_what_clients_did_to_their_samples_is_kept_and_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    book, requests = RoundBook(), _requests(NODES[:2])
+    book.begin(1, requests)
+    replies = []
+    for request, kept, sent in zip(requests, (0.5, 1.0), (b"1", b"123"), strict=True):
+        reply = SampleReply(
+            client=0,
+            num_examples=9,
+            samples=sent,
+            num_sent=len(sent),
+            remaining=0,
+            variance_kept=kept,
+            clipped=4,
+            skipped='{"unreadable": 2}',
+            notes=("the data is odd",),
+        )
+        record = ConfigRecord(dict(reply.to_entries()))
+        replies.append(Message(RecordDict({"payload": record}), reply_to=request))
+    with caplog.at_level(logging.INFO, logger="flwr"):
+        book.finish(1, book.collect(1, replies, _read), 1, 0.5)
+        book.summary(2.5)
+    assert book.variance_kept == pytest.approx((0.5 + 3) / 4)
+    assert book.clipped == 8 and book.skipped == {"unreadable": 4}
+    told = caplog.messages
+    for words in ("only 50 % of the samples' variance", "the data is odd", "are clipped to it"):
+        assert sum(words in text for text in told) == 1
+    assert told[-5:][:2] == [
+        "samples: 4 of 2 nodes; skipped: 4 unreadable",
+        "coding: 87.5% of the variance, 8 values clipped",
+    ]
+    assert told[-2] == "failures: none" and told[-1].startswith("seconds: 2.5 in all; round_trip")

@@ -5,7 +5,7 @@ Whoever changes them on purpose (another draw, another code) takes them anew and
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from clients import ArraySource, train
 from clients.baselines import train_gradient, train_local
-from codec import CodecOptions, Compression, Refinement
+from codec import CodecOptions, Compression, Refinement, SampleSpec
 from strategies import QuantizedDataReplay, QuantizedDataStreaming, ServerStrategy
 from strategies.baselines import CompressedFedAvg, GradientCompression
 
 SHAPE, CLASSES, SIZES, SEED = (1, 12, 12), 4, (50, 40, 30), 7
+RANGE = CodecOptions(relative_to="range")  # as all steps were when the numbers were taken
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -63,17 +64,15 @@ def _noisy(samples: Tensor, stream: torch.Generator) -> Tensor:
 
 
 _COMMON: dict[str, Any] = {
-    "min_available_nodes": 3,
-    "device": "cpu",
-    "seed": SEED,
-    "client_key": "partition",
-}
+    "min_available_nodes": 3, "device": "cpu", "seed": SEED, "client_key": "partition",
+}  # fmt: skip
+_SAMPLES: dict[str, Any] = {"samples": SampleSpec(SHAPE, "uint8", 0, 255, CLASSES)}
 _SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
 def _replay(**options: Any) -> ServerStrategy:
     few: dict[str, Any] = {"samples_per_round": 12, "server_steps": 4, "server_batch_size": 16}
-    return QuantizedDataReplay(_model(), _SGD, **few, **_COMMON, **options)
+    return QuantizedDataReplay(_model(), _SGD, **few, **_COMMON, **_SAMPLES, **options)
 
 
 def _streaming(refinement: Refinement | str) -> ServerStrategy:
@@ -81,11 +80,12 @@ def _streaming(refinement: Refinement | str) -> ServerStrategy:
         _model(),
         _SGD,
         batch_size=16,
-        codec=CodecOptions(quantizer="dithered", step=0.5),
+        codec=replace(RANGE, quantizer="dithered", step=0.5),
         importance="grad-norm",
         keep_rate=0.5,
         refinement=refinement,
         **_COMMON,
+        **_SAMPLES,
     )
 
 
@@ -107,10 +107,10 @@ def _fed_avg() -> ServerStrategy:
     )
 
 
-DITHERED = CodecOptions(quantizer="dithered", step=0.3)
+DITHERED = replace(RANGE, quantizer="dithered", step=0.3)
 CASES: dict[str, tuple[Callable[[], ServerStrategy], Callable[..., Message], int, Result]] = {
     "replay": (
-        lambda: _replay(augment=_noisy),
+        lambda: _replay(augment=_noisy, codec=RANGE),
         train,
         3,
         Result(0.538862419, 1.0, -3.810098560, 42.555950232, {"targets": 45, "values": 888}),
