@@ -227,7 +227,7 @@ def _largest_fitting(
     budget: int,
     start: int,
 ) -> Encoded:
-    """Return as many samples as fit; none, and one that is too large, if there is such a one."""
+    """Return as many samples as fit; none, and those that are too large, if there are any."""
     tried: dict[int, Encoded] = {}
 
     def size_of(number: int) -> int:
@@ -236,15 +236,28 @@ def _largest_fitting(
         return tried[number].size
 
     best = largest_count(len(select(count)), budget, size_of, start)
-    if best:
-        return tried[best]
-    fewest = at_most(1, select, count)  # several, where the draws let no single one in
-    one = fewest.where(np.arange(len(fewest)) == 0)
-    alone = Encoded(encode(one), one)
-    if alone.size <= budget:
-        return alone
-    nothing = Selection(one.positions[:0])
-    return Encoded((), nothing, tuple(one.positions.tolist()), alone.size)
+    return tried[best] if best else _fitting_of(at_most(1, select, count), encode, budget)
+
+
+def _fitting_of(
+    fewest: Selection, encode: Callable[[Selection], tuple[bytes, ...]], budget: int
+) -> Encoded:
+    """Return which of the fewest samples that can be selected fit, or are too large."""
+    fewest = fewest.where(np.arange(len(fewest)) < _MOST_TOO_LARGE)
+    place = np.arange(len(fewest))
+    sizes = {}
+    for number in place.tolist():  # a single one, unless the draws let several in
+        one = fewest.where(place == number)
+        sizes[int(one.positions[0])] = Encoded(encode(one), one).size
+    too_large = {position: size for position, size in sizes.items() if size > budget}
+    if too_large or not sizes:
+        nothing = fewest.where(place < 0)
+        return Encoded((), nothing, tuple(too_large), min(too_large.values(), default=0))
+    number = largest_count(
+        len(fewest), budget, lambda m: Encoded(encode(fewest.where(place < m)), fewest).size, 1
+    )
+    some = fewest.where(place < number)
+    return Encoded(encode(some), some)
 
 
 def _without(select: Selector, dropped: list[int]) -> Selector:

@@ -98,7 +98,7 @@ def opaque(image: "Image", mode: str, background: str = BACKGROUND) -> "Image":
             image = image.convert("LA") if image.mode == "La" else image
             canvas = Image.new("RGBA", image.size, background)
             image = Image.alpha_composite(canvas, image.convert("RGBA"))
-        return image.convert(mode)
+        return image if image.mode == mode else image.convert(mode)
     except ValueError as error:
         raise CodecError(
             f"PIL image of mode {image.mode!r}: Pillow cannot convert it to {mode!r}; convert it "

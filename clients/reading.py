@@ -26,7 +26,7 @@ _FIRST_LOOKED_AT = 4  # samples that say what a source holds, if they agree
 _LOOKED_AT = 32  # otherwise
 _MOST_OUTSIDE = 0.5  # share of their values beyond the declared range
 _READ_AGAIN = 6  # samples that show whether each reading gives another version
-_LARGEST = 1e29  # absolute value
+_LARGEST = float(np.float32(1e29))  # absolute value; a spec takes up to 1e30
 _LINES = 3  # of the log, for samples that are skipped
 _DIGEST_BYTES = 6
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of grey (ITU-R BT.601)
@@ -161,21 +161,21 @@ class Reader:
         floats = 1 if axes else 0
         if outputs == 1 and (known or 0) <= 2:  # as for a binary loss: a single output is a float
             return 0, floats
-        whole = all(float(target.item()).is_integer() for target in targets)
+        fractions = [t.item() for t in targets if not float(t.item()).is_integer()]
+        whole = 2 * len(fractions) < len(targets)
         if known and not whole:
-            shown = next(t.item() for t in targets if not float(t.item()).is_integer())
             raise CodecError(
-                f"targets are floats such as {shown:g}, but the data set has {known} classes; "
-                "pass classes=0 for float targets"
+                f"targets are floats such as {fractions[0]:g}, but the data set has {known} "
+                "classes; pass classes=0 for float targets"
             )
-        integers = all(target.dtype.kind in "iub" for target in targets)
+        integers = 2 * sum(target.dtype.kind in "iub" for target in targets) > len(targets)
         if known == 0 or not (known or integers or (whole and outputs > 1)):
             return 0, floats
         if self._is_mapped:
             return len(self.terms.class_names), 0
         if known:
             self._check_outputs(known, "classes")
-        seen = 1 + max(int(target.item()) for target in targets)
+        seen = 1 + max(int(t.item()) for t in targets if float(t.item()).is_integer())
         return known or outputs or max(seen, 2), 0
 
     def _check_outputs(self, needed: int, what: str) -> None:
@@ -344,8 +344,8 @@ class Reader:
 
         if batch.samples.dtype == np.float32:
             flat = batch.samples.reshape(len(useful), -1)
-            within = (flat >= -_LARGEST) & (flat <= _LARGEST)  # False for NaN
-            refuse(np.logical_not(within.all(axis=1)), "not finite")
+            within = (flat.min(axis=1) >= -_LARGEST) & (flat.max(axis=1) <= _LARGEST)
+            refuse(np.logical_not(within), "not finite")  # NaN is never within
         if self.kind.classes:
             batch.targets = self._checked_labels(batch.targets, refuse)
         else:
@@ -382,6 +382,8 @@ class Reader:
     def _clipped(self, samples: NDArray[Any]) -> tuple[NDArray[Any], int]:
         if self.declared_range is None:
             return samples, 0
+        low: Any
+        high: Any
         low, high = self.declared_range
         if samples.dtype.kind in "iu":
             limits = np.iinfo(samples.dtype)
@@ -389,8 +391,10 @@ class Reader:
             if (low, high) == (limits.min, limits.max):
                 return samples, 0
         low, high = np.array([low, high]).astype(samples.dtype)
-        outside = int(np.count_nonzero(samples < low) + np.count_nonzero(samples > high))
-        return (np.clip(samples, low, high), outside) if outside else (samples, 0)
+        if not samples.size or (samples.min() >= low and samples.max() <= high):
+            return samples, 0
+        outside = np.count_nonzero(samples < low) + np.count_nonzero(samples > high)
+        return np.clip(samples, low, high), int(outside)
 
     def _tell(self, count: int, words: str) -> None:
         """Log what is skipped, in few lines."""
@@ -401,7 +405,7 @@ class Reader:
 
 def _form(item: Item) -> tuple[object, ...]:
     sample, target = item
-    return sample.shape, sample.dtype, target.shape
+    return sample.shape, sample.dtype, target.shape, target.dtype.kind
 
 
 def _usual_dtype(samples: Sequence[NDArray[Any]]) -> str:
@@ -430,10 +434,12 @@ def _own_range(samples: NDArray[Any]) -> tuple[float, float]:
 
 def measured_range(samples: NDArray[Any]) -> tuple[float, float]:
     """Return lowest and highest of finite values, apart from each other even if all are equal."""
-    low, high = (float(samples.min()), float(samples.max())) if samples.size else (0.0, 1.0)
-    if not (abs(low) <= _LARGEST and abs(high) <= _LARGEST):
-        finite = samples[np.abs(samples) <= _LARGEST]
-        return measured_range(finite)
+    if samples.dtype.kind == "f":
+        within = (samples >= -_LARGEST) & (samples <= _LARGEST)
+        samples = samples if within.all() else samples[within]
+    if not samples.size:
+        return 0.0, 1.0
+    low, high = float(samples.min()), float(samples.max())
     if low < high:
         return low, high
     if samples.dtype.kind in "iu":
@@ -462,7 +468,7 @@ def _converted(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     if sample.shape == shape or not 2 <= len(shape) <= 3:
         return sample
     if sample.shape == (1, *shape):
-        return sample[0]
+        return sample.reshape(shape)
     image = sample[np.newaxis] if sample.ndim == 2 else sample
     if image.ndim != 3 or len(shape) != 3:
         return sample

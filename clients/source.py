@@ -243,9 +243,10 @@ def _altered(source: SampleSource, given: Mapping[str, Any]) -> SampleSource:
         altered = replace(source, **counted | dict(given))
         _check_names(altered.class_names, altered.classes)
         return altered
+    names = ", ".join(given)
     raise CodecError(
-        f"{', '.join(given)} given for a {type(source).__name__}: a sample source says so itself; "
-        "set its attributes"
+        f"{names} given for {type(source).__name__}: a sample source says so itself; set its "
+        f"attributes {names}"
     )
 
 

@@ -20,6 +20,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
+from typing import Any
 
 from codec.errors import OptionError, PayloadError
 from codec.gradients import GradientCompressor
@@ -200,6 +201,17 @@ class LocalOptions(CompressionOptions):
 # Requests
 
 
+def _json_object(text: str | bytes) -> dict[str, Any]:
+    """Return what a JSON object holds; `ValueError` if the text is not one."""
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON {type(found).__name__} where an object belongs")
+    return found
+
+
 @dataclass(frozen=True)
 class Terms(PackedOptions):
     """What the server's model and data take; a client checks it before it codes a sample.
@@ -236,9 +248,9 @@ class Terms(PackedOptions):
     def from_bytes(cls, data: bytes) -> "Terms":
         """Read what `to_bytes` wrote; `PayloadError` if the bytes are not terms."""
         try:
-            told = json.loads(data)
+            told = _json_object(data)
             return cls(**{name: told[name] for name in own_fields(cls) if name in told})
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise PayloadError(f"terms of {len(data)} bytes: {error}") from error
 
 
@@ -470,10 +482,8 @@ class SampleReply(Reply):
     def skipped_counts(self) -> dict[str, int]:
         """Return the numbers of samples of no use by reason; none where they are not legible."""
         try:
-            counts = json.loads(self.skipped or "{}")
+            counts = _json_object(self.skipped or "{}")
         except ValueError:
-            return {}
-        if not isinstance(counts, dict):
             return {}
         return {str(k): n for k, n in counts.items() if type(n) is int and n > 0}
 

@@ -1,15 +1,17 @@
 """A client of the message handler, for tests: its data, its model, requests and answers."""
 
+import json
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from torch import nn
 
 from clients import ArraySource, train
-from codec import CodecOptions, DecodedSamples, SamplePayload, decode_samples
+from codec import CodecOptions, DecodedSamples, SamplePayload, SampleSpec, decode_samples
 
+SPEC = SampleSpec((1, 8, 8), classes=4)  # of `digits`
 LOSSLESS = CodecOptions("lossless")
 COARSE = CodecOptions(step=0.1)
 
@@ -29,8 +31,13 @@ def network() -> nn.Module:
     )
 
 
-def context(partition: int = 2) -> Context:
-    return Context(1, 5, {"partition-id": partition, "num-partitions": 4}, RecordDict(), {})
+NODE = 2**64 - 59  # ids are of 64 bits, every other above 2**63
+
+
+def context(partition: int = 2, node_id: int | None = None) -> Context:
+    """Return the context of a client; its node id follows from its partition unless given."""
+    node = {"partition-id": partition, "num-partitions": 4}
+    return Context(1, NODE + partition if node_id is None else node_id, node, RecordDict(), {})
 
 
 def message(arrays: bool = False, **overrides: Any) -> Message:
@@ -58,11 +65,18 @@ def message(arrays: bool = False, **overrides: Any) -> Message:
 
 
 def answer(msg: Message, ctx: Context, source: Any, **options: Any) -> dict[str, Any]:
+    """Return all entries of a reply, whichever record they travel in."""
     reply = train(msg, ctx, source, **options)
     assert reply.metadata.dst_node_id == msg.metadata.src_node_id
-    record = reply.content["payload"]
-    assert isinstance(record, ConfigRecord)
-    return dict(record)
+    record, metrics = reply.content["payload"], reply.content["metrics"]
+    assert isinstance(record, ConfigRecord) and isinstance(metrics, MetricRecord)
+    assert not set(record) & set(metrics)
+    return {**record, **metrics}
+
+
+def skipped(reply: dict[str, Any]) -> dict[str, int]:
+    counts: dict[str, int] = json.loads(reply.get("skipped") or "{}")
+    return counts
 
 
 def decoded(reply: dict[str, Any]) -> DecodedSamples:

@@ -3,10 +3,19 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.app import (
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Message,
+    MessageType,
+    MetricRecord,
+    RecordDict,
+)
 from PIL import Image
 
 from codec import CodecOptions, SamplePayload, decode_samples
@@ -74,12 +83,12 @@ def ask(
     content: dict[str, ConfigRecord | ArrayRecord],
     node_config: dict[str, int | str],
     run_config: dict[str, int | float | str] | None = None,
-) -> ConfigRecord:
+) -> dict[str, Any]:
     context = Context(1, 7, dict(node_config), RecordDict(), dict(run_config or {}))
     reply = app(Message(RecordDict(dict(content)), 7, MessageType.TRAIN), context)
-    record = reply.content["payload"]
-    assert isinstance(record, ConfigRecord)
-    return record
+    record, metrics = reply.content["payload"], reply.content["metrics"]
+    assert isinstance(record, ConfigRecord) and isinstance(metrics, MetricRecord)
+    return {**record, **metrics}
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """In replay, a client sends every sample once, within its budget, and again what got lost."""
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message
+from numpy.typing import NDArray
 from requested_client import (
     COARSE,
+    NODE,
+    SPEC,
     answer,
     context,
     decoded,
@@ -14,11 +19,13 @@ from requested_client import (
     message,
     network,
     sent_indices,
+    skipped,
 )
 
 from clients import ArraySource, train
 from clients.delivery import SentSamples
 from clients.importance import model_outputs, score
+from clients.selection import FIRST_TRIED
 from codec import CodecError
 from codec.messages import IMPORTANCES, SCORED
 from codec.random import client_generator
@@ -81,9 +88,9 @@ def test_replay_scores_a_pool_and_takes_its_best() -> None:
     source = digits()
     msg = replay(arrays=True, importance="loss", samples_per_round=5, pool_factor=3.0)
     reply = answer(msg, context(), source, model=network)
-    outputs = model_outputs(network(), source.samples, low=0, high=255)
+    outputs = model_outputs(network(), source.samples, SPEC)
     losses = score("loss", outputs, source.targets)
-    pool = client_generator(7, 1, 2).permutation(np.arange(50))[:15]
+    pool = client_generator(7, 1, NODE + 2).permutation(np.arange(50))[:15]
     assert reply["num-examples"] == 15
     assert set(sent_indices(reply)) == set(pool[np.argsort(-losses[pool])[:5]])
 
@@ -143,11 +150,26 @@ def test_replay_without_a_limit_sends_everything_at_once() -> None:
     assert sorted(sent_indices(reply)) == list(range(50)) and reply["remaining"] == 0
 
 
-def test_a_source_that_changed_its_length_is_refused() -> None:
+def test_a_source_may_grow() -> None:
+    """A device takes more photographs between two rounds: what is new was never sent."""
+    ctx, sent = context(), []
+    for server_round, length in ((1, 30), (2, 80), (3, 80)):
+        msg = replay(server_round=server_round, samples_per_round=0)
+        reply = answer(msg, ctx, digits(80) if length == 80 else _first(digits(80), length))
+        sent.append(sorted(sent_indices(reply)) if reply["samples"] else [])
+    assert sent == [[*range(30)], [*range(30, 80)], []]
+
+
+def test_a_source_may_shrink() -> None:
     ctx = context()
-    answer(replay(), ctx, digits(50))
-    with pytest.raises(CodecError, match="7 bytes of sent flags, but 80 samples take 10"):
-        train(replay(), ctx, digits(80))
+    sent = sent_indices(answer(replay(), ctx, digits(80)))
+    reply = answer(replay(server_round=2, samples_per_round=0), ctx, _first(digits(80), 20))
+    assert sorted(sent_indices(reply)) == sorted({*range(20)} - {*sent})
+    assert reply["remaining"] == 0
+
+
+def _first(source: ArraySource, count: int) -> ArraySource:
+    return replace(source, samples=source.samples[:count], targets=source.targets[:count])
 
 
 def test_a_failed_round_leaves_the_state_alone() -> None:
@@ -155,7 +177,7 @@ def test_a_failed_round_leaves_the_state_alone() -> None:
     targets = source.targets.copy()
     targets[:] = 9
     broken = ArraySource(source.samples, targets, 4, 0.0, 255.0)
-    with pytest.raises(CodecError, match=r"value 9 outside \[0, 3\]"):
+    with pytest.raises(CodecError, match="no sample can be used: 50 label outside 0 to 3"):
         train(replay(), ctx, broken)
     assert not ctx.state
 
@@ -172,3 +194,107 @@ def test_lost_replies_are_sent_again() -> None:
     delivered = [index for reply in sent[:1] + sent[2:] for index in reply]
     assert sorted(delivered) == list(range(50))
     assert len(sent[5]) == 2
+
+
+class Photographs:
+    """Digits, some of which cannot be read; counts the readings."""
+
+    def __init__(self, *broken: int, count: int = 50) -> None:
+        self.source, self.broken, self.asked = digits(count), broken, Counter[int]()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        self.asked[index] += 1
+        if index in self.broken:
+            raise OSError("image file is truncated")
+        return self.source.samples[index], int(self.source.targets[index])
+
+
+@pytest.mark.parametrize("per_round", [0, 12])
+def test_an_unreadable_sample_costs_no_other(per_round: int) -> None:
+    ctx, data, replies = context(), Photographs(7, 31), []
+    for server_round in range(6):
+        msg = replay(server_round=server_round, samples_per_round=per_round)
+        replies.append(answer(msg, ctx, data, classes=4))
+    sent = [index for reply in replies if reply["num-sent"] for index in sent_indices(reply)]
+    assert sorted(sent) == sorted({*range(50)} - {7, 31})
+    assert sum(reply["remaining"] for reply in replies[-2:]) == 0
+    told = sum((Counter(skipped(reply)) for reply in replies), Counter[str]())
+    assert told == {"unreadable (OSError)": 2}
+    assert data.asked[31] == 1
+
+
+@pytest.mark.parametrize("importance", ["all", "loss"])
+def test_no_more_is_read_than_the_budget_allows_to_send(importance: str) -> None:
+    data = Photographs(count=500)
+    msg = replay(
+        arrays=True,
+        importance=importance,
+        samples_per_round=0,
+        uplink_budget=300,
+        pool_factor=2.0,
+        codec=COARSE.to_bytes(),
+    )
+    reply = answer(msg, context(), data, classes=4, model=network)
+    assert 0 < reply["num-sent"] < 20 and data.asked.total() <= FIRST_TRIED + 4 + 6
+    assert max(data.asked.values()) <= 3
+
+
+def test_a_reply_that_was_lost_counts_again_what_it_skipped() -> None:
+    ctx, data, told = context(), Photographs(7), []
+    for server_round, acknowledged in ((1, -1), (2, -1), (3, 2)):
+        msg = replay(server_round=server_round, acknowledged=acknowledged, samples_per_round=49)
+        told.append(skipped(answer(msg, ctx, data, classes=4)))
+    assert told == [{"unreadable (OSError)": 1}, {"unreadable (OSError)": 1}, {}]
+
+
+def test_a_sample_too_large_for_the_budget_is_left_out_for_good() -> None:
+    source, ctx, told = digits(), context(), Counter[str]()
+    samples = np.full((50, 1, 8, 8), 90, np.uint8)
+    samples[[3, 20]] = np.random.default_rng(5).integers(0, 256, (2, 1, 8, 8))
+    mostly_flat = replace(source, samples=samples)
+    for server_round in range(25):
+        msg = replay(
+            server_round=server_round,
+            samples_per_round=0,
+            uplink_budget=60,
+            codec=COARSE.to_bytes(),
+        )
+        reply = answer(msg, ctx, mostly_flat)
+        told.update(skipped(reply))
+        assert len(reply["samples"]) <= 60
+    record = ctx.state["quantized-data"]
+    assert isinstance(record, ConfigRecord)
+    state = SentSamples.from_entries(record, 50)
+    assert np.flatnonzero(state.useless).tolist() == [3, 20]
+    assert told == {"larger than uplink-budget": 2} and reply["remaining"] == 0
+
+
+def test_a_budget_below_one_sample_is_named() -> None:
+    ctx = context()
+    with pytest.raises(CodecError, match="uplink-budget = 30 bytes is less than one sample takes"):
+        train(replay(uplink_budget=30), ctx, digits())
+    assert not ctx.state
+
+
+class Flipped(Photographs):
+    """Flips a photograph half of the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(0)
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        sample, target = super().__getitem__(index)
+        return (sample[..., ::-1] if self.rng.random() < 0.5 else sample), target
+
+
+def test_a_random_transform_is_told_once() -> None:
+    ctx, data = context(), Flipped()
+    replies = [answer(replay(server_round=r), ctx, data, classes=4) for r in range(3)]
+    assert "random transform" in replies[0]["notes"][0]
+    assert [("notes" in reply) for reply in replies] == [True, False, False]
+    assert data.asked.total() <= 36 + 3 * 4 + 6
+    assert "notes" not in answer(replay(), context(), Photographs(), classes=4)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from codec.coding.columns import code_columns
+from codec import PayloadError
+from codec.coding.columns import code_columns, code_integers
 from codec.coding.entropy import line_entropy
 from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
 
@@ -30,6 +31,43 @@ def test_round_trip(data: st.DataObject, width: int, shape: tuple[int, int]) -> 
         arrays(np.int64, shape, elements=st.integers(0, top) | st.sampled_from([0, top]))
     )
     assert np.array_equal(decode(encode(table, width), width, shape), table)
+
+
+LARGEST = 2**48
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(st.data(), array_shapes(min_dims=2, max_dims=2, max_side=30))
+def test_integers_of_any_size_round_trip(data: st.DataObject, shape: tuple[int, int]) -> None:
+    number = st.integers(-3, 3) | st.integers(-LARGEST, LARGEST) | st.sampled_from([-LARGEST, 0])
+    table = data.draw(arrays(np.int64, shape, elements=number))
+    coder = BitEncoder()
+    code_integers(coder, *shape, table)
+    assert np.array_equal(code_integers(BitDecoder(coder.finish()), *shape, None), table)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 1)])
+def test_smallest_tables_of_integers(shape: tuple[int, int]) -> None:
+    coder = BitEncoder()
+    code_integers(coder, *shape, np.full(shape, -7))
+    assert (code_integers(BitDecoder(coder.finish()), *shape, None) == -7).all()
+
+
+def test_integers_cost_little_more_than_their_entropy_beside_outliers() -> None:
+    rng = np.random.default_rng(0)
+    table = np.round(rng.normal(0, 4, (2000, 3))).astype(np.int64)
+    ideal = line_entropy(table.T)
+    table[77] = -4_000_000  # of which the many small ones know nothing
+    coder = BitEncoder()
+    code_integers(coder, *table.shape, table)
+    assert 8 * len(coder.finish()) < 1.1 * ideal + 500
+
+
+def test_an_integer_that_no_encoder_writes() -> None:
+    coder = BitEncoder()
+    code_columns(coder, 6, 1, 1, np.array([[51]]))
+    with pytest.raises(PayloadError, match="of 51 bits; at most 50"):
+        code_integers(BitDecoder(coder.finish()), 1, 1, None)
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0), (1, 1)])

@@ -24,6 +24,7 @@ from codec import (
     decode_samples,
     encode_samples,
 )
+from codec.coding.cursor import varint
 from codec.samples.payload import SECTIONS
 from codec.samples.spec import DTYPES
 
@@ -44,15 +45,29 @@ SPECS = [
     SampleSpec((6,), "float32", -1, 1, 0, 1, CodecOptions("lossless")),
     SampleSpec((3, 4, 4), classes=2, codec=CodecOptions("png")),
     SampleSpec((1, 8, 8), classes=2, codec=CodecOptions("jpeg", quality=20)),
+    # plans of every kind, steps relative to the range, and other targets
+    SampleSpec((5, 6, 6), "float32", -1, 1, 3),
+    SampleSpec((9, 7), classes=3),
+    SampleSpec((7, 6, 3), classes=3, codec=CodecOptions(quantizer="stochastic")),
+    SampleSpec((40,), "float32", -1, 1, 3, codec=CodecOptions("dct")),
+    SampleSpec((3, 8, 8), classes=5, codec=CodecOptions(relative_to="range")),
+    SampleSpec((4,), "float32", -1, 1, codec=CodecOptions(relative_to="range")),
+    SampleSpec((6,), "int32", -5, 30_000, 0, 3),
 ]
 
 
 def original(spec: SampleSpec, count: int) -> bytes:
     rng = np.random.default_rng(count)
     samples = rng.uniform(spec.low, spec.high, (count, *spec.shape)).astype(spec.dtype)
+    if spec.dtype == "uint8" and spec.shape[0] != 3:  # faint
+        samples = 20 + samples // 50
     targets: Any = rng.integers(0, max(spec.classes, 1), count)
     if not spec.classes:
-        targets = rng.normal(size=(count, spec.target_size)).astype(np.float32)
+        targets = rng.normal(size=(count, *spec.target_shape)).astype(np.float32)
+        if spec.target_size == 3:  # of few different values
+            targets = np.round(targets)
+    if len(spec.shape) > 1 and spec.dtype == "float32":  # of channels of different scale
+        samples *= 2.0 ** -np.arange(spec.shape[0]).reshape(-1, *[1] * (len(spec.shape) - 1))
     inclusion = rng.integers(1, 257, count)
     return encode_samples(samples, targets, spec, key=(3, 1, 4), inclusion=inclusion).to_bytes()
 
@@ -108,10 +123,10 @@ def hostile(rng: np.random.Generator) -> bytes:
         codec = CodecOptions(
             pick("auto", "auto", "dct", "columns", "lossless"), pick(0, 0, 2, 8, 256),
             pick("nearest", "stochastic", "dithered"), pick(1e-5, 0.25, 100.0),
-            pick(0.0, 2.0, 1000.0), pick(0.01, 1.0, 1000.0),
+            pick("spread", "spread", "range"), pick(0.0, 2.0, 1000.0), pick(0.01, 1.0, 1000.0),
         )  # fmt: skip
         shape = tuple(side() for _ in range(rng.integers(1, 5)))
-        classes, target_size = pick((2, 0), (1000, 0), (1 << 24, 0), (0, 1), (0, 300))
+        classes, target_size = pick((2, 0), (1000, 0), (1 << 24, 0), (0, 0), (0, 1), (0, 300))
         dtype, (low, high) = pick(*DTYPES), pick((0.0, 255.0), (-1.0, 1.0), (-1e30, 1e30))
         try:
             spec = SampleSpec(shape, dtype, low, high, classes, target_size, codec)
@@ -121,8 +136,26 @@ def hostile(rng: np.random.Generator) -> bytes:
         sections = {name: noise() for name in SECTIONS}
         if spec.codec.codec == "columns":
             sections["values"] = bounds + sections["values"]
+        if rng.random() < 0.5:
+            sections["vocabulary"] = np.arange(rng.integers(1, 65), dtype="<f4").tobytes()
+        if spec.codec.codec == "dct" and rng.random() < 0.8:
+            sections["values"] = plan(rng, spec) + sections["values"]
         count = int(2 ** rng.uniform(0, 10))
         return SamplePayload(spec, count, sections, (2**62, 1, 0)).to_bytes()
+
+
+def plan(rng: np.random.Generator, spec: SampleSpec) -> bytes:
+    """What stands ahead of the coefficients: legal, or nearly so."""
+    axis, channels = int(rng.integers(0, 4)), spec.shape[0]
+    extreme = rng.choice([0, 1, 30, 60, 61, 63], channels)
+    exponents = np.where(rng.random(channels) < 0.9, 0, extreme).astype(np.uint8)
+    centres = [varint(int(2 ** rng.uniform(0, 33))) for _ in range(np.count_nonzero(exponents))]
+    mix = np.round(127 * np.eye(channels)[rng.permutation(channels)]).astype(np.int8)
+    if rng.random() < 0.2:
+        mix = np.zeros_like(mix) if rng.random() < 0.5 else rng.integers(-128, 128, mix.shape, "i1")
+    first = bytes([64 * axis + int(exponents[0])])
+    rest = exponents.tobytes()[1:] if channels != 3 else b""
+    return first + rest + b"".join(centres) + mix.tobytes() * (4 <= channels <= 32)
 
 
 def with_mutated_section(data: bytes, rng: np.random.Generator) -> bytes:
@@ -160,7 +193,7 @@ def outcome(data: bytes) -> str:
     spec, count = payload.spec, payload.count
     assert decoded.samples.shape == (count, *spec.shape)
     assert decoded.samples.dtype == np.float32
-    assert decoded.targets.shape == ((count,) if spec.classes else (count, spec.target_size))
+    assert decoded.targets.shape == (count, *spec.target_shape)
     assert decoded.weights.shape == (count,)
     for numbers in (decoded.samples, decoded.targets, decoded.weights):
         assert np.isfinite(numbers).all()
@@ -215,6 +248,10 @@ def test_memory_of_altered_payloads_is_bounded() -> None:
         ((1 << 18,), {"codec": "lossless"}),
         ((1, 128, 128), {"codec": "png"}),
         ((1,), {}),
+        ((32, 32, 32), {}),
+        ((64, 64), {}),
+        ((1 << 18,), {"codec": "dct"}),
+        ((1 << 18,), {"codec": "columns", "relative_to": "range"}),
     ],
 )
 @pytest.mark.parametrize("filling", [b"", b"\x5a" * 5000])
@@ -225,6 +262,13 @@ def test_a_few_bytes_at_the_limit_cost_no_more_than_the_limit(
     spec = SampleSpec(shape, classes=2, codec=CodecOptions(**options))
     count = values // int(np.prod(shape))
     bounds = b"\x02\0" if spec.codec.codec == "columns" else b""
+    if spec.codec.codec == "dct":
+        axis = 1 if len(shape) == 1 else 0
+        channels = 1 if len(shape) == 1 else shape[0]
+        mixed = len(shape) == 3 and 4 <= channels <= 32
+        plain = channels if len(shape) == 2 or channels not in (1, 3) else 1
+        bounds = bytes([64 * axis]) + bytes(plain - 1)
+        bounds += (127 * np.eye(channels, dtype=np.int8)).tobytes() if mixed else b""
     bomb = SamplePayload(spec, count, {"values": bounds + filling}).to_bytes()
     limits = DecodeLimits(samples=values, values=values)
     tracemalloc.start()

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
-from requested_client import LOSSLESS, answer, context, digits, message, network
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from requested_client import LOSSLESS, NODE, answer, context, digits, message, network
 
 from clients import train
-from clients.handler import client_number, read_request, reply_message
-from codec import CodecError, CodecOptions
+from clients.handler import client_key, partition_id, read_request, reply_message
+from codec import CodecError, CodecOptions, SamplePayload, decode_samples
 from codec.messages import (
+    DescribeRequest,
     GradientReply,
     GradientRequest,
     LocalRequest,
     ReplayRequest,
     StreamingRequest,
+    Terms,
 )
 
 
@@ -72,21 +74,21 @@ def test_requests_of_another_kind_are_refused(mode: dict[str, Any], told: str) -
 
 
 def test_the_number_of_a_client_is_its_partition() -> None:
-    assert client_number(context(3)) == 3
+    assert partition_id(context(3)) == 3
     alone = context()
     alone.node_config = {}
-    assert client_number(alone) == 0
+    assert partition_id(alone) == 0
 
 
-def test_a_reply_is_one_record() -> None:
+def test_a_reply_is_one_record_and_its_metrics() -> None:
     msg = message()
     reply = reply_message(msg, GradientReply(client=2, num_examples=5, gradient=b"g"))
     assert reply.metadata.reply_to_message_id == msg.metadata.message_id
-    assert set(reply.content) == {"payload"}
-    record = reply.content["payload"]
-    assert isinstance(record, ConfigRecord)
+    assert set(reply.content) == {"payload", "metrics"}
+    record, metrics = reply.content["payload"], reply.content["metrics"]
+    assert isinstance(record, ConfigRecord) and isinstance(metrics, MetricRecord)
     assert (record["client"], record["gradient"]) == (2, b"g")
-    assert "buffers" not in record
+    assert "buffers" not in record and metrics["num-examples"] == 5
 
 
 @pytest.mark.parametrize("mode", ["streaming", "replay"])
@@ -143,6 +145,55 @@ def test_missing_parts_of_a_request_are_named(mode: str) -> None:
         train(message(mode=mode, importance="loss"), context(), digits(), model=network)
 
 
+def test_what_the_samples_are_is_told_to_train_itself() -> None:
+    pixels = digits().samples
+    rows = [
+        {"photo": sample + 5.0, "who": "cat" if k % 2 else "dog"} for k, sample in enumerate(pixels)
+    ]
+    reply = answer(
+        message(codec=LOSSLESS.to_bytes()),
+        context(),
+        rows,
+        class_names=["dog", "cat", "bird"],
+        value_range=(0, 200),
+        keys=("photo", "who"),
+    )
+    payload = SamplePayload.from_bytes(reply["samples"])
+    assert (payload.spec.classes, payload.spec.low, payload.spec.high) == (3, 0, 200)
+    assert set(decode_samples(payload).targets.tolist()) == {0, 1}
+    assert reply["clipped"] > 0 and len(reply["class-digest"]) == 12
+
+
+def test_classes_are_mapped_to_those_of_the_server() -> None:
+    rows = [(sample, "cat") for sample in digits().samples]
+    terms = Terms(shape=(1, 8, 8), outputs=5, class_names=("ant", "dog", "cat"))
+    reply = answer(message(terms=terms.to_bytes()), context(), rows, class_names=["cat", "dog"])
+    payload = SamplePayload.from_bytes(reply["samples"])
+    assert payload.spec.classes == 3 and "class-digest" not in reply
+    assert set(decode_samples(payload).targets.tolist()) == {2}
+
+
+def test_payloads_beyond_the_limits_of_the_server_are_several() -> None:
+    terms = Terms(samples=5)
+    reply = answer(message(terms=terms.to_bytes()), context(), digits())
+    parts = [SamplePayload.from_bytes(part) for part in (reply["samples"], *reply["more"])]
+    assert [part.count for part in parts] == [5, 5, 2] and reply["num-sent"] == 12
+
+
+def test_a_client_describes_its_samples_and_sends_none() -> None:
+    request = DescribeRequest(server_round=0)
+    reply = answer(request_message(**request.to_entries()), context(), digits())
+    assert (reply["client"], reply["num-examples"]) == (2, 50)
+    assert (list(reply["shape"]), reply["dtype"], reply["classes"]) == ([1, 8, 8], "uint8", 4)
+    assert not reply.get("samples")
+
+
+def test_random_numbers_are_keyed_by_the_node_unless_the_server_says_otherwise() -> None:
+    for key, expected in (("node", NODE + 3), ("partition", 3)):
+        request = StreamingRequest(server_round=1, client_key=key)
+        assert client_key(context(3), request) == expected
+
+
 def test_clients_run_where_torch_cannot_be_imported() -> None:
     script = """
         import sys
@@ -170,7 +221,7 @@ def test_clients_run_where_torch_cannot_be_imported() -> None:
                     })
                     context = Context(1, 1, {"partition-id": 0}, RecordDict(), {})
                     message = Message(RecordDict({"config": config}), 1, "train")
-                    reply = train(message, context, source).content["payload"]
+                    reply = train(message, context, source).content["metrics"]
                     assert reply["num-sent"] > 0, (mode, importance)
         assert "torch" not in sys.modules
         print("done")

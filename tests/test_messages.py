@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -16,12 +16,21 @@ from wire import through_flower
 import strategies.baselines
 from clients.importance import SCORES
 from clients.selection import make_selector
-from codec import CodecError, CodecOptions, Compression, OptionError, PayloadError, Refinement
+from codec import (
+    CodecError,
+    CodecOptions,
+    Compression,
+    DecodeLimits,
+    OptionError,
+    PayloadError,
+    Refinement,
+)
 from codec.gradients import COMPRESSORS
 from codec.gradients.compression import UNCOMPRESSED
 from codec.gradients.joined import joined
 from codec.gradients.majority_vote import Ballot
 from codec.messages import (
+    DESCRIBE,
     FEDAVG,
     GRADIENT,
     IMPORTANCES,
@@ -33,6 +42,8 @@ from codec.messages import (
     STREAMING,
     TOP,
     BankTraining,
+    DescribeRequest,
+    Description,
     FilterOptions,
     GradientReply,
     GradientRequest,
@@ -46,12 +57,23 @@ from codec.messages import (
     Request,
     SampleReply,
     StreamingRequest,
+    Terms,
     TrainingRequest,
 )
-from codec.options import OneOf, Options, PackedOptions, Range, key_of, own_fields, pick
+from codec.options import (
+    OneOf,
+    Options,
+    PackedOptions,
+    Range,
+    flat_fields,
+    key_of,
+    own_fields,
+    pick,
+)
+from fl_app.config import RunConfig
 from fl_app.registry import STRATEGIES
 
-REPLIES: list[type[Reply]] = [SampleReply, GradientReply, LocalReply]
+REPLIES: list[type[Reply]] = [SampleReply, GradientReply, LocalReply, Description]
 MESSAGES: list[type[Options]] = [*REQUESTS.values(), *REPLIES]
 LARGEST = 2**63 - 1
 
@@ -62,12 +84,21 @@ LOCAL = {"server-round": 2, "mode": "fedavg", "learning-rate": 0.1}
 
 # Any message, made from its declaration
 
+_VALUES: dict[type, st.SearchStrategy[Any]] = {
+    bool: st.booleans(),
+    int: st.integers(-LARGEST, LARGEST),
+    bytes: st.binary(max_size=30),
+    str: st.text(max_size=10),
+}
+
 
 def values_of_field(declared: Field[Any]) -> st.SearchStrategy[Any]:
     """Values that a field's declaration calls legal; its default is likely."""
     kind: Any = declared.type
     if isinstance(kind, type) and issubclass(kind, Options):
         return messages(kind)
+    if get_origin(kind) is tuple:
+        return st.lists(_VALUES[get_args(kind)[0]], max_size=3).map(tuple)
     optional = isinstance(kind, UnionType)
     kind = get_args(kind)[0] if optional else kind
     legal = declared.metadata["legal"]
@@ -81,7 +112,7 @@ def values_of_field(declared: Field[Any]) -> st.SearchStrategy[Any]:
         bounds = legal if isinstance(legal, Range) else Range(-1e300, 1e300)
         found = st.floats(bounds.low, min(bounds.high, 1e300), exclude_min=bounds.open_low)
     else:
-        found = {bool: st.booleans(), bytes: st.binary(max_size=30)}[kind]
+        found = _VALUES[kind]
     return found | st.none() if optional else found
 
 
@@ -147,7 +178,59 @@ def test_every_field_says_what_it_means(cls: type[Options]) -> None:
         assert doc and not doc.endswith(".")
 
 
+# What the server's model and data take
+
+
+def test_terms_travel_as_what_differs_from_the_defaults() -> None:
+    assert Terms().to_bytes() == b"{}"
+    terms = Terms((3, 32, 32), 10, ("cat", "dög"), samples=500)
+    assert Terms.from_bytes(terms.to_bytes()) == terms
+    assert b"values" not in terms.to_bytes() and "dög".encode() in terms.to_bytes()
+    request = StreamingRequest(server_round=1, terms=terms)
+    assert StreamingRequest.from_entries(through_flower(request.to_entries())) == request
+    limits = DecodeLimits()
+    assert (Terms().samples, Terms().values) == (limits.samples, limits.values)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "terms of 0 bytes"),
+        (b"\xff\xfe", "terms of 2 bytes"),
+        (b"[1]", "terms of 3 bytes"),
+        (b"3", "terms of 1 bytes"),
+        (b"null", "terms of 4 bytes"),
+        (b'{"shape": 5}', "shape = 5 must be a list"),
+        (b'{"outputs": -1}', "outputs = -1 must be >= 0"),
+        (b'{"samples": 0}', "samples = 0 must be >= 1"),
+        (b'{"class_names": ["a", 1]}', "class_names"),
+        (b"[" * 100_000, "terms of 100000 bytes"),
+    ],
+)
+def test_malformed_terms_are_a_payload_error(data: bytes, message: str) -> None:
+    with pytest.raises(PayloadError, match=message):
+        Terms.from_bytes(data)
+
+
+def test_unknown_terms_are_left_alone() -> None:
+    assert Terms.from_bytes(b'{"later": 1, "outputs": 4}') == Terms(outputs=4)
+
+
 # Requests
+
+
+def test_a_request_to_describe_is_read() -> None:
+    request = DescribeRequest.from_entries({"server-round": 0, "mode": "describe", "later": 1})
+    assert request == DescribeRequest(server_round=0)
+    assert (request.scale, request.client_key, request.terms) == ("auto", "node", Terms())
+
+
+@pytest.mark.parametrize("cls", REQUESTS.values())
+def test_all_requests_say_what_the_model_sees_and_whose_numbers(cls: type[Request]) -> None:
+    names = own_fields(cls)
+    assert names["scale"].metadata["legal"] == ("auto", "unit", "none")
+    assert names["client_key"].metadata["legal"] == ("node", "partition")
+    assert "terms" in names
 
 
 def test_a_streaming_request_is_read() -> None:
@@ -320,6 +403,7 @@ def test_the_rule_that_auto_means() -> None:
         (SampleReply, {"samples": b"", "num-sent": 0, "remaining": 0}),
         (GradientReply, {"gradient": b"x"}),
         (LocalReply, {}),
+        (Description, {}),
     ],
 )
 def test_what_a_reply_must_hold(cls: type[Reply], required: dict[str, Any]) -> None:
@@ -343,6 +427,7 @@ def test_what_a_reply_must_hold(cls: type[Reply], required: dict[str, Any]) -> N
         (SampleReply, ["importance", "encode", "refinement"]),
         (GradientReply, ["gradient", "compress"]),
         (LocalReply, ["train", "compress"]),
+        (Description, []),
     ],
 )
 def test_times_of_a_reply(cls: type[Reply], stages: list[str]) -> None:
@@ -378,16 +463,60 @@ def test_parts_that_a_reply_may_lack(cls: type[Reply], key: str) -> None:
         cls.from_entries({**entries, key: 5})
 
 
+def sample_reply(**values: Any) -> SampleReply:
+    return SampleReply(client=3, num_examples=12, samples=b"", num_sent=0, remaining=0, **values)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "counts"),
+    [
+        ("", {}),
+        ('{"unreadable": 2, "NaN": 1}', {"unreadable": 2, "NaN": 1}),
+        ('{"unreadable": 2, "odd": -1, "none": 0, "half": 0.5, "yes": true, "s": "3"}',
+         {"unreadable": 2}),
+        ("[1, 2]", {}),
+        ("3", {}),
+        ("{", {}),
+        ("[" * 100_000, {}),
+    ],
+)  # fmt: skip
+def test_samples_of_no_use_are_counted_as_far_as_they_are_legible(
+    skipped: str, counts: dict[str, int]
+) -> None:
+    assert sample_reply(skipped=skipped).skipped_counts() == counts
+
+
+def test_what_a_reply_tells_costs_nobody_a_reply() -> None:
+    entries = sample_reply().to_entries()
+    for key, odd in (
+        ("variance-kept", 2.0), ("variance-kept", math.nan), ("clipped", -1), ("skipped", 5),
+        ("notes", "one"), ("notes", [1]), ("class-digest", b"x"),
+    ):  # fmt: skip
+        assert SampleReply.from_entries({**entries, key: odd}) == sample_reply()
+    told = sample_reply(variance_kept=0.5, clipped=3, notes=("a",), class_digest="0f", more=(b"y",))
+    assert SampleReply.from_entries(through_flower(told.to_entries())) == told
+
+
+def test_numbers_that_flower_may_aggregate() -> None:
+    assert "num-examples" in Reply.metric_keys()
+    keys = SampleReply.metric_keys()
+    assert keys >= {"num-examples", "num-sent", "variance-kept", "clipped", "seconds-encode"}
+    assert not keys & {"samples", "more", "notes", "client", "remaining", "skipped"}
+    for cls in REPLIES:
+        numbers = {key for key, f in flat_fields(cls) if f.type in (int, float)}
+        assert cls.metric_keys() <= numbers
+
+
 # Names
 
 
 def test_every_mode_has_its_request() -> None:
-    assert list(REQUESTS) == [STREAMING, REPLAY, GRADIENT, FEDAVG]
+    assert list(REQUESTS) == [DESCRIBE, STREAMING, REPLAY, GRADIENT, FEDAVG]
     for mode, request in REQUESTS.items():
         declared = own_fields(request)["mode"]
         assert declared.default == mode
         assert declared.metadata["legal"] == (mode,)
-    assert set(STRATEGIES) == set(REQUESTS)
+    assert set(STRATEGIES) == set(REQUESTS) - {DESCRIBE}  # which all of them may ask for
 
 
 def test_every_score_has_its_function() -> None:
@@ -408,7 +537,8 @@ def test_every_compressor_may_be_asked_for() -> None:
 
 
 def test_defaults_that_strategies_and_run_config_share() -> None:
-    assert ReplayOptions().samples_per_round == 100
+    assert ReplayOptions().samples_per_round == 0  # everything; the app's default is another
+    assert RunConfig().samples_per_round == 100
     assert (BankTraining().server_steps, BankTraining().server_batch_size) == (100, 64)
     local = LocalOptions()
     assert (local.momentum, local.weight_decay, local.local_steps) == (0.9, 5e-4, 10)
@@ -438,7 +568,7 @@ def test_every_option_of_a_request_is_a_keyword_argument_of_its_strategy(
     strategy: type, request_class: type[Request]
 ) -> None:
     shown = inspect.signature(strategy).parameters
-    a_round_s_own = {"server_round", "mode", "acknowledged", "buffers", "learning_rate"}
+    a_round_s_own = {"server_round", "mode", "acknowledged", "buffers", "learning_rate", "terms"}
     for name, declared in own_fields(request_class).items():
         if name not in a_round_s_own:
             assert shown[name].annotation == declared.type

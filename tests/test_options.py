@@ -86,6 +86,17 @@ class Thing(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listed(Options):
+    """Fields that are lists."""
+
+    names: tuple[str, ...] = option((), "names")
+    sides: tuple[int, ...] = option((), "sides")
+    parts: tuple[bytes, ...] = option((), "parts")
+    note: tuple[str, ...] = option((), "notes", telemetry=True)
+    in_use: int = option(0, "how many are used", COUNT_OR_NONE, telemetry=True, metric=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Box(Options):
     """What the run config can hold."""
 
@@ -321,9 +332,47 @@ def test_entries_come_back(given_thing: Thing) -> None:
 def test_entries_have_keys_in_kebab_case_and_leave_out_none() -> None:
     made = thing(colour=Colour("red", 3), packed=Packed("tight", 0.25))
     assert made.to_entries() == {
-        "serial-number": 1, "keep-rate": 1.0, "ready": False, "label": "", "seconds": 0.0,
+        "serial-number": 1, "keep-rate": 1.0, "ready": False, "label": "",
         "colour": "red", "colour-shade": 3, "packed": made.packed.to_bytes(),
     }  # fmt: skip
+
+
+def test_telemetry_travels_where_it_says_anything() -> None:
+    assert "seconds" not in thing().to_entries()
+    assert thing(seconds=2.5).to_entries()["seconds"] == 2.5
+    assert Thing.from_entries(thing().to_entries()).seconds == 0.0
+
+
+def test_lists_are_entries_of_their_own_and_empty_ones_none() -> None:
+    made = Listed(names=("a", "b"), sides=[3, np.int64(4)], parts=(b"x",), note=("n",))  # type: ignore[arg-type]  # coerced
+    assert made.sides == (3, 4) and type(made.sides[1]) is int
+    entries = made.to_entries()
+    assert entries == {"names": ["a", "b"], "sides": [3, 4], "parts": [b"x"], "note": ["n"]}
+    assert Listed.from_entries(entries) == made
+    assert Listed().to_entries() == {}
+    assert Listed.from_entries({}) == Listed()
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"names": "ab"}, "^names = 'ab' must be a list, each a string"),
+        ({"names": ["a", 1]}, "^names = .* must be a list, each a string"),
+        ({"sides": [1.5]}, "^sides = .* must be a list, each a whole number"),
+        ({"sides": [True]}, "^sides = .* must be a list, each a whole number"),
+        ({"parts": ["x"]}, "^parts = .* must be a list, each bytes"),
+        ({"parts": b"x"}, "^parts = b'x' must be a list, each bytes"),
+    ],
+)
+def test_illegal_lists_are_named(entries: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        Listed.from_entries(entries)
+    assert Listed.from_entries({"note": 5}).note == ()  # odd telemetry costs nobody a message
+
+
+def test_metrics_are_named_by_their_keys() -> None:
+    assert Listed.metric_keys() == {"in-use"}
+    assert Thing.metric_keys() == set()
 
 
 def test_entries_of_no_meaning_are_left_alone() -> None:
@@ -526,9 +575,9 @@ def test_options_stand_in_the_documentation() -> None:
     doc = inspect.getdoc(Shop)
     assert doc is not None and doc.startswith("Sells boxes.")
     assert "Parameters\n----------\nowner : str\n    Who runs it.\n\nOther Parameters\n---" in doc
-    assert "keep_rate : float, default=1.0\n    share that is kept; in (0, 1].\n" in doc
-    assert "label : str, default=''\n    free text.\n" in doc
-    assert "colour : Colour\n    Colour of a thing.\n" in doc
+    assert "keep_rate : float in (0, 1], default=1.0\n    Share that is kept.\n" in doc
+    assert "label : str, default=''\n    Free text.\n" in doc
+    assert "colour : Colour or str, default='none'\n    Colour of a thing.\n" in doc
     assert doc.count("count : int") == 1
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from codec import (
     CodecOptions,
@@ -18,26 +19,42 @@ from codec import (
     decode_samples,
     encode_samples,
 )
-from codec.coding.cursor import Reader, varint
+from codec.coding.cursor import Reader, varint, zigzag
+from codec.samples.block_dct.codec import Plan
+from codec.samples.channel_axis import ChannelAxis
 from codec.samples.payload import MAGIC, VERSION
 
 # SHA-256 of `golden(name).to_bytes()`. Another digest is another format: raise
 # `codec.samples.payload.VERSION` and print the new digests with `python tests/test_payload.py`.
 GOLDEN = {
-    "image": "85578105dea6da7aac07c783384f4c89eea77636c24682de94772f7d486b1bf1",
-    "blocks": "9431ba097b580f2ae33adf48454cfbf861c819f5f67a83ac26c952499068fa16",
-    "dithered": "68be4237f9a86d0454b063357a976c3d5a0effebcb27b6858876ab27678e2e69",
-    "series": "fb3141d0ca84eae9909e861f742aee3a774b79517a667f90236e4ebe355bcfc8",
-    "table": "9532e6d4f7248a367a08164f4d488f764dad3bd0e8295af80d0faf19114ec115",
-    "rows": "46ec0ccd085095b5bff7c241b88c9709b4a61fa328f7354c0572bfeb95a749a9",
-    "pixels": "e6e72b0f2f5e8c60e896871da82d4b80b981f48a04d06ce29a49971c4e7d78d0",
-    "lossless": "9d871cb6de2f58fe91e9b58b93762be0fa60bf962af6cba5759d7d8395c985ba",
-    "floats": "dcfbf8b3fb32875fc9f0adf43be6497abfedc57d893df7291b4837c364e5382b",
-    "empty": "6c80510f49ac23bdbae703533c7273bd6aa86e8ed5e5e92067f5e79b3e96727a",
+    "image": "eb5b8032d25dfbcbb9a009f1a658f45db09e7612603e740c648fb0db4fadb13e",
+    "blocks": "d772e6ce25352e1d4c8189f9e8325338a4dc4e9a1ccc7a0f62bf5facbe820801",
+    "dithered": "61d37923052e643a9a6834ef1270a79ad1093c68ae20b60c5f66047453058769",
+    "series": "a0d5b445d9c1bb20db212646a2ce55a80e05e4ff0796c82d10e20a0dbb48537f",
+    "table": "77d9f700367b413956cadc3c6bc484dc573e81589019f7bc9d6d15f2d2c5de00",
+    "rows": "bb27873ab5de91e84a0e3d4264a9f8ad31c15d2c0409bfb03245c05be1495c25",
+    "pixels": "b97bb3bf5bf523d86307c820e5c9c61d508454df710cb9ae1b3a3c87ae523926",
+    "lossless": "34ee24d76e3e3d88ff8429e4d5708eb1fb8c11cab9ef64d89da43a857ce98a0a",
+    "floats": "320ad7bfe03ef55c89223ac01283bb5dc2a0ced635a09858f09d4900d69576ed",
+    "empty": "9efa41d60c2b66900cf1ee09f0048079283d6fdcffbeb020f0af917c4f5077bf",
+    "photographs": "d39df1d22407272c3189ca59c7da31839617cc339b99aa4f9bf445d8149e8cbb",
+    "faint": "ca8c987be9f6c1984ae3595bfa16755c5dad6513184a1701219c1ef21a6a4f75",
+    "weak band": "3e3e434d5b888b227001d91f196e1b1a34bf840c03f6e6be619940f953ca15f0",
+    "bands": "20d0af1b55992b806d34b6e56cf32ef25671d8a0e09e62aafea4d88b8da99fa7",
+    "grey": "633acef1b75afb9db968460621d9a8e7bc70c1def7e95c3bf9b38ff8c597450d",
+    "channels last": "cafb21da301157a65e435fec354fd92c28ff076b942ed9c32429cd1ac6580379",
+    "channels": "6eebd28d7ab754746fc1aebfeccd48cd6e42f8a7cba86f8df20fc0ed00732a95",
+    "signal": "df549993dd833faded78de52d64ac9d535a75d3d1a5b10e37ed10293aee76ec8",
+    "columns": "2f9e66ecc1e3a10e2033a4c17c709f380f8aa09e397b7736c42cf69bdef8f755",
+    "noisy columns": "121e0c8abfa4b13f8fbaff72ee02037d5cf7c90485fb8f21480a15494cc44a2f",
+    "tokens": "05333173eb048d36309d2fddd6266a379b36c06ae784bc57a07fe1c38d3a4988",
+    "labels": "c330a454467fe6a1d9350dcfa96c0c66a521dd23f4283474350438a02de878b1",
+    "nothing": "a8e31adf2da21d875305d46003688a68c863f42d8c3df72f134a23619fbab126",
 }  # fmt: skip
 
-# SHA-256 of the coded sections. Those of version 4 have these digests too, its sections "offsets"
-# and "coefficients" joined: version 5 changed what stands around them, not how samples are coded.
+# SHA-256 of the coded sections, with steps relative to the range. Those of version 4 have these
+# digests too, its sections "offsets" and "coefficients" joined: versions 5 and 6 changed what
+# stands around them, not how samples are coded.
 GOLDEN_SECTIONS = {
     "image": {
         "targets": "340696b349a0d53bb0fcca365755603339020bacdf399ee079f390bd58525720",
@@ -80,37 +97,83 @@ GOLDEN_SECTIONS = {
 }  # fmt: skip
 
 LOSSLESS, DITHERED = CodecOptions("lossless"), CodecOptions(quantizer="dithered")
+RANGE = CodecOptions(relative_to="range")
+DITHERED_RANGE = replace(RANGE, quantizer="dithered")
+STOCHASTIC_RANGE = replace(RANGE, quantizer="stochastic")
 SPECS = {
-    "image": SampleSpec((3, 8, 8), classes=10),
-    "blocks": SampleSpec((1, 9, 7), classes=3, codec=CodecOptions(block=4, step=0.05)),
-    "dithered": SampleSpec((3, 8, 8), classes=10, codec=DITHERED),
-    "series": SampleSpec((2, 30), "float32", -1, 1, 0, 2, CodecOptions(quantizer="stochastic")),
-    "table": SampleSpec((5,), "float32", -1, 1, 1000, codec=CodecOptions(step=0.01)),
-    "rows": SampleSpec((5,), "float32", -1, 1, 0, 2, CodecOptions(quantizer="dithered", step=0.01)),
+    "image": SampleSpec((3, 8, 8), classes=10, codec=RANGE),
+    "blocks": SampleSpec((1, 9, 7), classes=3, codec=replace(RANGE, block=4, step=0.05)),
+    "dithered": SampleSpec((3, 8, 8), classes=10, codec=DITHERED_RANGE),
+    "series": SampleSpec((2, 30), "float32", -1, 1, 0, 2, STOCHASTIC_RANGE),
+    "table": SampleSpec((5,), "float32", -1, 1, 1000, codec=replace(RANGE, step=0.01)),
+    "rows": SampleSpec((5,), "float32", -1, 1, 0, 2, replace(DITHERED_RANGE, step=0.01)),
     "pixels": SampleSpec(
-        (1, 9, 7), classes=3, codec=CodecOptions("columns", quantizer="stochastic", step=1 / 3)
+        (1, 9, 7), classes=3, codec=replace(STOCHASTIC_RANGE, codec="columns", step=1 / 3)
     ),
     "lossless": SampleSpec((1, 4, 4), classes=2, codec=LOSSLESS),
     "floats": SampleSpec((2, 3), "float32", -1, 1, 2, codec=LOSSLESS),
-    "empty": SampleSpec((3, 8, 8), classes=10),
+    "empty": SampleSpec((3, 8, 8), classes=10, codec=RANGE),
+    # relative to the spread, which is the default
+    "photographs": SampleSpec((3, 8, 8), classes=10),
+    "faint": SampleSpec((3, 9, 7), classes=10, codec=CodecOptions(block=4)),
+    "weak band": SampleSpec((3, 8, 8), classes=10),
+    "bands": SampleSpec((13, 4, 4), "float32", -1, 1, 10),
+    "grey": SampleSpec((9, 7), classes=10),
+    "channels last": SampleSpec((9, 7, 3), classes=10),
+    "channels": SampleSpec((3, 30), "float32", -1000, 1000, 10, codec=DITHERED),
+    "signal": SampleSpec(
+        (40,), "float32", -1, 1, 10, codec=CodecOptions("dct", quantizer="stochastic")
+    ),
+    "columns": SampleSpec((6,), "float32", -2000, 1e6),
+    "noisy columns": SampleSpec((6,), "float32", -2000, 1e6, codec=DITHERED),
+    "tokens": SampleSpec((20,), "int32", 0, 30_000, 10),
+    "labels": SampleSpec((5,), "float32", -1, 1, 0, 10),
+    "nothing": SampleSpec((3, 8, 8), classes=10),
 }
+EMPTY = ("empty", "nothing")
+SCALES = np.array([1, 1e-3, 1000, 0, 5, 20])  # of columns, whose fourth is constant
+
+
+def scaled(name: str, samples: NDArray[Any], spec: SampleSpec) -> NDArray[Any]:
+    """Samples in [-1, 1], or 0..255, as the payload of a name has them."""
+    if name == "faint":
+        return 100 + samples // 20
+    if name == "weak band":
+        return samples // np.array([1, 1, 20], np.uint8)[:, None, None]
+    if name == "bands":
+        return (samples * 0.9 ** np.arange(13)[:, None, None]).astype(np.float32)
+    if name == "channels":
+        return (samples * np.array([[1000], [1], [0]]) / 1000 + [[0], [500], [7]]).astype("f4")
+    if name.endswith("columns"):
+        unit = (samples + 2000) / (1e6 + 2000)
+        table = (unit * SCALES + np.array([0, 100, 0, 7, 0, 0])).astype(np.float32)
+        table[5, 4] = 1e6  # an outlier
+        return table
+    return samples
 
 
 def golden(name: str) -> SamplePayload:
     """A payload of samples that need no random numbers."""
     spec = SPECS[name]
-    count = 0 if name == "empty" else 12
+    count = 0 if name in EMPTY else 12
     size = int(np.prod(spec.shape))
     ramp = np.arange(count * size, dtype=np.int64)
     wave = (ramp * ramp // 7 + 31 * ramp) % 251 / 255  # in [0, 1), no two rows alike
     samples = (spec.low + wave * (spec.high - spec.low)).astype(spec.dtype)
+    samples = scaled(name, samples.reshape(count, *spec.shape), spec)
     targets: Any = np.arange(count) ** 2 % max(spec.classes, 1)
     if not spec.classes:
-        targets = (np.arange(2 * count, dtype=np.float32) / 8).reshape(count, 2)
+        targets = (np.arange(size_of_targets(spec, count)) / 8).astype(np.float32)
+        targets = targets.reshape(count, *spec.target_shape)
+    if name == "labels":
+        targets = (np.floor(targets) % 3 == 0).astype(np.float32)
     inclusion = 1 + np.arange(count) * 23 % 256 if name == "blocks" else None
-    return encode_samples(
-        samples.reshape(count, *spec.shape), targets, spec, key=(7, 8, 9), inclusion=inclusion
-    )
+    return encode_samples(samples, targets, spec, key=(7, 8, 9), inclusion=inclusion)
+
+
+def size_of_targets(spec: SampleSpec, count: int) -> int:
+    """Floats in the targets of so many samples."""
+    return count * max(1, spec.target_size)
 
 
 def digest(data: bytes) -> str:
@@ -127,10 +190,40 @@ def test_golden_bytes(name: str) -> None:
     assert digest(golden(name).to_bytes()) == GOLDEN[name]
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", GOLDEN_SECTIONS)
 def test_coded_sections_are_those_of_the_version_before(name: str) -> None:
     sections = {section: digest(part) for section, part in golden(name).sections.items() if part}
     assert sections == GOLDEN_SECTIONS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "exponents", "mixed"),
+    [
+        ("photographs", ChannelAxis.FIRST, 1, False),
+        ("faint", ChannelAxis.FIRST, 1, False),
+        ("weak band", ChannelAxis.FIRST, 3, False),
+        ("bands", ChannelAxis.FIRST, 13, True),
+        ("grey", ChannelAxis.NONE, 1, False),
+        ("channels last", ChannelAxis.LAST, 1, False),
+        ("channels", ChannelAxis.FIRST, 3, False),
+        ("signal", ChannelAxis.NONE, 1, False),
+    ],
+)
+def test_golden_plans_are_of_every_kind(
+    name: str, axis: ChannelAxis, exponents: int, mixed: bool
+) -> None:
+    payload = golden(name)
+    plan = Plan.read(Reader(payload.sections["values"]), payload.spec)
+    assert plan.axis == axis
+    assert (len(plan.stretch.exponents), bool(plan.stretch.mix)) == (exponents, mixed)
+    assert any(plan.stretch.exponents) == (name not in ("grey", "signal"))
+    assert any(plan.stretch.centres) == (name in ("faint", "weak band", "channels"))
+
+
+def test_golden_sections_are_of_every_kind() -> None:
+    assert set(golden("labels").sections) == {"targets", "vocabulary", "values"}
+    assert golden("labels").sections["vocabulary"] == np.array([0, 1], "<f4").tobytes()
+    assert set(golden("columns").sections) == {"targets", "values"}
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -210,7 +303,7 @@ def test_what_is_no_payload_at_all(data: bytes) -> None:
 
 
 def test_a_repeated_or_unknown_section_is_refused() -> None:
-    head = MAGIC + bytes([VERSION]) + SPECS["image"].to_bytes() + varint(1)
+    head = MAGIC + bytes([VERSION]) + SPECS["photographs"].to_bytes() + varint(1)
     for table in (b"\x02\x00\x00\x00\x00", b"\x01\x63\x00"):
         with pytest.raises(PayloadError, match="unknown or repeated"):
             SamplePayload.from_bytes(resealed(head + table))
@@ -231,11 +324,11 @@ def test_a_repeated_or_unknown_section_is_refused() -> None:
 )
 def test_the_key_travels_where_the_decoder_needs_it(options: CodecOptions, travels: bool) -> None:
     spec = replace(SPECS["image"], codec=options)
-    payload = SamplePayload(spec, 0, {}, (2**62, 2**40, 5))
+    payload = SamplePayload(spec, 0, {}, (2**62, 2**64 - 1, 5))
     again = SamplePayload.from_bytes(payload.to_bytes())
     assert again.key == (payload.key if travels else (0, 0, 0))
     extra = len(payload.to_bytes()) - len(SamplePayload(spec, 0, {}).to_bytes())
-    assert extra == (9 + 6 + 1 - 3 if travels else 0)
+    assert extra == (9 + 10 + 1 - 3 if travels else 0)
 
 
 # Limits
@@ -257,6 +350,10 @@ def declared(spec: SampleSpec, count: int) -> bytes:
         (SampleSpec((1, 65, 65), classes=2), 1, DecodeLimits(values=72 * 72 - 1)),
         (replace(SPECS["lossless"], dtype="float32"), 1, DecodeLimits(values=63)),
         (SampleSpec((1,), target_size=100), 1, DecodeLimits(values=399)),
+        (SampleSpec((1,)), 1, DecodeLimits(values=3)),  # a single float
+        (SampleSpec((3,), "int32", 0, 9, classes=2), 1, DecodeLimits(values=11)),
+        # with the channels where they need most padding
+        (SampleSpec((9, 2), classes=2, codec=CodecOptions(block=8)), 1, DecodeLimits(values=31)),
     ],
 )
 def test_beyond_the_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -> None:
@@ -271,6 +368,9 @@ def test_beyond_the_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -
         (SampleSpec((1, 65, 65), classes=2), DecodeLimits(values=72 * 72)),
         (replace(SPECS["lossless"], dtype="float32"), DecodeLimits(values=64)),
         (SampleSpec((1,), target_size=100), DecodeLimits(values=400)),
+        (SampleSpec((1,)), DecodeLimits(values=4)),
+        (SampleSpec((3,), "int32", 0, 9, classes=2), DecodeLimits(values=12)),
+        (SampleSpec((9, 2), classes=2, codec=CodecOptions(block=8)), DecodeLimits(values=32)),
     ],
 )
 def test_at_the_limits(spec: SampleSpec, limits: DecodeLimits) -> None:
@@ -280,15 +380,23 @@ def test_at_the_limits(spec: SampleSpec, limits: DecodeLimits) -> None:
 # What the CRC cannot catch
 
 
-@pytest.mark.parametrize("name", ["image", "series", "table", "lossless"])
+BEGIN_WITH_A_HEAD = ("table", "photographs", "bands", "columns", "labels")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["image", "series", "table", "lossless", "photographs", "bands", "columns", "tokens", "labels"],
+)
 def test_missing_sections_are_zeros_or_an_error(name: str) -> None:
     payload = golden(name)
     for section in payload.sections:
         rest = {k: v for k, v in payload.sections.items() if k != section}
         cut = replace(payload, sections=rest)
-        if (name, section) == ("table", "values"):  # they begin with the bounds of the columns
+        if section == "values" and name in BEGIN_WITH_A_HEAD:
             with pytest.raises(PayloadError, match="truncated"):
                 decode_samples(cut)
+        elif name == "labels" and section == "vocabulary":  # numbers, read as the bytes of floats
+            assert decode_samples(cut).targets.shape == (payload.count, 10)
         else:
             assert decode_samples(cut).samples.shape == (payload.count, *payload.spec.shape)
 
@@ -299,8 +407,9 @@ def test_missing_sections_are_zeros_or_an_error(name: str) -> None:
         (b"", "truncated width"),
         (b"\x05", "truncated lowest"),
         (b"\x40\x00", "64 bits"),
-        (b"\x05" + varint(1 << 40), f"{1 << 40} .zigzag"),
-        (b"\x05" + b"\xff" * 12, "longer than 9 bytes"),
+        (b"\x05" + varint(1 << 40), f"lowest symbol {1 << 39}; legal"),
+        (b"\x05" + b"\x80" * 12, "longer than 10 bytes"),
+        (b"\x05" + b"\xff" * 12, "more than 64 bits"),
     ],
 )
 def test_malformed_bounds_of_columns(values: bytes, message: str) -> None:
@@ -318,10 +427,27 @@ def test_a_label_out_of_range() -> None:
         decode_samples(replace(payload, sections={**payload.sections, **nine.sections}))
 
 
-@pytest.mark.parametrize("value", [0, 1, 127, 128, 255, 16384, 2**32, 2**63 - 1])
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 255, 16384, 2**32, 2**63 - 1, 2**64 - 1])
 def test_varint(value: int) -> None:
     assert Reader(varint(value)).varint("value") == value
     assert len(varint(value)) == max(1, -(-value.bit_length() // 7))
+
+
+@pytest.mark.parametrize("value", [2**64, 2**69, 2**70, 2**200])
+def test_a_varint_of_more_than_64_bits_is_refused(value: int) -> None:
+    with pytest.raises(PayloadError, match="client: number"):
+        Reader(varint(value)).varint("client")
+    payload = replace(golden("dithered"), key=(1, value, 0)).to_bytes()
+    with pytest.raises(PayloadError, match="client: number"):
+        SamplePayload.from_bytes(payload)
+
+
+@pytest.mark.parametrize(
+    ("value", "folded"), [(0, 0), (-1, 1), (1, 2), (-2, 3), (-(2**40), 2**41 - 1), (2**40, 2**41)]
+)
+def test_zigzag(value: int, folded: int) -> None:
+    assert zigzag(value) == varint(folded)
+    assert Reader(zigzag(value)).zigzag("value") == value
 
 
 if __name__ == "__main__":

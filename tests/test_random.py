@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from codec import CodecError, generator
 from codec.random import Stream, client_generator, server_generator, torch_seed, uniform
 
-keys = st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 3), min_size=1, max_size=4)
+keys = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), min_size=1, max_size=4)
 
 
 def test_a_key_gives_one_stream() -> None:
@@ -73,7 +73,7 @@ def test_uniform_is_uniform() -> None:
     assert abs(chi_square - 63) < 5 * np.sqrt(2 * 63)
 
 
-@pytest.mark.parametrize("key", [(-1,), (0, 2**63), (0, 0, -5)])
+@pytest.mark.parametrize("key", [(-1,), (0, 2**64), (0, 0, -5)])
 def test_a_key_out_of_range_is_refused(key: tuple[int, ...]) -> None:
     with pytest.raises(CodecError, match=str(max(key, key=abs))):
         generator(*key)

@@ -7,9 +7,10 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from codec import Refinement
-from codec.messages import REQUESTS, FilterOptions, Minibatch, Seeded
+from codec.messages import DESCRIBE, REQUESTS, FilterOptions, Minibatch, Seeded
 from codec.options import values_of
 from fl_app.config import RunConfig
+from fl_app.images import ImageKind
 from fl_app.registry import STRATEGIES, augmentation
 from strategies import QuantizedDataReplay, QuantizedDataStreaming, ServerStrategy
 from strategies.baselines import CompressedFedAvg, GradientCompression
@@ -25,11 +26,11 @@ CONFIG = RunConfig(num_rounds=3, server_steps=7, local_steps=5, device="cpu", mo
 
 def built(config: RunConfig) -> ServerStrategy:
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    return STRATEGIES[config.strategy].build(config, network, (1, 28, 28))
+    return STRATEGIES[config.strategy].build(config, network, ImageKind((1, 28, 28), "uint8", 10))
 
 
 def test_every_kind_of_work_is_a_strategy() -> None:
-    assert set(STRATEGIES) == set(REQUESTS) == set(KINDS)
+    assert set(STRATEGIES) == set(KINDS) == set(REQUESTS) - {DESCRIBE}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -33,6 +33,8 @@ CODINGS: list[dict[str, Any]] = [
     {"codec": "columns", "quantizer": "stochastic"},
     {"codec": "columns", "quantizer": "dithered"},
     {"codec": "lossless"},
+    {"relative_to": "range"},
+    {"relative_to": "range", "codec": "columns", "quantizer": "dithered"},
 ]
 COPIES = 600
 SIGMAS = 5.5
@@ -112,7 +114,7 @@ def test_lossless_keeps_every_bit_of_a_float() -> None:
 @pytest.mark.parametrize("quantizer", ["nearest", "stochastic"])
 def test_levels_of_a_pixel_quantizer_are_kept(bits: int, quantizer: str) -> None:
     step = 1 / (2**bits - 1)
-    options = CodecOptions("columns", quantizer=quantizer, step=step)
+    options = CodecOptions("columns", quantizer=quantizer, step=step, relative_to="range")
     spec = SampleSpec((3, 16, 16), classes=10, codec=options)
     level = np.random.default_rng(0).integers(0, 2**bits, (50, 3, 16, 16))
     samples = np.round(level * 255 * step).astype(np.uint8)
@@ -123,9 +125,8 @@ def test_levels_of_a_pixel_quantizer_are_kept(bits: int, quantizer: str) -> None
     ("quantizer", "bound"), [("nearest", 0.5), ("dithered", 0.5), ("stochastic", 1)]
 )
 def test_error_bound_of_a_pixel_quantizer(quantizer: str, bound: float) -> None:
-    spec = SampleSpec(
-        (1, 28, 28), classes=10, codec=CodecOptions("columns", quantizer=quantizer, step=1 / 7)
-    )
+    options = CodecOptions("columns", quantizer=quantizer, step=1 / 7, relative_to="range")
+    spec = SampleSpec((1, 28, 28), classes=10, codec=options)
     images, _ = digits(50)
     error = np.abs(round_trip(images, spec).samples - images)
     assert bound * 0.9 * 255 / 7 < error.max() <= bound * 255 / 7 + 1e-3
@@ -184,7 +185,7 @@ def test_nearest_is_biased_in_the_samples() -> None:
 @pytest.mark.parametrize("quantizer", ["stochastic", "dithered"])
 def test_variance_in_the_samples(quantizer: str) -> None:
     # tilt 0, chroma 1: one step everywhere, so that the rotation keeps the variance per pixel
-    options = {"tilt": 0.0, "chroma": 1.0, "step": 0.2}
+    options = {"tilt": 0.0, "chroma": 1.0, "step": 0.2, "relative_to": "range"}
     _, decoded = copies_of(quantizer, options)
     step = 0.2 * 255
     variance = decoded.var(axis=0, dtype=np.float64)
@@ -206,7 +207,7 @@ def test_the_key_decides_the_bytes(quantizer: str) -> None:
     assert len({encode((1, 2, 3)), encode((0, 2, 3)), encode((1, 0, 3)), encode((1, 2, 0))}) == 4
 
 
-@pytest.mark.parametrize("key", [(-1, 0, 0), (0, 2**63, 0)])
+@pytest.mark.parametrize("key", [(-1, 0, 0), (0, 2**64, 0)])
 def test_a_key_that_does_not_fit_the_wire(key: tuple[int, int, int]) -> None:
     spec = SampleSpec((4,), classes=10, codec=CodecOptions(quantizer="dithered"))
     with pytest.raises(CodecError, match="legal range"):
@@ -381,12 +382,20 @@ def test_targets_that_float32_cannot_hold(value: float) -> None:
 
 
 def test_a_step_too_small_for_the_coder() -> None:
-    spec = SampleSpec((1, 64, 64), classes=10, codec=CodecOptions(step=1e-5, tilt=0.0))
+    fine = CodecOptions(step=1e-5, tilt=0.0, relative_to="range")
+    spec = SampleSpec((1, 64, 64), classes=10, codec=fine)
     bright = np.full((1, 1, 64, 64), 255, np.uint8)
     assert np.abs(round_trip(bright, spec).samples - 255).max() < 0.01  # just below the limit
-    spec = SampleSpec((1, 256, 256), classes=10, codec=CodecOptions(step=1e-5, block=256))
+    spec = SampleSpec((1, 256, 256), classes=10, codec=replace(fine, block=256))
+    bright = np.full((1, 1, 256, 256), 255, np.uint8)
     with pytest.raises(CodecError, match="larger step"):
-        encode_samples(np.full((1, 1, 256, 256), 255, np.uint8), labels(1), spec)
+        encode_samples(bright, labels(1), spec)
+    # Relative to the spread, what is constant is in the header.
+    spec = replace(spec, codec=replace(fine, block=256, relative_to="spread"))
+    assert np.abs(round_trip(bright, spec).samples - 255).max() < 0.01
+    stripes = np.where(np.arange(256) % 2, 255, 0).astype(np.uint8)
+    with pytest.raises(CodecError, match="larger step"):
+        encode_samples(np.broadcast_to(stripes, bright.shape), labels(1), spec)
 
 
 @pytest.mark.filterwarnings("error")

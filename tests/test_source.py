@@ -6,13 +6,24 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pandas import DataFrame
 from PIL import Image
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
+from torch.utils.data.distributed import DistributedSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import ToTensor
 
-from clients.source import ArraySource, SampleSource, as_source, fetch, source_spec
-from codec import CodecError, CodecOptions
+from clients.reading import Reader
+from clients.source import ArraySource, DatasetSource, SampleSource, as_source
+from codec import CodecError
 
 
 def indices(*values: int) -> NDArray[np.int64]:
@@ -51,12 +62,16 @@ def test_array_source_refuses_unequal_lengths() -> None:
 def test_a_source_is_taken_as_it_is() -> None:
     source = digits()
     assert as_source(source) is source
+    named = as_source(source, class_names=["a", "b", "c"], value_range=(0, 200))
+    assert isinstance(named, ArraySource) and named.samples is source.samples
+    assert (named.class_names, named.low, named.high) == (["a", "b", "c"], 0, 200)
 
 
 def test_image_folder_gives_channels_first_and_knows_its_classes(folder: Path) -> None:
     source = as_source(ImageFolder(folder))
+    assert isinstance(source, DatasetSource) and source.class_names == ("cat", "dog")
     samples, targets = source.get_items(indices(0, 3))
-    assert (source.classes, source.low, source.high) == (2, 0.0, 255.0)
+    assert (source.classes, source.low, source.high) == (2, None, None)
     assert samples.shape == (2, 3, 4, 5) and samples.dtype == np.uint8
     assert samples[1, :, 2, 2].tolist() == [100, 10, 7]
     assert targets.tolist() == [0, 1]
@@ -64,11 +79,57 @@ def test_image_folder_gives_channels_first_and_knows_its_classes(folder: Path) -
 
 def test_tensors_of_a_subset_of_an_image_folder(folder: Path) -> None:
     source = as_source(Subset(Subset(ImageFolder(folder, ToTensor()), [3, 2, 0]), [0, 1]))
-    spec = source_spec(source, CodecOptions())
-    samples, targets = fetch(source, indices(0, 1), spec)
-    assert (spec.shape, spec.dtype, spec.low, spec.high) == ((3, 4, 5), "float32", 0.0, 1.0)
-    assert source.classes == 2 and targets.tolist() == [1, 1]
-    assert samples[0, 0, 0, 0] == np.float32(100 / 255)
+    reader = Reader(source)
+    batch = reader.read(indices(0, 1))
+    assert (reader.kind.shape, reader.kind.dtype) == ((3, 4, 5), "float32")
+    assert source.classes == 2 and batch.targets.tolist() == [1, 1]
+    assert batch.samples[0, 0, 0, 0] == np.float32(100 / 255)
+
+
+def test_one_class_list_of_a_data_set_in_parts(folder: Path) -> None:
+    parts = ConcatDataset([ImageFolder(folder), Subset(ImageFolder(folder), [2])])
+    source = as_source(parts)
+    assert isinstance(source, DatasetSource) and source.class_names == ("cat", "dog")
+    assert len(source) == 5 and source.get_items(indices(4))[1].tolist() == [1]
+
+
+def test_parts_with_different_classes_are_refused(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for name in ("cat", "bird"):
+        (other / name).mkdir(parents=True)
+        Image.new("RGB", (5, 4)).save(other / name / "0.png")
+    with pytest.raises(CodecError, match=r"different classes: cat, dog.* and bird, cat"):
+        as_source(ConcatDataset([ImageFolder(folder, allow_empty=True), ImageFolder(other)]))
+
+
+def pairs() -> TensorDataset:
+    return TensorDataset(torch.arange(24.0).reshape(6, 4), torch.arange(6) % 3)
+
+
+def collated(items: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.stack([10 * sample for sample, _ in items]), torch.tensor([t for _, t in items])
+
+
+@pytest.mark.parametrize("loader", [DataLoader(pairs()), DataLoader(pairs(), 4, shuffle=True)])
+def test_a_loader_stands_for_its_data_set(loader: Any) -> None:
+    samples, targets = as_source(loader, classes=3).get_items(indices(5, 1))
+    assert samples.tolist() == [[20, 21, 22, 23], [4, 5, 6, 7]] and targets.tolist() == [2, 1]
+
+
+def test_a_loader_of_its_own_collate_function() -> None:
+    loader = DataLoader(pairs(), batch_size=4, collate_fn=collated)
+    samples, targets = as_source(loader, classes=3).get_items(indices(5, 1))
+    assert samples.tolist() == [[200, 210, 220, 230], [40, 50, 60, 70]]
+    assert targets.tolist() == [2, 1]
+
+
+def test_a_loader_gives_no_samples_that_its_sampler_leaves_out() -> None:
+    source = as_source(DataLoader(pairs(), sampler=SubsetRandomSampler([4, 1])), classes=3)
+    assert len(source) == 2 and source.get_items(indices(0, 1))[1].tolist() == [1, 1]
+    assert len(as_source(DataLoader(pairs(), sampler=RandomSampler(pairs())), classes=3)) == 6
+    part: Any = DistributedSampler(pairs(), num_replicas=2, rank=0)
+    with pytest.raises(CodecError, match="DistributedSampler, which may leave samples out"):
+        as_source(DataLoader(pairs(), sampler=part), classes=3)
 
 
 def test_hugging_face_dataset_of_images() -> None:
@@ -81,87 +142,148 @@ def test_hugging_face_dataset_of_images() -> None:
     assert samples[:, 0, 0, 0].tolist() == [5, 6] and targets.tolist() == [6, 2]
 
 
-def test_regression_targets_become_float_columns() -> None:
-    generator = torch.Generator().manual_seed(0)
-    dataset = TensorDataset(torch.rand(5, 8, generator=generator), torch.arange(5.0))
-    source = as_source(dataset, classes=0)
-    spec = source_spec(source, CodecOptions())
-    _, targets = fetch(source, indices(2, 4), spec)
-    assert (spec.shape, spec.classes, spec.target_size) == ((8,), 0, 1)
-    assert targets.dtype == np.float32 and targets.tolist() == [[2.0], [4.0]]
+def columns(**features: Any) -> Any:
+    rows = {
+        "scan": [Image.new("L", (3, 3), value) for value in (5, 6)],
+        "coarse": [1, 0],
+        "finding": [6, 2],
+        "place": ["north", "south"],
+    }
+    kinds = {
+        "scan": hf.Image(),
+        "coarse": hf.Value("int64"),
+        "finding": hf.ClassLabel(names=list("abcdefg")),
+        "place": hf.Value("string"),
+    }
+    return hf.Dataset.from_dict(rows, features=hf.Features(kinds | features))
 
 
-def test_float64_samples_are_taken_as_float32() -> None:
-    source = ArraySource(np.linspace(0, 1, 12).reshape(3, 4), np.zeros(3, np.int64), 1, 0.0, 1.0)
-    spec = source_spec(source, CodecOptions())
-    assert spec.dtype == "float32" and fetch(source, indices(0), spec)[0].dtype == np.float32
+def test_hugging_face_columns_of_any_name() -> None:
+    source = as_source(columns())
+    assert isinstance(source, DatasetSource) and source.class_names == tuple("abcdefg")
+    samples, targets = source.get_items(indices(0, 1))
+    assert samples[:, 0, 0, 0].tolist() == [5, 6] and targets.tolist() == [6, 2]
 
 
-def test_unknown_classes_are_asked_for() -> None:
-    dataset = TensorDataset(torch.zeros(2, 3), torch.zeros(2, dtype=torch.long))
-    with pytest.raises(CodecError, match="pass classes="):
-        as_source(dataset)
+def test_hugging_face_columns_that_the_user_names() -> None:
+    two = columns(coarse=hf.ClassLabel(names=["x", "y"]))
+    source = as_source(two, keys=("scan", "coarse"))
+    assert isinstance(source, DatasetSource) and source.class_names == ("x", "y")
+    assert source.get_items(indices(0, 1))[1].tolist() == [1, 0]
+    with pytest.raises(CodecError, match=r"which is the sample\? Pass keys="):
+        as_source(two).get_items(indices(0))
 
 
-def test_empty_source_has_no_spec() -> None:
-    with pytest.raises(CodecError, match="0 samples"):
-        source_spec(digits(0), CodecOptions())
+def test_hugging_face_formats_and_transforms() -> None:
+    tensors = columns().with_format("torch")
+    assert as_source(tensors).get_items(indices(1))[0].shape == (1, 1, 3, 3)
+
+    def prepared(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return rows | {"pixel_values": [ToTensor()(scan) for scan in rows["scan"]]}
+
+    source = as_source(columns().with_transform(prepared))
+    samples, targets = source.get_items(indices(0, 1))
+    assert samples[0, 0, 0, 0] == np.float32(5 / 255) and targets.tolist() == [6, 2]
+
+    def renamed(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"img": rows["scan"], "label": rows["finding"]}
+
+    subset = Subset(columns().with_transform(renamed), [1])
+    samples, targets = as_source(subset).get_items(indices(0))
+    assert samples[0, 0, 0, 0] == 6 and targets.tolist() == [2]
 
 
-def broken(value: float, row: int) -> ArraySource:
-    samples = np.full((4, 2, 3), 0.5, np.float32)
-    samples[row, 1, 2] = value
-    return ArraySource(samples, np.zeros(4, np.int64), 2, 0.0, 1.0)
+def test_classes_may_be_a_number() -> None:
+    class Counted(TensorDataset):
+        classes = 5
+
+    assert as_source(Counted(torch.zeros(3, 2), torch.zeros(3))).classes == 5
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.25, 1.25])
-def test_illegal_values_are_named(value: float) -> None:
-    source = broken(value, row=3)
-    spec = source_spec(source, CodecOptions())
-    with pytest.raises(CodecError, match=rf"sample 3: value {value} outside \[0, 1\]"):
-        fetch(source, indices(1, 3, 2), spec)
-    fetch(source, indices(0, 1, 2), spec)
+@pytest.mark.parametrize("make", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize("pair", [tuple, list])
+def test_two_arrays(make: Any, pair: Any) -> None:
+    data = pair((make(np.arange(12.0).reshape(6, 2)), make(np.arange(6) % 3)))
+    samples, targets = as_source(data).get_items(indices(5, 0))
+    assert samples.tolist() == [[10, 11], [0, 1]] and targets.tolist() == [2, 0]
 
 
-def test_uint8_values_are_checked_against_a_narrow_range() -> None:
-    source = ArraySource(np.full((2, 3), 9, np.uint8), np.zeros(2, np.int64), 1, 0.0, 8.0)
-    with pytest.raises(CodecError, match=r"sample 1: value 9 outside \[0, 8\]"):
-        fetch(source, indices(1), source_spec(source, CodecOptions()))
+def test_two_arrays_with_names_of_classes() -> None:
+    data = (np.zeros((3, 2)), np.array(["cat", "dog", "cat"]))
+    source = as_source(data, class_names=["dog", "cat"])
+    assert source.classes == 2 and source.get_items(indices(0, 1, 2))[1].tolist() == [1, 0, 1]
+    with pytest.raises(CodecError, match="target is 'cat'; pass class_names="):
+        as_source(data)
+
+
+def test_a_list_of_pairs() -> None:
+    data = [(np.full((2, 2), k, np.uint8), "ab"[k % 2]) for k in range(4)]
+    source = as_source(data, class_names="ab")
+    assert source.get_items(indices(3, 2))[1].tolist() == [1, 0]
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter([(torch.zeros(3), 0)])
+
+    def __len__(self) -> int:
+        return 1
 
 
 @pytest.mark.parametrize(
-    ("targets", "message"),
+    ("dataset", "told"),
     [
-        (np.array([0, 1, 3]), r"target of sample 2: value 3 outside \[0, 2\]"),
-        (np.array([0, -1, 1]), r"target of sample 1: value -1 outside \[0, 2\]"),
-        (np.array([0.0, 1.0, 2.0]), "expected integers"),
-        (np.zeros((3, 2), np.int64), "expected integers"),
+        (Stream(), "Stream without length or items by index; legal: a map-style"),
+        (DataLoader(Stream()), "Stream without length or items by index"),
+        (iter([(1, 2)]), "list_iterator without length or items by index"),
+        ({"train": [], "test": []}, r"keys train, test; legal: .* dataset\['train'\]"),
+        ((np.zeros((3, 2)), np.zeros(2)), "2 targets for 3 samples"),
+        (DataFrame({"a": [1]}), "DataFrame; legal: two arrays"),
+        ((torch.zeros(3, 2).to_sparse(), np.zeros(3)), "sample is sparse"),
     ],
 )
-def test_illegal_labels_are_named(targets: NDArray[Any], message: str) -> None:
-    source = ArraySource(np.zeros((3, 4), np.uint8), targets, 3, 0.0, 255.0)
-    with pytest.raises(CodecError, match=message):
-        fetch(source, indices(0, 1, 2), source_spec(source, CodecOptions()))
+def test_what_is_no_data_set_is_refused(dataset: Any, told: str) -> None:
+    with pytest.raises(CodecError, match=told):
+        as_source(dataset)
 
 
-def test_illegal_float_targets_are_named() -> None:
-    targets = np.array([[0.0, 1.0], [np.nan, 0.0]], np.float32)
-    source = ArraySource(np.zeros((2, 4), np.uint8), targets, 0, 0.0, 255.0)
-    with pytest.raises(CodecError, match="target of sample 1: value nan"):
-        fetch(source, indices(0, 1), source_spec(source, CodecOptions()))
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"keys": ("img",)}, r"keys = \('img',\) must be two names"),
+        ({"keys": "ab"}, "keys = 'ab' must be two names"),
+        ({"value_range": (1, 0)}, r"value_range = \(1, 0\) must be two numbers, the lower"),
+        ({"value_range": (0, 1, 2)}, r"value_range = \(0, 1, 2\) must be two numbers"),
+        ({"value_range": 255}, "value_range = 255 must be two numbers"),
+        ({"value_range": (0, float("nan"))}, "must be two numbers"),
+        ({"classes": 3, "class_names": ["a", "b"]}, "classes = 3, but there are 2 class names"),
+        ({"class_names": ["a", "a"]}, "class names repeat: a, a"),
+    ],
+)
+def test_illegal_arguments_are_named(options: dict[str, Any], told: str) -> None:
+    for dataset in (pairs(), (np.zeros((3, 2)), np.zeros(3))):
+        with pytest.raises(CodecError, match=told):
+            as_source(dataset, **options)
 
 
-def test_integer_samples_other_than_uint8_are_refused() -> None:
-    source = ArraySource(np.zeros((2, 4), np.int32), np.zeros(2, np.int64), 1, 0.0, 255.0)
-    with pytest.raises(CodecError, match="dtype int32"):
-        source_spec(source, CodecOptions())
+class OwnSource:
+    classes, low, high = 2, 0.0, 1.0
+
+    def __len__(self) -> int:
+        return 3
+
+    def get_items(self, indices: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[Any]]:
+        return np.zeros((len(indices), 2)), np.zeros(len(indices), int)
 
 
-def test_images_of_different_sizes_are_named(folder: Path) -> None:
+def test_a_source_of_ones_own_says_itself_what_it_is() -> None:
+    source = OwnSource()
+    assert as_source(source) is source
+    with pytest.raises(CodecError, match="classes, low, high given for OwnSource"):
+        as_source(source, classes=3, value_range=(0, 2))
+
+
+def test_samples_of_several_shapes_are_named(folder: Path) -> None:
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(folder / "dog" / "2.png")
-    source = as_source(ImageFolder(folder))
-    spec = source_spec(source, CodecOptions())
-    with pytest.raises(CodecError, match=r"sample 4 has shape \(3, 9, 9\)"):
-        fetch(source, indices(0, 4), spec)
-    with pytest.raises(CodecError, match=r"samples 4..4: uint8 of shape \(1, 3, 9, 9\)"):
-        fetch(source, indices(4), spec)
+    with pytest.raises(CodecError, match=r"sample 4 has shape \(3, 9, 9\), sample 0 has"):
+        as_source(ImageFolder(folder)).get_items(indices(0, 4))

@@ -18,6 +18,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "block": st.just(0) | st.integers(2, 256),
     "quantizer": st.sampled_from(["nearest", "stochastic", "dithered"]),
     "step": st.floats(1e-5, 100),
+    "relative_to": st.sampled_from(["spread", "range"]),
     "tilt": st.floats(0, 1000),
     "chroma": st.floats(0.01, 1000),
     "quality": st.integers(1, 100),
@@ -43,8 +44,17 @@ shared: dict[str, Any] = {
     "codec": used_options("auto", "columns", "lossless"),  # all others look at the shape
     "dtype": st.sampled_from(DTYPES),
 }
-specs = st.builds(SampleSpec, classes=st.integers(1, 1 << 24), **shared) | st.builds(
-    SampleSpec, target_size=st.integers(1, 1 << 20), **shared
+
+
+def made_spec(dtype: str, low: float, high: float, **values: Any) -> SampleSpec:
+    """A spec; of whole numbers, in a range that is legal for them."""
+    if dtype == "int32":
+        low, high = max(low, -(2.0**24)), min(high, 2.0**24)
+    return SampleSpec(dtype=dtype, low=low, high=high, **values)
+
+
+specs = st.builds(made_spec, classes=st.integers(1, 1 << 24), **shared) | st.builds(
+    made_spec, target_size=st.integers(0, 1 << 20), **shared
 )
 
 
@@ -164,7 +174,7 @@ def test_numpy_numbers_are_taken() -> None:
         ({"shape": (1, 1, 1, 1, 1)}, r"shape = \(1, 1, 1, 1, 1\) must be 1 to 4"),
         ({"shape": (3, 0, 8)}, r"shape = \(3, 0, 8\) must be .* >= 1"),
         ({"shape": (3, -4, 8)}, r"shape = \(3, -4, 8\) must be .* >= 1"),
-        ({"shape": (3, 1.5, 8)}, r"shape = \(3, 1.5, 8\) must be .* whole numbers"),
+        ({"shape": (3, 1.5, 8)}, r"shape = \(3, 1.5, 8\) must be a list, each a whole number"),
         ({"shape": (3, 1 << 12, 1 << 12)}, f"at most {MAX_VALUES_PER_SAMPLE}"),
         ({"shape": (MAX_VALUES_PER_SAMPLE, 1, 1)}, "a block of"),
         ({"dtype": "float64"}, "float64.*uint8, float32"),
@@ -173,12 +183,17 @@ def test_numpy_numbers_are_taken() -> None:
         ({"high": float("nan")}, "high = nan"),
         ({"high": float("inf")}, "high = inf"),
         ({"low": -1e31}, r"low = -1e\+31 must be in \[-1e\+30, 1e\+30\]"),
-        ({"classes": 0}, "exactly one"),
-        ({"target_size": 2}, "exactly one"),
+        ({"target_size": 2}, "classes is 10 and target_size 2; at most one"),
+        ({"dtype": "int32", "high": 2.0**25}, "integers lie in .*up to .-16777216. Give larger"),
+        ({"dtype": "int32", "low": -(2.0**25)}, "integers lie in"),
         ({"classes": -1}, "classes = -1"),
         ({"classes": (1 << 24) + 1}, "classes = 16777217"),
         ({"classes": 0, "target_size": 1 << 21}, "target_size = 2097152"),
-        ({"shape": (5,), "codec": CodecOptions("dct")}, "'dct' codes.*use codec = 'columns'"),
+        ({"shape": (5, 4, 3, 2), "codec": CodecOptions("dct")}, "'dct' codes.*codec = 'columns'"),
+        (
+            {"shape": (5,), "codec": CodecOptions("dct", relative_to="range")},
+            "'dct' codes.*use codec = 'columns'",
+        ),
     ],
 )
 def test_an_illegal_spec(changes: dict[str, Any], message: str) -> None:
@@ -198,6 +213,26 @@ def test_auto_takes_the_codec_of_the_shape(shape: tuple[int, ...], codec: str) -
     assert spec.codec == replace(options, codec=codec)
     assert spec.sample_codec is SAMPLE_CODECS[codec]
     assert SampleSpec(shape, classes=2, codec=spec.codec) == spec
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 5, 5)])
+def test_auto_keeps_whole_numbers_as_they_are(shape: tuple[int, ...]) -> None:
+    spec = SampleSpec(shape, "int32", 0, 30_000, classes=2)
+    assert spec.codec.codec == "lossless"
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape", "kind"),
+    [
+        ({"classes": 10}, (), "10 classes"),
+        ({"target_size": 3}, (3,), "vectors of 3"),
+        ({"target_size": 1}, (1,), "vectors of 1"),
+        ({}, (), "single floats"),
+    ],
+)
+def test_targets_of_a_spec(changes: dict[str, int], shape: tuple[int, ...], kind: str) -> None:
+    spec = SampleSpec((3, 8, 8), **changes)  # type: ignore[arg-type]  # whole numbers
+    assert (spec.target_shape, spec.target_kind) == (shape, kind)
 
 
 def test_a_codec_may_be_given_by_name() -> None:

@@ -59,6 +59,8 @@ class Reader:
         for group in range(_MAX_VARINT_BYTES):
             byte = self.byte(what)
             value |= (byte & 0x7F) << (7 * group)
+            if value >> 64:
+                raise PayloadError(f"{what}: number of more than 64 bits")
             if byte < 0x80:
                 return value
         raise PayloadError(f"{what}: number longer than {_MAX_VARINT_BYTES} bytes")

@@ -14,7 +14,7 @@ _FEW_CHANNELS, _MANY_CHANNELS = 4, 32
 _SMOOTH = 0.5  # energy of the steps between neighbours, relative to that of unrelated values
 _LEAST_SPREAD = 1 / 8  # standard deviation of most places, relative to that of all values
 _SHORTEST_SERIES = 16
-_LOOKED_AT = 256  # samples
+_LOOKED_AT = 64  # samples
 
 
 class ChannelAxis(IntEnum):
@@ -50,16 +50,16 @@ class ChannelAxis(IntEnum):
 def channel_axis_of(samples: NDArray[Any]) -> ChannelAxis:
     """Return how samples (N, *shape) of one to three axes are read.
 
-    Three axes are (H, W, C) if the last is no longer than channels are and both others are. Two
-    axes are a grey image (H, W) if the values are 8-bit or go on smoothly along the first, else a
-    series (C, T). A single axis is a series (T,). A shape that is read wrongly costs bytes, nothing
-    else.
+    Three axes are (H, W, C) if the last is short and both others are longer; of more than 4
+    channels, if values go on more smoothly along the first axis than along the last. Two axes are
+    a grey image (H, W) if the values are 8-bit or go on smoothly along the first, else a series
+    (C, T). A single axis is a series (T,). A shape that is read wrongly costs bytes, nothing else.
     """
     shape = samples.shape[1:]
     if len(shape) == 1:
         return ChannelAxis.NONE
     if len(shape) == 3:
-        return ChannelAxis.LAST if _channels_last(shape) else ChannelAxis.FIRST
+        return ChannelAxis.LAST if _channels_last(samples) else ChannelAxis.FIRST
     grey = samples.dtype == np.uint8 or goes_on(samples)
     return ChannelAxis.NONE if grey and min(shape) > 1 else ChannelAxis.FIRST
 
@@ -70,9 +70,17 @@ def measured_axis(samples: NDArray[Any]) -> ChannelAxis:
     return ChannelAxis.FIRST if table or samples.ndim > 4 else channel_axis_of(samples)
 
 
-def _channels_last(shape: tuple[int, ...]) -> bool:
-    *sides, last = shape
-    return last <= _FEW_CHANNELS < shape[0] or (last <= _MANY_CHANNELS and last < min(sides))
+def _channels_last(samples: NDArray[Any]) -> bool:
+    *sides, last = samples.shape[1:]
+    if last >= min(sides) or last > _MANY_CHANNELS:
+        return False
+    return last <= _FEW_CHANNELS or _roughness(samples, 1) < _roughness(samples, 3)
+
+
+def _roughness(samples: NDArray[Any], axis: int) -> float:
+    """Return the mean square of the steps between neighbours along an axis."""
+    values = samples[:_LOOKED_AT].astype(np.float64)
+    return float(np.square(np.diff(values, axis=axis)).mean())
 
 
 def is_series(samples: NDArray[Any]) -> bool:
@@ -90,7 +98,7 @@ def goes_on(samples: NDArray[Any]) -> bool:
         return False
     values = samples[:_LOOKED_AT].astype(np.float64)
     variance = values.var()
-    if np.square(np.diff(values, axis=1)).mean() >= 2 * _SMOOTH * variance:
+    if _roughness(samples, 1) >= 2 * _SMOOTH * variance:
         return False
     places = values.var(axis=(0, *range(2, values.ndim)))
     there = places[places > 0]

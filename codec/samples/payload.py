@@ -8,6 +8,7 @@ Numbers are varints where no size is given. The CRC covers everything before it.
 ``docs/payload.md``.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Mapping
@@ -123,7 +124,8 @@ class SamplePayload:
 
 
 def _check_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -> None:
-    per_sample = max(spec.sample_codec.decoded_values(spec), 4 * max(1, spec.target_size))
+    target_bytes = 0 if spec.classes else 4 * math.prod(spec.target_shape)
+    per_sample = max(spec.sample_codec.decoded_values(spec), target_bytes)
     if count > limits.samples or count * per_sample > limits.values:
         raise PayloadError(
             f"{count} samples of {per_sample} values; the limits are {limits.samples} samples "

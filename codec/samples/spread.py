@@ -32,10 +32,10 @@ _MIX_UNIT = 127  # entries of the mixing matrix travel in 1/127
 ROUNDING = 2.0**-22  # of the largest value: what spreads less is constant
 _OF_CONSTANT = 2.0**-12  # what is constant is kept to this share of its value
 _RARE = 0.05  # share of the samples that may be outliers
-_FEWEST_FOR_OUTLIERS = 8  # samples
-_OUTLYING = 16.0  # deviation of all samples, as a multiple of that without the rarest
-_TEMPLATE = 2.0  # deviation within a sample, as a multiple of that from sample to sample
-_TEMPLATE_MOST = 16.0
+_FEWEST = 8  # samples whose spread is looked at one by one
+# Ratios of deviations from which the smaller one counts: with and without outliers; within a
+# sample and from sample to sample.
+_OUTLYING, _SHARED = 16.0, 2.0
 _CHUNK = 1 << 18  # values that are widened at once
 
 
@@ -81,10 +81,8 @@ class Moments:
         rounding = np.square(ROUNDING * np.maximum(np.abs(lowest), np.abs(highest)))
         inner = _usual(within)
         outer = within.mean(axis=0) + means.var(axis=0)
-        if count >= _FEWEST_FOR_OUTLIERS:  # a pattern that all samples share says nothing
-            inner = np.where(
-                across > rounding, _at_most(inner, _TEMPLATE**2 * across, _TEMPLATE_MOST**2), inner
-            )
+        if count >= _FEWEST:  # a pattern that all samples share says nothing
+            inner = _unless_far(inner, np.where(across > rounding, across, 0), _SHARED)
         variance = np.where(inner > rounding, inner, np.where(outer > rounding, outer, 0.0))
         return cls(means.mean(axis=0) + middle, variance, highest - lowest)
 
@@ -136,18 +134,17 @@ class Moments:
 
 
 def _usual(within: Floats) -> Floats:
-    """Return the mean of the variances (N, C), not moved far by a few samples' own."""
+    """Return the mean of the variances (N, C), without a few samples' if those rule it."""
     mean: Floats = within.mean(axis=0)
-    if len(within) < _FEWEST_FOR_OUTLIERS:
+    if len(within) < _FEWEST:
         return mean
     edge = np.quantile(within, 1 - _RARE, axis=0, method="lower")
-    usual = np.minimum(within, edge).mean(axis=0)
-    return np.where(usual > 0, np.minimum(mean, _OUTLYING**2 * usual), mean)
+    return _unless_far(mean, np.minimum(within, edge).mean(axis=0), _OUTLYING)
 
 
-def _at_most(values: Floats, bound: Floats, furthest: float) -> Floats:
-    """Return values no larger than a bound, but for at least their `furthest` part."""
-    return np.maximum(np.minimum(values, bound), values / furthest)
+def _unless_far(variance: Floats, other: Floats, ratio: float) -> Floats:
+    """Return variances, or others where these are not zero and their deviation much smaller."""
+    return np.where((other > 0) & (variance > ratio**2 * other), other, variance)
 
 
 @dataclass(frozen=True)
@@ -292,8 +289,12 @@ def _components(stretched: Array) -> bytes:
     """Return the principal components of channels (N, C, ...), as they travel."""
     flat = np.moveaxis(stretched, 1, 0).reshape(stretched.shape[1], -1)
     centred = flat - flat.mean(axis=1, keepdims=True)
+    centred /= max(float(np.abs(centred).max()), np.finfo(np.float32).tiny)  # squares fit
     _, vectors = np.linalg.eigh((centred @ centred.T).astype(np.float64))
-    return np.round(vectors[:, ::-1].T * _MIX_UNIT).astype(np.int8).tobytes()
+    components = vectors[:, ::-1].T
+    largest = np.abs(components).argmax(axis=1)  # is to be positive: libraries choose either sign
+    components *= np.sign(components[np.arange(len(components)), largest])[:, None]
+    return np.round(components * _MIX_UNIT).astype(np.int8).tobytes()
 
 
 def _along_channels(values: Floats, axes: int) -> Array:
@@ -309,7 +310,7 @@ def _mixed(samples: Array, matrix: Array) -> Array:
 
 FINEST, COARSEST = -240, 200  # exponents of a column's step, in half octaves
 _DEVIATIONS = 0.5  # a column's step as a multiple of its standard deviation, at step 1
-_TAIL = 4.0  # deviation of a column, as a multiple of that of its values clipped to their usual
+_TAIL = 2.5  # deviation of a column, as a multiple of that of its usual values: outliers rule it
 
 
 def column_exponents(table: Floats, step: float, *, integers: bool = False) -> NDArray[np.int64]:
@@ -317,8 +318,8 @@ def column_exponents(table: Floats, step: float, *, integers: bool = False) -> N
 
     The step is `step` times half the column's standard deviation: what an orthonormal transform
     of 8x8 pixels has eight times as much of in its strongest coefficients. Where a few outliers
-    make most of the deviation, it is that of the other values, four times as large; a column of a
-    single value is kept to 12 bits. Whole numbers need no step below 1.
+    make most of the deviation, that of the other values counts. A column of a single value is kept
+    to 12 bits. Whole numbers need no step below 1.
 
     Returns
     -------
@@ -331,8 +332,9 @@ def column_exponents(table: Floats, step: float, *, integers: bool = False) -> N
     known = deviation > ROUNDING * largest
     low = np.quantile(table, _RARE, axis=0, method="higher")
     high = np.quantile(table, 1 - _RARE, axis=0, method="lower")
-    usual = _TAIL * np.clip(table, low, np.maximum(low, high)).std(axis=0)
-    deviation = np.where(usual > ROUNDING * largest, np.minimum(deviation, usual), deviation)
+    usual = np.clip(table, low, np.maximum(low, high)).std(axis=0)
+    ruled = (usual > ROUNDING * np.maximum(np.abs(low), np.abs(high))) & (deviation > _TAIL * usual)
+    deviation = np.where(ruled, usual, deviation)
     fine = np.maximum(step * _DEVIATIONS * deviation, (highest - lowest) * (2 / MAX_MAGNITUDE))
     size = np.where(known, fine, _OF_CONSTANT * largest)
     with np.errstate(divide="ignore"):

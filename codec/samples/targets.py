@@ -13,8 +13,6 @@ from codec.samples.payload import TARGETS, VOCABULARY, WEIGHTS, SamplePayload
 from codec.samples.spec import SampleSpec
 
 INCLUSION_UNIT = 256  # inclusion probabilities are k/256: both ends know them exactly
-
-
 _LARGEST_VOCABULARY = 64  # different floats in the targets that are coded by their number
 
 
@@ -22,21 +20,37 @@ def encode_targets(targets: NDArray[Any], spec: SampleSpec) -> dict[str, bytes]:
     """Return labels, or float targets, as sections.
 
     Floats of few different values, such as those of multi-label and soft targets, are coded as
-    numbers into a vocabulary; others byte by byte.
+    numbers into a vocabulary where that is smaller; others byte by byte.
     """
     if spec.classes:
         return {TARGETS: _encode_labels(targets.astype(np.int64), spec)}
     floats = np.ascontiguousarray(targets, "<f4").reshape(len(targets), -1)
-    coder = BitEncoder()
+    plain, numbered = _encode_bytes(floats), _encode_numbers(floats)
+    if numbered is None or _size(plain) <= _size(numbered):
+        return plain
+    return numbered
+
+
+def _size(sections: dict[str, bytes]) -> int:
+    return sum(map(len, sections.values()))
+
+
+def _encode_bytes(floats: NDArray[np.float32]) -> dict[str, bytes]:
+    coder, table = BitEncoder(), floats.view(np.uint8).astype(np.int64)
+    code_columns(coder, 8, len(table), table.shape[1], table)
+    return {TARGETS: coder.finish()}
+
+
+def _encode_numbers(floats: NDArray[np.float32]) -> dict[str, bytes] | None:
+    """Return numbers and vocabulary; None if there are too many different floats."""
     # By their bits, so that every float is kept as it is, minus zero among them.
     words, numbers = np.unique(floats.view("<u4"), return_inverse=True)
-    if len(words) <= _LARGEST_VOCABULARY:
-        table = numbers.reshape(floats.shape).astype(np.int64)
-        code_columns(coder, (len(words) - 1).bit_length(), *table.shape, table)
-        return {TARGETS: coder.finish(), VOCABULARY: words.astype("<u4").tobytes()}
-    table = floats.view(np.uint8).astype(np.int64)
-    code_columns(coder, 8, *table.shape, table)
-    return {TARGETS: coder.finish()}
+    if len(words) > _LARGEST_VOCABULARY:
+        return None
+    coder, (rows, columns) = BitEncoder(), floats.shape
+    table = numbers.reshape(rows, columns).astype(np.int64)
+    code_columns(coder, (len(words) - 1).bit_length(), rows, columns, table)
+    return {TARGETS: coder.finish(), VOCABULARY: words.astype("<u4").tobytes()}
 
 
 def _encode_labels(labels: Ints, spec: SampleSpec) -> bytes:
