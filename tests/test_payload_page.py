@@ -25,8 +25,8 @@ from codec.gradients import COMPRESSORS, frame
 from codec.messages import REQUESTS, Reply
 from codec.options import OneOf
 from codec.samples import payload as payload_module
-from codec.samples.options import AUTO
 from codec.samples.block_dct.codec import Plan
+from codec.samples.options import AUTO
 from codec.samples.payload import SECTIONS
 from codec.samples.quantizer import QUANTIZERS
 from codec.samples.spec import DTYPES
