@@ -5,7 +5,7 @@ Whoever changes them on purpose (another draw, another code) takes them anew and
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from strategies import QuantizedDataReplay, QuantizedDataStreaming, ServerStrate
 from strategies.baselines import CompressedFedAvg, GradientCompression
 
 SHAPE, CLASSES, SIZES, SEED = (1, 12, 12), 4, (50, 40, 30), 7
+RANGE = CodecOptions(relative_to="range")  # as all steps were when the numbers were taken
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,7 +63,9 @@ def _noisy(samples: Tensor, stream: torch.Generator) -> Tensor:
     return samples + 0.05 * torch.randn(samples.shape, generator=stream)
 
 
-_COMMON: dict[str, Any] = {"min_available_nodes": 3, "device": "cpu", "seed": SEED}
+_COMMON: dict[str, Any] = {
+    "min_available_nodes": 3, "device": "cpu", "seed": SEED, "client_key": "partition",
+}  # fmt: skip
 _SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 
 
@@ -76,7 +79,7 @@ def _streaming(refinement: Refinement | str) -> ServerStrategy:
         _model(),
         _SGD,
         batch_size=16,
-        codec=CodecOptions(quantizer="dithered", step=0.5),
+        codec=replace(RANGE, quantizer="dithered", step=0.5),
         importance="grad-norm",
         keep_rate=0.5,
         refinement=refinement,
@@ -102,10 +105,10 @@ def _fed_avg() -> ServerStrategy:
     )
 
 
-DITHERED = CodecOptions(quantizer="dithered", step=0.3)
+DITHERED = replace(RANGE, quantizer="dithered", step=0.3)
 CASES: dict[str, tuple[Callable[[], ServerStrategy], Callable[..., Message], int, Result]] = {
     "replay": (
-        lambda: _replay(augment=_noisy),
+        lambda: _replay(augment=_noisy, codec=RANGE),
         train,
         3,
         Result(0.538862419, 1.0, -3.810098560, 42.555950232, {"targets": 45, "values": 888}),
