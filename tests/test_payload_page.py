@@ -25,10 +25,12 @@ from codec.gradients import COMPRESSORS, frame
 from codec.messages import REQUESTS, Reply
 from codec.options import OneOf
 from codec.samples import payload as payload_module
+from codec.samples.block_dct.codec import Plan
 from codec.samples.options import AUTO
 from codec.samples.payload import SECTIONS
 from codec.samples.quantizer import QUANTIZERS
 from codec.samples.spec import DTYPES
+from codec.samples.spread import COARSEST, FINEST, MOST_HALVINGS
 from sim import message_tables
 
 PAGE = (ROOT / "docs" / "payload.md").read_text(encoding="utf-8")
@@ -67,9 +69,9 @@ def test_codec_identifiers() -> None:
 
 def test_auto_stands_in_requests_with_all_options() -> None:
     assert "Identifier 0 is `auto`" in PAGE
-    assert "followed by all six options" in PAGE
+    assert "followed by all seven options" in PAGE
     assert CodecOptions(AUTO).to_bytes()[0] == 0
-    assert len(column("options", "option")) == 6
+    assert len(column("options", "option")) == 7
 
 
 def test_codec_options() -> None:
@@ -96,7 +98,8 @@ def test_options_are_the_same_in_both_tables() -> None:
 
 def test_numbers_of_names() -> None:
     fields_table = {row["field"]: row for row in table("fields")}
-    for field, names in (("quantizer", QUANTIZERS), ("dtype", DTYPES)):
+    relative = CodecOptions.__dataclass_fields__["relative_to"].metadata["legal"]
+    for field, names in (("quantizer", QUANTIZERS), ("dtype", DTYPES), ("relative_to", relative)):
         numbered = ", ".join(f"{number} {name}" for number, name in enumerate(names))
         assert fields_table[field]["meaning"].endswith(numbered)
     assert fields_table["version"]["legal values"] == str(payload_module.VERSION)
@@ -121,23 +124,25 @@ def test_section_identifiers() -> None:
     )
 
 
-OPTIONS = CodecOptions(quantizer="dithered", block=200, step=0.25)
+OPTIONS = CodecOptions(quantizer="dithered", block=200, step=0.25, relative_to="range")
 SPECS = {
     "dct": SampleSpec((3, 9, 200), classes=300),
     "dct, dithered": SampleSpec((2, 250), "float32", -1, 1, 0, 130, OPTIONS),
     "columns": SampleSpec((1, 2, 3, 4), classes=2),
+    "single floats": SampleSpec((9, 7)),
+    "tokens": SampleSpec((20,), "int32", 0, 30_000, 10),
     "columns, dithered": SampleSpec((300,), classes=2, codec=OPTIONS),
     **{name: SampleSpec((3, 8, 8), classes=10, codec=CodecOptions(name)) for name in SAMPLE_CODECS},
 }
 
 
 def made(spec: SampleSpec, count: int = 3) -> bytes:
-    """A payload with all three sections, as far as they are not empty."""
+    """A payload with three sections, as far as they are not empty."""
     rng = np.random.default_rng(0)
     samples = rng.uniform(spec.low, spec.high, (count, *spec.shape)).astype(spec.dtype)
     targets: Any = rng.integers(0, max(1, spec.classes), count)
     if not spec.classes:
-        targets = rng.normal(size=(count, spec.target_size)).astype(np.float32)
+        targets = rng.normal(size=(count, *spec.target_shape)).astype(np.float32)
     inclusion = np.arange(1, count + 1)
     return encode_samples(
         samples, targets, spec, key=(2**40, 300, 7), inclusion=inclusion
@@ -265,7 +270,7 @@ def dissected(name: str) -> list[tuple[bytes, str]]:
     return parts
 
 
-@pytest.mark.parametrize("name", ["table", "empty"])
+@pytest.mark.parametrize("name", ["table", "labels", "nothing"])
 def test_the_dissected_payload_is_the_golden_one(name: str) -> None:
     from test_payload import golden
 
@@ -280,7 +285,7 @@ def test_the_dissected_payload_is_that_of_the_block_above() -> None:
     assert b"".join(part for part, _ in dissected("table")) == names["payload"]
 
 
-@pytest.mark.parametrize("name", ["table", "empty"])
+@pytest.mark.parametrize("name", ["table", "labels", "nothing"])
 def test_every_part_of_the_dissection_says_what_it_is(name: str) -> None:
     parts = dissected(name)
     values = read_by_table(b"".join(part for part, _ in parts))
@@ -294,7 +299,8 @@ def test_every_part_of_the_dissection_says_what_it_is(name: str) -> None:
     assert said[f"CRC-32 of the {sum(len(part) for part, _ in parts) - 4} bytes above"] == (
         f"{values['CRC-32']:#x}"
     )
-    for field in ("version", "codec", "quantizer", "dtype", "axes", "count", "target size"):
+    fields_said = ("version", "codec", "quantizer", "relative_to", "dtype", "axes", "count")
+    for field in (*fields_said, "target size"):
         assert said[field].split(",")[0] == str(values[field])
     for field in ("step", "low", "high"):
         assert float(said[field]) == pytest.approx(values[field])
@@ -311,6 +317,57 @@ def test_the_dissected_sections_are_as_said() -> None:
     assert (1000 - 1).bit_length() == 10
     steps = np.round((decoded.samples + 1) / 0.02).astype(int)
     assert (int(steps.min()), int(steps.max()).bit_length()) == (0, 7)
+
+
+# The plan of dct, and the steps of columns
+
+
+PLANS = [
+    "photographs",
+    "faint",
+    "weak band",
+    "bands",
+    "grey",
+    "channels last",
+    "channels",
+    "signal",
+]
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_is_what_the_page_says(name: str) -> None:
+    from test_payload import golden
+
+    payload = golden(name)
+    spec, reader = payload.spec, cursor.Reader(payload.sections["values"])
+    axis, first = divmod(reader.byte("channel axis"), 64)
+    shape = spec.shape
+    coded = {0: shape, 1: (1, *shape), 2: (shape[-1], *shape[:-1])}[axis]
+    one_for_all = len(coded) == 3 and coded[0] in (1, 3) and first != 63
+    rest = 0 if one_for_all else 3 if first == 63 else coded[0] - 1
+    exponents = [*([] if first == 63 else [first]), *(reader.byte("spread") for _ in range(rest))]
+    centres = [reader.zigzag("centre") if k else 0 for k in exponents]
+    mixed = len(coded) == 3 and 4 <= coded[0] <= 32
+    mix = np.frombuffer(reader.take(coded[0] ** 2 if mixed else 0, "mix"), np.int8) / 127
+    assert max(exponents) <= 60 and (not mixed or abs(np.linalg.det(mix.reshape(13, 13))) > 0.5)
+
+    plan = Plan.read(cursor.Reader(payload.sections["values"]), spec)
+    assert (plan.axis, plan.stretch.exponents) == (axis, tuple(exponents))
+    x = np.random.default_rng(0).uniform(spec.low, spec.high, (2, *coded)).astype(np.float32)
+    lines = (-1, *[1] * (len(coded) - 1))
+    gain = 2.0 ** (np.array(exponents).reshape(lines) / 2)
+    width, middle = spec.high - spec.low, (spec.low + spec.high) / 2
+    stretched = gain * (x - middle) - np.array(centres).reshape(lines) * width
+    if mixed:
+        left, _, right = np.linalg.svd(mix.reshape(13, 13))
+        stretched = np.einsum("kc,nc...->nk...", left @ right, stretched)
+    np.testing.assert_allclose(plan.stretch.forward(x), stretched, rtol=1e-4, atol=1e-4 * width)
+
+
+def test_legal_values_of_plans_and_columns() -> None:
+    assert f"0 to {MOST_HALVINGS}, or 63" in PAGE
+    assert f"-2^{MOST_HALVINGS // 2} to 2^{MOST_HALVINGS // 2}" in PAGE
+    assert f"each e is {FINEST} to {COARSEST}" in PAGE
 
 
 # The gradient frame

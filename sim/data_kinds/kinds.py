@@ -97,7 +97,7 @@ KINDS = (
     _signals(
         "bands",
         "13 bands of a satellite",
-        "uint16 (13, 24, 24)",
+        "uint16 (13, 16, 16)",
         signals.scenes,
         partial(image_network, 13, signals.COVERS),
     ),

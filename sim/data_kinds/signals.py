@@ -144,15 +144,15 @@ def _mel_filters(bands: int, frame: int, rate: int) -> NDArray[np.float64]:
 
 
 def scenes(count: int, rng: np.random.Generator) -> tuple[NDArray[np.uint16], Labels]:
-    """Return satellite images of 13 bands, uint16 (N, 13, 24, 24), and what covers most of it.
+    """Return satellite images of 13 bands, uint16 (N, 13, 16, 16), and what covers most of it.
 
     Reflectance in units of 1/10,000, as Sentinel-2's are.
     """
     labels = rng.integers(COVERS, size=count)
     bias = 0.9 * np.eye(COVERS)[labels][:, :, None, None]
-    shares = np.exp(2 * (_textures(count, COVERS, 24, rng) + bias))
+    shares = np.exp(2 * (_textures(count, COVERS, 16, rng) + bias))
     shares /= shares.sum(axis=1, keepdims=True)
-    light = rng.uniform(0.7, 1.3, (count, 1, 1, 1)) * (1 + 0.1 * _textures(count, 1, 24, rng))
+    light = rng.uniform(0.7, 1.3, (count, 1, 1, 1)) * (1 + 0.1 * _textures(count, 1, 16, rng))
     reflected = np.einsum("nkhw,kb->nbhw", shares, 10 * _SPECTRA) * light
     noisy = reflected + rng.normal(0, 15, reflected.shape)
     return np.clip(np.rint(noisy), 0, 10_000).astype(np.uint16), labels
