@@ -263,7 +263,7 @@ def numbers(value: Any, what: str) -> NDArray[Any]:
         ) from error
     if array.dtype.kind not in "iufb":
         raise ItemError(
-            f"{what} is {type(value).__name__} of {array.dtype}; legal: numbers",
+            f"{what} is {type(value).__name__} of {array.dtype}; legal: integers, floats and bool",
             f"{what} not of numbers",
         )
     return array

@@ -157,7 +157,7 @@ def test_a_frame_byte_by_byte() -> None:
         (b"", "truncated number of tensors"),
         (b"\x80", "truncated number of tensors"),
         (b"\x01\x02\x05", "truncated shape"),
-        (b"\xff" * 12, "number of tensors: number longer than 9 bytes"),
+        (b"\xff" * 12, "number of tensors: number of more than 64 bits"),
         (b"\x01\x21" + b"\x01" * 33, "33 dimensions, at most 32"),
         (b"\x00\x01", "1 parameters, expected 2"),
         (b"\x00\x02\x05", "truncated parameters"),

@@ -123,5 +123,5 @@ def test_buffers_are_sent_when_asked_for() -> None:
 
 
 def test_an_empty_client_is_named() -> None:
-    with pytest.raises(CodecError, match="source has 0 samples"):
+    with pytest.raises(CodecError, match="the data set has 0 samples"):
         _ = minibatches(0).spec

@@ -386,29 +386,29 @@ API: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     ),
     "three parts": (
         lambda: _answer([(IMAGES[0], 1, 2)]),
-        ("3 parts", "(sample, target) pair", "Wrap the data set"),
+        ("a tuple of 3", "(sample, target) pair", "Wrap the data set"),
     ),
     "mapping": (
         lambda: _answer([{"a": IMAGES[0], "b": IMAGES[0], "c": 1}]),
-        ("['a', 'b', 'c']", "Pass keys=(sample key, target key)"),
+        ("keys a, b, c", "Pass keys=(sample key, target key)"),
     ),
     "wrong keys": (
         lambda: _answer([{"a": IMAGES[0], "b": 1}] * 3, keys=("img", "label")),
-        ("['a', 'b']", "img, label"),
+        ("keys a, b,", "img, label"),
     ),
     "no data set": (lambda: _answer(None), ("NoneType", "map-style data set")),
     "iterator": (
         lambda: _answer(pair for pair in zip(IMAGES, LABELS, strict=True)),
         ("generator", "list(...) of an iterable one"),
     ),
-    "text": (lambda: _answer(_pairs("text", 1), classes=3), ("str", "legal: numbers")),
+    "text": (lambda: _answer(_pairs("text", 1), classes=3), ("str", "legal: integers, floats and bool")),
     "class in words": (
         lambda: _answer(_pairs(IMAGES[0], "cat"), classes=3),
         ("'cat'", "pass class_names="),
     ),
     "value_range": (
         lambda: _answer((IMAGES, LABELS), classes=3, value_range=(1.0, 0.0)),
-        ("[1.0, 0.0]", "low must be below high"),
+        ("(1.0, 0.0)", "the lower one first"),
     ),
     "classes": (lambda: _answer((IMAGES, LABELS), classes=-1), ("classes = -1", "in [0, ")),
     "complex": (

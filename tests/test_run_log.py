@@ -118,6 +118,7 @@ def test_failures_are_those_since_the_last_line() -> None:
 def test_the_summary_has_five_lines() -> None:
     book = RoundBook()
     book.samples_sent, book.clipped = 1200, 7
+    book._kept_sum = 1200.0
     book.skipped.update({"truncated file": 2, "not finite": 1})
     book.failures.update({"error": 4})
     record = RoundRecord(8, 0.958, 0.13, 150, 1200, 57_800, 6_400, 7_900, 10_200, 0, 0)

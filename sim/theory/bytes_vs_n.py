@@ -51,7 +51,9 @@ def measure_bytes(parameters: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _uplinks(model: "nn.Module", source: ArraySource, seed: int) -> Iterator[tuple[str, int]]:
-    options = CodecOptions("columns", quantizer="dithered", step=1 / (2**_BITS - 1))
+    options = CodecOptions(
+        "columns", quantizer="dithered", step=1 / (2**_BITS - 1), relative_to="range"
+    )
     plain = StreamingRequest(server_round=1, seed=seed, codec=options, batch_size=BATCH_SIZE)
     sent = streaming_round(ClientRound(plain, 0, source, model))
     yield "quantized data", sum(map(len, sent.payloads))

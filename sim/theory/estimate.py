@@ -78,7 +78,9 @@ def transmit(
     key : (int, int, int)
         Of the quantizer's random numbers.
     """
-    options = CodecOptions("columns", quantizer=quantizer, step=1 / (2**bits - 1))
+    options = CodecOptions(
+        "columns", quantizer=quantizer, step=1 / (2**bits - 1), relative_to="range"
+    )
     target_size = 0 if problem.classes else 1
     spec = SampleSpec((FEATURES,), "float32", LOW, HIGH, problem.classes, target_size, options)
     if problem.classes:
