@@ -20,7 +20,7 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 def run(kind: str = "8-bit", codec: str = "auto", seed: int = 0, **values: float) -> Run:
-    bytes_of = {"auto": 1000, "lossless": 4000}[codec]
+    bytes_of = {"auto": 1000, "step 0.25": 1500, "lossless": 4000}[codec]
     ours = {"score": 0.9, "payload_bytes": bytes_of, "variance_kept": 0.95}
     known = {**ours, **values}
     return Run(
@@ -35,6 +35,16 @@ def run(kind: str = "8-bit", codec: str = "auto", seed: int = 0, **values: float
     )
 
 
+def measured() -> set[tuple[str, str]]:
+    """Kinds and codecs that the command measures."""
+    finer = {(kind.name, "step 0.25") for kind in KINDS if kind.finer}
+    return finer | {(kind.name, codec) for kind in KINDS for codec in ("auto", "lossless")}
+
+
+def rows() -> int:
+    return len(measured()) - len(KINDS)
+
+
 # The command
 
 
@@ -42,14 +52,12 @@ def run(kind: str = "8-bit", codec: str = "auto", seed: int = 0, **values: float
 def test_the_command_measures_every_kind(tmp_path: Path) -> None:
     assert main(["data", "--quick", "--out", str(tmp_path)]) == 0
     runs = read_runs(tmp_path / "data-kinds-quick.jsonl")
-    assert {(r.kind, r.codec) for r in runs} == {
-        (kind.name, codec) for kind in KINDS for codec in ("auto", "lossless")
-    }
+    assert {(r.kind, r.codec) for r in runs} == measured()
     for one in runs:
         assert one.samples > 0 and 0 < one.payload_bytes < one.uplink_bytes
         assert one.codec == "auto" or one.variance_kept == 1
     lines = (tmp_path / "data-kinds-quick.md").read_text(encoding="utf-8").splitlines()
-    assert lines == table(runs) and len(lines) == 2 + len(KINDS)
+    assert lines == table(runs) and len(lines) == 2 + rows()
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path) -> None:
@@ -157,6 +165,15 @@ def test_the_verdict(ours: dict[str, float], verdict: str) -> None:
     assert row.endswith(f"| {verdict} |")
 
 
+def test_half_the_step_has_a_row_of_its_own() -> None:
+    runs = [run("bands", codec) for codec in ("auto", "step 0.25", "lossless")]
+    lines = table(runs)[2:]
+    assert [line.split("|")[1].strip() for line in lines] == [
+        "13 bands of a satellite", "13 bands of a satellite: step 0.25",
+    ]  # fmt: skip
+    assert ["25.0 %" in lines[0], "37.5 %" in lines[1]] == [True, True]
+
+
 def test_results_are_read_as_they_are_written(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     path.write_text(json.dumps(asdict(run())) + "\n")
@@ -169,7 +186,7 @@ def test_results_are_read_as_they_are_written(tmp_path: Path) -> None:
 
 def test_the_page_has_the_table_of_the_raw_results() -> None:
     lines = table(read_runs(RAW))
-    assert len(lines) == 2 + len(KINDS)
+    assert len(lines) == 2 + rows()
     assert RAW.with_suffix(".md").read_text(encoding="utf-8").splitlines() == lines
     text = PAGE.read_text(encoding="utf-8")
     assert with_table(text) == text
@@ -177,7 +194,7 @@ def test_the_page_has_the_table_of_the_raw_results() -> None:
 
 def test_the_raw_results_are_whole() -> None:
     runs = read_runs(RAW)
-    for kind in KINDS:
-        for codec in ("auto", "lossless"):
-            seeds = [one.seed for one in runs if (one.kind, one.codec) == (kind.name, codec)]
-            assert sorted(seeds) == list(range(FULL.seeds))
+    assert {(one.kind, one.codec) for one in runs} == measured()
+    for name, codec in measured():
+        seeds = [one.seed for one in runs if (one.kind, one.codec) == (name, codec)]
+        assert sorted(seeds) == list(range(FULL.seeds))

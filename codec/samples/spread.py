@@ -22,6 +22,10 @@ Floats = NDArray[np.float64]
 # Full-range photographs and digits have standard deviations of 45 to 90 of 255: their range is
 # what it is declared to be, and fainter samples are treated as if they were stretched to it.
 RANGE_OF_DEVIATION = 4.0
+# A series is transformed as a whole, which gathers its strongest samples in few coefficients: at
+# the step of photographs, fainter ones are lost. `python -m sim data`: of activities, 82 % are
+# recognised at 4 deviations, 91 % at 1, 92 % without loss.
+RANGE_OF_SERIES = 1.0
 MOST_HALVINGS = 60  # of the range, in half octaves
 _SEPARATE = 63  # stands for an exponent where red, green and blue have one each
 _UNLIKE = 4.0  # ratio of deviations from which they have
@@ -104,7 +108,9 @@ class Moments:
         there = self.variance[self.variance > 0]
         return len(there) == 0 or bool(there.max() <= _UNLIKE**2 * there.min())
 
-    def exponents(self, width: float, step: float, values: int) -> NDArray[np.int64]:
+    def exponents(
+        self, width: float, step: float, values: int, deviations: float = RANGE_OF_DEVIATION
+    ) -> NDArray[np.int64]:
         """Return how much each channel is to be stretched to fill a range, in half octaves.
 
         Parameters
@@ -115,6 +121,8 @@ class Moments:
             Smallest quantization step, as a fraction of it.
         values : int
             Numbers of a sample, which their transform may gather in one coefficient.
+        deviations : float
+            Standard deviations that are to fill the range.
 
         Returns
         -------
@@ -122,7 +130,7 @@ class Moments:
             k, for a gain of ``2**(k / 2)``; 0 where the channel fills the range.
         """
         constant = _OF_CONSTANT * np.maximum(np.abs(self.level), _OF_CONSTANT * width)
-        size = np.where(self.variance > 0, RANGE_OF_DEVIATION * np.sqrt(self.variance), constant)
+        size = np.where(self.variance > 0, deviations * np.sqrt(self.variance), constant)
         gain = width / size
         room = (MAX_MAGNITUDE / 2) * step / np.sqrt(values) - 0.5  # in ranges
         most = np.where(
@@ -183,7 +191,8 @@ class Stretch:
         images: bool,
     ) -> "Stretch":
         """Return what suits samples (N, C, ...) of some moments, for a smallest step."""
-        exponents = moments.exponents(width, step, samples[0].size)
+        deviations = RANGE_OF_DEVIATION if images else RANGE_OF_SERIES
+        exponents = moments.exponents(width, step, samples[0].size, deviations)
         apart = (moments.level - middle) / width * np.exp2(exponents / 2)
         centres = np.where(exponents > 0, np.round(apart), 0).astype(np.int64)
         stretch = cls(middle, width, tuple(exponents.tolist()), tuple(centres.tolist()))

@@ -39,6 +39,8 @@ class Kind:
         ``accuracy``, ``F1`` or ``R²``.
     criterion : callable, optional
         Default: what the strategy takes by itself.
+    finer : bool
+        Whether half the step is measured too, as the defaults lose about what they may.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Kind:
     network: Network
     metric: str = "accuracy"
     criterion: Criterion | None = None
+    finer: bool = False
 
 
 def _digits(name: str, title: str, dtype: str, convert: Convert) -> Kind:
@@ -55,8 +58,10 @@ def _digits(name: str, title: str, dtype: str, convert: Convert) -> Kind:
     return Kind(name, title, f"{dtype} (1, 28, 28)", make, partial(image_network, 1, 10))
 
 
-def _signals(name: str, title: str, kind: str, make: Signal, network: Network) -> Kind:
-    return Kind(name, title, kind, partial(tasks.signal_task, make), network)
+def _signals(
+    name: str, title: str, kind: str, make: Signal, network: Network, *, finer: bool = False
+) -> Kind:
+    return Kind(name, title, kind, partial(tasks.signal_task, make), network, finer=finer)
 
 
 def _without_channel() -> nn.Module:
@@ -100,6 +105,7 @@ KINDS = (
         "uint16 (13, 16, 16)",
         signals.scenes,
         partial(image_network, 13, signals.COVERS),
+        finer=True,
     ),
     _signals(
         "series-ct",
@@ -117,6 +123,7 @@ KINDS = (
         "float32 (1, 40, 48)",
         signals.vowels,
         partial(image_network, 1, signals.VOWELS),
+        finer=True,
     ),
     Kind(
         "table",
@@ -141,6 +148,7 @@ KINDS = (
         partial(image_network, 1, 10),
         "F1",
         nn.BCEWithLogitsLoss(),
+        finer=True,
     ),
     _signals(
         "tokens",

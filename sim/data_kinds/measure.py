@@ -21,7 +21,11 @@ from sim.in_process import flower_task
 from strategies import QuantizedDataReplay
 
 CLIENTS = 4
-CODECS = ("auto", "lossless")
+CODECS = {
+    "auto": CodecOptions(),
+    "step 0.25": CodecOptions(step=0.25),
+    "lossless": CodecOptions("lossless"),
+}
 _LEARNING_RATE = 0.01  # at its peak
 _SENT_EACH_ROUND, _STEPS_EACH_ROUND = 100, 100  # the strategy's defaults
 
@@ -33,7 +37,7 @@ class Run:
     Attributes
     ----------
     kind, codec : str
-        ``auto`` stands for the defaults.
+        Key of `CODECS`; ``auto`` stands for the defaults.
     seed : int
         Of the samples, the model and the minibatches.
     score : float
@@ -63,7 +67,7 @@ def measure(kind: Kind, codec: str, seed: int, task: Task) -> Run:
     ----------
     kind : Kind
     codec : str
-        The only option of samples that is not its default, unless it is ``auto``.
+        Key of `CODECS`: all that is not the strategy's default.
     seed : int
     task : Task
         What ``kind.make`` returned.
@@ -78,7 +82,7 @@ def measure(kind: Kind, codec: str, seed: int, task: Task) -> Run:
         partial(Adam, lr=_LEARNING_RATE),
         kind.criterion,
         partial(OneCycleLR, max_lr=_LEARNING_RATE, total_steps=steps),
-        codec=CodecOptions(codec),
+        codec=CODECS[codec],
         seed=seed,
         client_key="partition",
     )

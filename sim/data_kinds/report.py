@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sim.data_kinds.kinds import KINDS, Kind
-from sim.data_kinds.measure import CODECS, Run, measure
+from sim.data_kinds.measure import Run, measure
 
 Echo = Callable[[str], None]
+_AUTO, _FINER, _LOSSLESS = "auto", "step 0.25", "lossless"
 _MOST_POINTS, _MOST_OF_BYTES = 2.0, 1 / 3  # what the defaults are to lose and take at most
 
 
@@ -53,7 +54,8 @@ def compare_kinds(
     done = {(run.kind, run.codec, run.seed) for run in read_runs(path)}
     for kind in kinds:
         for seed in range(scale.seeds):
-            missing = [codec for codec in CODECS if (kind.name, codec, seed) not in done]
+            codecs = [_AUTO, *[_FINER] * kind.finer, _LOSSLESS]
+            missing = [codec for codec in codecs if (kind.name, codec, seed) not in done]
             task = kind.make(seed, scale.train) if missing else None
             for codec in missing:
                 assert task is not None
@@ -78,9 +80,14 @@ def read_runs(path: Path) -> list[Run]:
 
 def table(runs: Sequence[Run]) -> list[str]:
     """Return the lines of the table, in Markdown; kinds that were not measured are left out."""
-    rows = [row for kind in KINDS if (row := Row.of(kind, runs)) is not None]
+    rows = [
+        row
+        for kind in KINDS
+        for codec in (_AUTO, _FINER)
+        if (row := Row.of(kind, runs, codec)) is not None
+    ]
     head = (
-        "data", "a sample", "defaults", "lossless", "difference", "bytes", "lossless", "share",
+        "data", "a sample", "quantized", "lossless", "difference", "bytes", "lossless", "share",
         "variance kept", "target",
     )  # fmt: skip
     return [_joined(head), _joined(["---"] * len(head)), *map(_joined, map(Row.cells, rows))]
@@ -88,68 +95,73 @@ def table(runs: Sequence[Run]) -> list[str]:
 
 @dataclass(frozen=True)
 class Row:
-    """A kind with the runs of both codecs, by seed, in the same order.
+    """A kind with the runs of a codec and of the lossless one, by seed, in the same order.
 
     Attributes
     ----------
     kind : Kind
-    defaults, lossless : list of Run
+    quantized, lossless : list of Run
     """
 
     kind: Kind
-    defaults: list[Run]
+    quantized: list[Run]
     lossless: list[Run]
 
     @classmethod
-    def of(cls, kind: Kind, runs: Iterable[Run]) -> "Row | None":
+    def of(cls, kind: Kind, runs: Iterable[Run], codec: str = _AUTO) -> "Row | None":
         """Return the row of a kind; None if no seed has runs of both codecs."""
         found = {(run.codec, run.seed): run for run in runs if run.kind == kind.name}
         both = [
-            (found[CODECS[0], seed], found[CODECS[1], seed])
+            (found[codec, seed], found[_LOSSLESS, seed])
             for seed in sorted({seed for _, seed in found})
-            if all((codec, seed) in found for codec in CODECS)
+            if (codec, seed) in found and (_LOSSLESS, seed) in found
         ]
         return cls(kind, [a for a, _ in both], [b for _, b in both]) if both else None
 
     @property
     def difference(self) -> list[float]:
-        """Points by which the defaults are better, seed by seed."""
-        pairs = zip(self.defaults, self.lossless, strict=True)
+        """Points by which the quantized samples are better, seed by seed."""
+        pairs = zip(self.quantized, self.lossless, strict=True)
         return [100 * (ours.score - theirs.score) for ours, theirs in pairs]
 
     @property
     def share(self) -> float:
-        """Bytes of the defaults' payloads, as a share of the lossless ones'."""
-        return bytes_each(self.defaults) / bytes_each(self.lossless)
+        """Bytes of the quantized samples, as a share of the lossless ones'."""
+        return bytes_each(self.quantized) / bytes_each(self.lossless)
 
     @property
     def meets_accuracy(self) -> bool:
-        """Whether the defaults lose at most 2 points."""
+        """Whether at most 2 points are lost."""
         return statistics.mean(self.difference) >= -_MOST_POINTS
 
     @property
     def meets_bytes(self) -> bool:
-        """Whether they take at most a third of the bytes."""
+        """Whether at most a third of the bytes is taken."""
         return self.share <= _MOST_OF_BYTES
 
     def cells(self) -> list[str]:
         """Return the cells of the table."""
         unit = " %" if self.kind.metric == "accuracy" else f" {self.kind.metric}"
         return [
-            self.kind.title,
+            self.kind.title + self._unusual,
             self.kind.type,
-            _spread([100 * run.score for run in self.defaults]) + unit,
+            _spread([100 * run.score for run in self.quantized]) + unit,
             _spread([100 * run.score for run in self.lossless]),
             _spread(self.difference, sign="+"),
-            f"{bytes_each(self.defaults):,.1f}",
+            f"{bytes_each(self.quantized):,.1f}",
             f"{bytes_each(self.lossless):,.1f}",
             f"{100 * self.share:.1f} %",
-            f"{100 * statistics.mean(run.variance_kept for run in self.defaults):.1f} %",
+            f"{100 * statistics.mean(run.variance_kept for run in self.quantized):.1f} %",
             self._verdict(),
         ]
 
+    @property
+    def _unusual(self) -> str:
+        codec = self.quantized[0].codec
+        return "" if codec == _AUTO else f": {codec}"
+
     def _verdict(self) -> str:
-        if all(run.variance_kept == 1 for run in self.defaults):
+        if all(run.variance_kept == 1 for run in self.quantized):
             return "lossless"
         missed = [
             *([] if self.meets_accuracy else ["accuracy"]),
