@@ -401,7 +401,10 @@ API: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         lambda: _answer(pair for pair in zip(IMAGES, LABELS, strict=True)),
         ("generator", "list(...) of an iterable one"),
     ),
-    "text": (lambda: _answer(_pairs("text", 1), classes=3), ("str", "legal: integers, floats and bool")),
+    "text": (
+        lambda: _answer(_pairs("text", 1), classes=3),
+        ("str", "legal: integers, floats and bool"),
+    ),
     "class in words": (
         lambda: _answer(_pairs(IMAGES[0], "cat"), classes=3),
         ("'cat'", "pass class_names="),
