@@ -65,28 +65,17 @@ class Moments:
 
     @classmethod
     def _of_each(cls, samples: NDArray[np.generic]) -> "Moments":
-        count, channels = samples.shape[:2]
-        flat = samples.reshape(count, channels, -1)
-        middle = flat[0].astype(np.float64).mean(axis=1)
-        means, within = np.empty((count, channels)), np.empty((count, channels))
-        total, squares = np.zeros(flat.shape[1:]), np.zeros(flat.shape[1:])
-        rows = max(1, _CHUNK // max(1, flat[0].size))
-        for start in range(0, count, rows):
-            part = flat[start : start + rows] - middle[:, None]
-            means[start : start + rows] = part.mean(axis=2)
-            within[start : start + rows] = part.var(axis=2)
-            total += part.sum(axis=0)
-            squares += np.square(part).sum(axis=0)
-        across = np.maximum(squares / count - np.square(total / count), 0).mean(axis=1)
+        flat = samples.reshape(*samples.shape[:2], -1)
         lowest = flat.min(axis=(0, 2)).astype(np.float64)
         highest = flat.max(axis=(0, 2)).astype(np.float64)
         rounding = np.square(ROUNDING * np.maximum(np.abs(lowest), np.abs(highest)))
+        means, within, across = _variances(flat)
         inner = _usual(within)
-        outer = within.mean(axis=0) + means.var(axis=0)
-        if count >= _FEWEST:  # a pattern that all samples share says nothing
+        if len(flat) >= _FEWEST:  # a pattern that all samples share says nothing
             inner = _unless_far(inner, np.where(across > rounding, across, 0), _SHARED)
+        outer = within.mean(axis=0) + means.var(axis=0)
         variance = np.where(inner > rounding, inner, np.where(outer > rounding, outer, 0.0))
-        return cls(means.mean(axis=0) + middle, variance, highest - lowest)
+        return cls(means.mean(axis=0), variance, highest - lowest)
 
     def _joined(self) -> "Moments":
         """Return those of all channels as if they were one, (1,)."""
@@ -126,15 +115,44 @@ class Moments:
         constant = _OF_CONSTANT * np.maximum(np.abs(self.level), _OF_CONSTANT * width)
         varies, deviation = self.variance > 0, np.sqrt(self.variance)
         gain = width / np.where(varies, _RANGE_OF_DEVIATION * deviation, constant)
-        octaves = np.round(2 * np.log2(np.where(varies & (_FILLED * deviation >= width), 1, gain)))
-        room = (MAX_MAGNITUDE / 2) * step / np.sqrt(values) - 0.5  # in ranges
-        most = np.where(
-            self.reach > 0, max(room, 0.0) * width / np.where(self.reach > 0, self.reach, 1), np.inf
-        )
-        allowed = np.floor(2 * np.log2(np.maximum(most, 1)))
-        halvings = np.clip(np.minimum(octaves, allowed), 0, MOST_HALVINGS)
+        wanted = np.round(2 * np.log2(np.where(varies & (_FILLED * deviation >= width), 1, gain)))
+        # What the entropy coder takes, in ranges; a constant channel has no peak.
+        room = max(0.0, (MAX_MAGNITUDE / 2) * step / np.sqrt(values) - 0.5)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            allowed = np.floor(2 * np.log2(np.maximum(room * width / self.reach, 1)))
+        allowed = np.where(self.reach > 0, allowed, MOST_HALVINGS)
+        halvings = np.clip(np.minimum(wanted, allowed), 0, MOST_HALVINGS)
         exponents: NDArray[np.int64] = halvings.astype(np.int64)
         return exponents
+
+
+def _variances(flat: NDArray[np.generic]) -> tuple[Floats, Floats, Floats]:
+    """Return means and variances of each sample's channels, and the variances across samples.
+
+    Parameters
+    ----------
+    flat : (N, C, values)
+        Widened a part at a time.
+
+    Returns
+    -------
+    means, within : float64 (N, C)
+    across : float64 (C,)
+        Mean over the places of a sample.
+    """
+    count, channels, places = flat.shape
+    means, within = np.empty((count, channels)), np.empty((count, channels))
+    total, squares = np.zeros((channels, places)), np.zeros((channels, places))
+    near = flat[0].astype(np.float64).mean(axis=1)[:, None]  # so that squares are not far apart
+    rows = max(1, _CHUNK // max(1, flat[0].size))
+    for start in range(0, count, rows):
+        part = flat[start : start + rows] - near
+        means[start : start + rows] = part.mean(axis=2) + near[:, 0]
+        within[start : start + rows] = part.var(axis=2)
+        total += part.sum(axis=0)
+        squares += np.square(part).sum(axis=0)
+    across = np.maximum(squares / count - np.square(total / count), 0).mean(axis=1)
+    return means, within, across
 
 
 def _usual(within: Floats) -> Floats:
