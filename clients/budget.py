@@ -198,8 +198,8 @@ def encode_within_budget(
     budget : int
         Most bytes, 0 for no limit. At least 95% are used when `count` does not fit, unless
         the next sample alone takes the rest, or gives the payload a finer step: a spread is
-        measured in half octaves, so that one sample more may cost 40% more. A sample that takes more by itself is left out, and
-        the next one is tried.
+        measured in half octaves, so that one sample more may cost 40% more. A sample that takes
+        more by itself is left out, and the next one is tried.
     start : int
         Samples encoded first in the search for what fits, >= 1; the nearer, the shorter.
     """

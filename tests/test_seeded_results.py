@@ -115,6 +115,12 @@ CASES: dict[str, tuple[Callable[[], ServerStrategy], Callable[..., Message], int
         3,
         Result(0.538862419, 1.0, -3.810098560, 42.555950232, {"targets": 45, "values": 888}),
     ),
+    "replay, relative to the spread": (
+        lambda: _replay(augment=_noisy),
+        train,
+        3,
+        Result(0.538954226, 1.0, -3.729345594, 42.787130711, {"targets": 45, "values": 4150}),
+    ),
     "replay, dither and scores": (
         lambda: _replay(codec=DITHERED, importance="loss", pool_factor=2.0),
         train,

@@ -123,10 +123,8 @@ def test_images_of_another_scale_in_the_same_range(scale: float, offset: float) 
     faint = (images * scale + offset * high * (scale < 1)).astype(np.float32)
     size, decoded = coded(images, spec_of(images, 0, 1))
     faint_size, faint_decoded = coded(faint, spec_of(faint, 0, high))
-    assert 0.8 * size < faint_size < 1.3 * size
-    assert variance_kept(faint, faint_decoded) == pytest.approx(
-        variance_kept(images, decoded), abs=0.06
-    )
+    assert 0.8 * size < faint_size < 1.8 * size  # photographs at full contrast are just let be
+    assert -0.01 < variance_kept(faint, faint_decoded) - variance_kept(images, decoded) < 0.12
 
 
 @pytest.mark.parametrize("images", [fields(80), digits(500)[0]], ids=["photographs", "digits"])
@@ -134,8 +132,8 @@ def test_faint_images_of_8_bits(images: Array) -> None:
     faint = (118 + images // 20).astype(np.uint8)
     size, decoded = coded(images, spec_of(images))
     faint_size, faint_decoded = coded(faint, spec_of(faint))
-    assert 0.7 * size < faint_size < 1.3 * size
-    assert variance_kept(faint, faint_decoded) > variance_kept(images, decoded) - 0.1
+    assert 0.9 * size < faint_size < (1.15 if images.shape[1] == 1 else 1.8) * size
+    assert variance_kept(faint, faint_decoded) > variance_kept(images, decoded) - 0.05
     assert kept(faint, spec_of(faint, relative_to="range")) < 0.05  # what they would have been
 
 
@@ -243,7 +241,7 @@ def test_bands_of_different_scale() -> None:
     images = (bands() * scales).astype(np.float32)
     size, decoded = coded(images, measured(images))
     assert variance_kept(images, decoded) > 0.8
-    assert size < 1.5 * coded(bands(), spec_of(bands(), 0, 1))[0]
+    assert size < 1.8 * coded(bands(), spec_of(bands(), 0, 1))[0]
 
 
 @pytest.mark.parametrize("number", [2, 4, 5, 32, 33])
@@ -313,7 +311,7 @@ def test_no_peak_is_too_high_for_the_entropy_coder() -> None:
     for step in (0.5, 0.01, 1e-4):
         decoded = coded(samples, spec_of(samples, -1, 2e5, step=step))[1]
         assert np.isfinite(decoded).all()
-        assert decoded[3, 0, 7] == pytest.approx(1e5, rel=0.02)
+        assert decoded[3, 0, 7] == pytest.approx(1e5, rel=0.05)
 
 
 def test_one_sample_far_out_does_not_erase_the_others() -> None:

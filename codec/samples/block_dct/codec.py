@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     from codec.samples.spec import SampleSpec
 
 _MAX_COEFFICIENTS = 1 << 20  # of a block, all channels
-# Steps are halved, a few times at most, where they would erase most of what is to be kept: noise,
+# Steps are halved, a few times at most, where they would erase much of what is to be kept: noise,
 # which no transform gathers in a few coefficients.
-_MOST_LOST, _MOST_HALVED = 0.5, 4
+_MOST_LOST, _MOST_HALVED = 0.4, 4
 _MOST_PROBED = 1 << 20  # values that are looked at
 _AXIS_UNIT = 64  # the channel axis stands above the first exponent of the stretch
 
