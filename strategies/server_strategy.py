@@ -198,6 +198,11 @@ class ServerStrategy(Strategy):
         """
         if initial_arrays is None:
             initial_arrays = self.current_arrays()
+        if evaluate_fn is None and not self.evaluation.fraction_evaluate:
+            log(
+                INFO,
+                "nobody evaluates the model: neither evaluate_fn nor fraction_evaluate is given",
+            )
         return super().start(
             grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
         )

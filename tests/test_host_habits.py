@@ -636,6 +636,14 @@ def test_a_second_start_goes_on_and_its_rounds_are_apart() -> None:
     assert results[-1].round == 6
 
 
+def test_a_run_that_nobody_evaluates_says_so(log_lines: Callable[[str], list[str]]) -> None:
+    _replay(fraction_evaluate=1.0).start(_grid(), num_rounds=1)
+    _replay().start(_grid(), num_rounds=1, evaluate_fn=lambda *_: None)
+    assert not log_lines("nobody evaluates")
+    _replay().start(_grid(), num_rounds=1)
+    assert len(log_lines("nobody evaluates")) == 1
+
+
 def test_five_lines_end_a_run(log_lines: Callable[[str], list[str]]) -> None:
     wide = random_sources()[1]
     values = np.random.default_rng(0).uniform(0, 255, (6, *SHAPE)).astype(np.float32)

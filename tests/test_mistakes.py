@@ -195,9 +195,9 @@ MISTAKES = [*FLAGS, *FILES, *VALUES, *CONTRADICTIONS, *DATA, *OUT]
 def test_a_mistake_in_the_command_line_starts_nothing(
     mistake: Mistake, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert main(["run", *mistake.arguments.split()]) == 2
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.startswith("error: ")
