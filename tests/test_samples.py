@@ -280,9 +280,9 @@ def test_skewed_weights_cost_their_entropy() -> None:
 # Sizes
 
 
-OPTIONS: list[dict[str, Any]] = [
+OPTIONS: list[Any] = [
     {},
-    {"step": 0.05},
+    pytest.param({"step": 0.05}, marks=pytest.mark.slow),
     {"step": 0.9},
     {"block": 8},
     {"tilt": 0.0},
@@ -290,7 +290,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"quantizer": "dithered"},
     {"codec": "columns", "step": 1 / 3, "quantizer": "stochastic"},
     {"codec": "columns", "step": 1 / 3, "quantizer": "dithered"},
-    {"codec": "lossless"},
+    pytest.param({"codec": "lossless"}, marks=pytest.mark.slow),
 ]
 
 
