@@ -27,6 +27,7 @@ CODECS = {
     "lossless": CodecOptions("lossless"),
 }
 _LEARNING_RATE = 0.01  # at its peak
+_AROUND = ("message", "description")  # sections of the ledger that are no payloads
 _SENT_EACH_ROUND, _STEPS_EACH_ROUND = 100, 100  # the strategy's defaults
 
 
@@ -96,7 +97,7 @@ def measure(kind: Kind, codec: str, seed: int, task: Task) -> Run:
         seed=seed,
         score=score,
         samples=strategy.book.samples_sent,
-        payload_bytes=sum(sections.values()) - sections["message"],
+        payload_bytes=sum(b for name, b in sections.items() if name not in _AROUND),
         uplink_bytes=strategy.ledger.uplink_bytes,
         variance_kept=strategy.book.variance_kept,
     )
