@@ -282,15 +282,20 @@ def test_skewed_weights_cost_their_entropy() -> None:
 
 OPTIONS: list[Any] = [
     {},
-    pytest.param({"step": 0.05}, marks=pytest.mark.slow),
     {"step": 0.9},
-    {"block": 8},
-    {"tilt": 0.0},
-    {"quantizer": "stochastic"},
-    {"quantizer": "dithered"},
-    {"codec": "columns", "step": 1 / 3, "quantizer": "stochastic"},
-    {"codec": "columns", "step": 1 / 3, "quantizer": "dithered"},
-    pytest.param({"codec": "lossless"}, marks=pytest.mark.slow),
+]
+OPTIONS += [
+    pytest.param(options, marks=pytest.mark.slow)
+    for options in (
+        {"step": 0.05},
+        {"block": 8},
+        {"tilt": 0.0},
+        {"quantizer": "stochastic"},
+        {"quantizer": "dithered"},
+        {"codec": "columns", "step": 1 / 3, "quantizer": "stochastic"},
+        {"codec": "columns", "step": 1 / 3, "quantizer": "dithered"},
+        {"codec": "lossless"},
+    )
 ]
 
 
