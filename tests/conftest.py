@@ -5,9 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
+from hypothesis import settings
 
 # Threads of torch that wait for a busy core by spinning cost many times the work itself.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# How fast a machine is at the moment is not what properties are about.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(autouse=True)

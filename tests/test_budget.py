@@ -234,9 +234,19 @@ def test_memory_of_coding_photographs_is_bounded() -> None:
     assert len(payloads) == 3 and peak < 1.15 * 100 * 2**20
 
 
-@pytest.mark.parametrize(("step", "least", "most"), [(0.05, 0.99, 1.0), (20.0, 0.0, 0.9)])
-def test_the_share_of_the_variance_kept_is_measured(step: float, least: float, most: float) -> None:
+@pytest.mark.parametrize(
+    ("relative_to", "step", "least", "most"),
+    [
+        ("spread", 0.05, 0.99, 1.0),
+        ("spread", 80.0, 0.0, 0.6),
+        ("range", 20.0, 0.0, 0.6),
+    ],
+)
+def test_the_share_of_the_variance_kept_is_measured(
+    relative_to: Any, step: float, least: float, most: float
+) -> None:
     samples, _ = data(40)
-    assert least <= encoder_of(CodecOptions(step=step)).variance_kept(samples) <= most
+    options = CodecOptions(step=step, relative_to=relative_to)
+    assert least <= encoder_of(options).variance_kept(samples) <= most
     assert encoder_of(LOSSLESS).variance_kept(samples) == 1.0
     assert encoder_of(COARSE).variance_kept(samples[:0]) == 1.0

@@ -103,6 +103,11 @@ ALL = cases()
 SOME = cases("colour", "series", "table")
 
 
+def is_default(spec: SampleSpec) -> bool:
+    """Whether a codec has its default options."""
+    return spec.codec == CodecOptions(spec.codec.codec)
+
+
 def codec_of(spec: SampleSpec) -> SampleCodec:
     if spec.codec.codec.startswith("jpeg-xl"):
         pytest.importorskip("imagecodecs")
@@ -299,7 +304,15 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("spec", SOME)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(
+            *case.values, id=case.id, marks=() if is_default(*case.values) else pytest.mark.slow
+        )
+        for case in SOME
+    ],
+)
 def test_malformed_bytes_raise_payload_error_alone(spec: SampleSpec) -> None:
     codec, rng = codec_of(spec), np.random.default_rng(0)
     payload = encode_samples(samples_of(spec), labels(COUNT), spec, key=KEY)
