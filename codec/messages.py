@@ -20,7 +20,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from codec.errors import OptionError, PayloadError
 from codec.gradients import GradientCompressor
@@ -134,7 +134,19 @@ class FilterOptions(Options):
 class SampleOptions(FilterOptions):
     """Which samples a client sends, and how they are coded."""
 
+    auto_rule: ClassVar[str] = PROBABILITY  # what the selection ``auto`` stands for
+
     codec: CodecOptions = field(default_factory=CodecOptions)
+
+    @property
+    def rule(self) -> str:
+        """From scores to samples."""
+        return self.auto_rule if self.selection == "auto" else self.selection
+
+    @property
+    def weighs_samples(self) -> bool:
+        """Whether samples count unequally, so that their losses are needed one by one."""
+        return self.importance != "all" and self.rule == PROBABILITY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,16 +321,6 @@ class StreamingRequest(StreamingOptions, Request):
             )
 
     @property
-    def rule(self) -> str:
-        """From scores to samples."""
-        return PROBABILITY if self.selection == "auto" else self.selection
-
-    @property
-    def weighs_samples(self) -> bool:
-        """Whether samples count unequally, so that their losses are needed one by one."""
-        return self.importance != "all" and self.rule == PROBABILITY
-
-    @property
     def needs_model(self) -> bool:
         """Whether the client runs a model at all."""
         return self.needs_scores or bool(self.refinement)
@@ -335,18 +337,10 @@ class ReplayRequest(ReplayOptions, Request):
         does not say, and every reply is taken to have arrived.
     """
 
+    auto_rule = TOP
+
     mode: str = choice("kind of work", REPLAY)
     acknowledged: int | None = option(None, "round of the last reply that arrived", Range(-1))
-
-    @property
-    def rule(self) -> str:
-        """From scores to samples."""
-        return TOP if self.selection == "auto" else self.selection
-
-    @property
-    def weighs_samples(self) -> bool:
-        """Whether samples count unequally, so that their losses are needed one by one."""
-        return self.importance != "all" and self.rule == PROBABILITY
 
     @property
     def needs_model(self) -> bool:

@@ -65,13 +65,13 @@ class QuantizedDataStreaming(SampleStrategy):
         ``(samples, torch.Generator) -> samples`` on each client's decoded samples, as the model
         sees them. Not with a refinement, which the client takes at its plain samples.
     samples : SampleSpec, optional
-        What the clients' samples are. By default one of them is asked before the first round;
-        either way the model takes a step on made-up samples first.
+        What the clients' samples are. By default some of them are asked before the first round,
+        see :class:`Agreement`; either way the model takes a step on made-up samples first.
     sample_shape : tuple[int, ...], optional
         Shape that every sample must have; by default that of `samples`, or what is described.
     class_names : sequence of str
         Classes in the order of the model's outputs: clients map their own labels by name. By
-        default those of the client that is asked, if it has any.
+        default those of the clients that are asked, if they have any.
     limits : DecodeLimits, optional
         What a payload may make the server allocate.
     on_round : callable, optional
