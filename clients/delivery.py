@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.client_round import Contribution
+from codec.identity import receipt
 
-_NO_ROUND = -1
 _FLAGS = ("sent", "pending", "useless")
 
 
@@ -26,8 +26,8 @@ class SentSamples:
         Samples of the last reply, until the server acknowledges it.
     useless : (N,) bool array
         Samples that cannot be read or used; they are not tried again.
-    pending_round : int
-        Round of that reply; -1 before the first.
+    receipt : bytes
+        What that reply is known by; empty before the first.
     skipped : mapping of str to int
         Samples of no use, by reason, as that reply counts them.
     """
@@ -35,7 +35,7 @@ class SentSamples:
     delivered: NDArray[np.bool_]
     pending: NDArray[np.bool_]
     useless: NDArray[np.bool_]
-    pending_round: int = _NO_ROUND
+    receipt: bytes = b""
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -49,7 +49,7 @@ class SentSamples:
         """Read what `to_entries` wrote; a source that has grown since has more unsent samples."""
         flags = [unpack_flags(entries[key], length) for key in _FLAGS]
         skipped = json.loads(entries["skipped"])
-        return cls(flags[0], flags[1], flags[2], int(entries["pending-round"]), skipped)
+        return cls(flags[0], flags[1], flags[2], entries["receipt"], skipped)
 
     def to_entries(self) -> dict[str, bytes | int | str]:
         """Return one bit a sample and kind of flag, as entries of a config record."""
@@ -57,32 +57,36 @@ class SentSamples:
             "sent": pack_flags(self.delivered),
             "pending": pack_flags(self.pending),
             "useless": pack_flags(self.useless),
-            "pending-round": self.pending_round,
+            "receipt": self.receipt,
             "skipped": json.dumps(self.skipped),
         }
 
-    def settle(self, acknowledged: int | None) -> "SentSamples":
+    def settle(self, acknowledged: bytes | None) -> "SentSamples":
         """Count the pending samples as delivered, or as never sent.
 
         Parameters
         ----------
-        acknowledged : int or None
-            Round of the client's last reply that the server could use, -1 for none. A server
+        acknowledged : bytes or None
+            Receipt of the client's last reply that the server could use, empty for none. A server
             that acknowledges nothing (None) is taken to have received everything.
         """
-        arrived = acknowledged is None or acknowledged == self.pending_round
+        arrived = acknowledged is None or acknowledged == self.receipt
         nothing = np.zeros_like(self.pending)
         if not arrived:
             return replace(self, pending=nothing)
         return replace(self, delivered=self.delivered | self.pending, pending=nothing, skipped={})
 
-    def send(self, contribution: Contribution, server_round: int) -> "SentSamples":
+    def send(self, contribution: Contribution) -> "SentSamples":
         """Add the samples of this round's reply, as pending, and those found to be of no use."""
         pending, useless = np.zeros_like(self.delivered), self.useless.copy()
         pending[contribution.sent] = True
         useless[list(contribution.useless)] = True
         return SentSamples(
-            self.delivered, pending, useless, server_round, dict(contribution.skipped)
+            self.delivered,
+            pending,
+            useless,
+            receipt(contribution.payloads or (b"",)),
+            dict(contribution.skipped),
         )
 
     @property

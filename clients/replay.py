@@ -44,7 +44,7 @@ def answer_replay(work: ClientRound[ReplayRequest], state: RecordDict) -> tuple[
     settled = before.settle(request.acknowledged)
     contribution = replay_round(work, settled.delivered, settled.useless)
     contribution.skipped.update(settled.skipped)  # of a reply that was lost
-    after = settled.send(contribution, request.server_round)
+    after = settled.send(contribution)
     entries: dict[str, Any] = after.to_entries()
     state[SENT_KEY] = ConfigRecord(entries)
     return contribution, after.remaining(replay_quota(after.usable, request.keep_rate))

@@ -28,6 +28,7 @@ from codec.gradients.compression import UNCOMPRESSED, Compression
 from codec.gradients.joined import joined
 from codec.gradients.majority_vote import Ballot
 from codec.gradients.refinement import Refinement
+from codec.identity import FINGERPRINT_BYTES
 from codec.options import (
     COUNT,
     COUNT_OR_NONE,
@@ -175,6 +176,12 @@ class ReplayOptions(SampleOptions):
         0, "replay: most samples a client sends per round (0 = no limit)", COUNT_OR_NONE
     )
     pool_factor: float = option(4.0, "replay: samples scored by a model per sample sent", Range(1))
+    identity_bytes: int = option(
+        2,
+        "replay: bytes of each sample's fingerprint that travel, so that the server knows "
+        "duplicates (0 = none)",
+        Range(0, FINGERPRINT_BYTES),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -299,7 +306,22 @@ class Request(ClientOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescribeRequest(Request):
+class BankRequest(Request):
+    """What a server with a bank says of it.
+
+    Attributes
+    ----------
+    bank : bytes
+        Id of a bank that outlives the run, `codec.identity.BANK_BYTES` long; it keys fingerprints,
+        and the client remembers on its disk what it has sent there. Empty: the bank lives as long
+        as the run.
+    """
+
+    bank: bytes = option(b"", "id of a durable bank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeRequest(BankRequest):
     """Say what the samples are, and send none."""
 
     mode: str = choice("kind of work", DESCRIBE)
@@ -327,20 +349,20 @@ class StreamingRequest(StreamingOptions, Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayRequest(ReplayOptions, Request):
+class ReplayRequest(ReplayOptions, BankRequest):
     """Send the most useful of the samples that the server does not have.
 
     Attributes
     ----------
-    acknowledged : int or None
-        Round of the client's last reply that the server could use, -1 for none. None: the server
-        does not say, and every reply is taken to have arrived.
+    acknowledged : bytes or None
+        Receipt (`codec.identity.receipt`) of the client's last reply that the server could use,
+        empty for none. None: the server does not say, and every reply is taken to have arrived.
     """
 
     auto_rule = TOP
 
     mode: str = choice("kind of work", REPLAY)
-    acknowledged: int | None = option(None, "round of the last reply that arrived", Range(-1))
+    acknowledged: bytes | None = option(None, "receipt of the last reply that arrived")
 
     @property
     def needs_model(self) -> bool:
@@ -466,6 +488,9 @@ class SampleReply(Reply):
         Further payloads, where one would be too large.
     remaining : int
         Samples left to send.
+    fingerprints : bytes
+        The first bytes of each sample's fingerprint, as many as the request says, in the order of
+        the samples; see `codec.identity`.
     refinement : bytes or None
         Compressed residual of the gradient.
     variance_kept : float
@@ -486,6 +511,7 @@ class SampleReply(Reply):
     more: tuple[bytes, ...] = option((), "further payloads")
     num_sent: int = required(int, "samples in the payloads", COUNT_OR_NONE, metric=True)
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
+    fingerprints: bytes = option(b"", "fingerprints of the samples")
     refinement: bytes | None = option(None, "compressed residual")
     variance_kept: float = option(
         1.0, "share of the variance that survives", SHARE, telemetry=True, metric=True
@@ -564,6 +590,8 @@ class Description(Reply):
         Of the data set, if it has them.
     whole : bool
         Whether targets are floats that are whole, so that they may be labels.
+    pending : bytes
+        Receipt of the last reply to this bank, while no request has acknowledged it.
     """
 
     samples: bytes = option(b"", "none: samples are described, not sent")
@@ -575,6 +603,7 @@ class Description(Reply):
     target_size: int = option(0, "floats in a target", COUNT_OR_NONE)
     class_names: tuple[str, ...] = option((), "names of the classes")
     whole: bool = option(False, "whether float targets may be labels", telemetry=True)
+    pending: bytes = option(b"", "receipt of a reply that was not acknowledged")
 
 
 REQUESTS: Mapping[str, type[Request]] = MappingProxyType(

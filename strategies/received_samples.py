@@ -17,6 +17,7 @@ from codec import (
     decode_samples,
 )
 from codec.gradients import GradientCompressor
+from codec.identity import receipt
 from codec.learning.inputs import sees_floats
 from codec.messages import SampleReply
 from strategies.received import BadReply, Received, decompressed, read_reply
@@ -73,6 +74,11 @@ class ReceivedSamples(Received):
     def remaining(self) -> int:
         """Samples that the client has not sent yet (replay)."""
         return self.reply.remaining
+
+    @property
+    def receipt(self) -> bytes:
+        """What the client knows this reply by, see `codec.identity`."""
+        return receipt((self.reply.samples, *self.reply.more))
 
     @property
     def num_sent(self) -> int:

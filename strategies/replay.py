@@ -37,7 +37,7 @@ from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
 from strategies.sample_strategy import SampleStrategy
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
-_NEVER = -1
+_NOTHING = b""
 _LOG_SECONDS = 10.0
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
@@ -51,7 +51,7 @@ class QuantizedDataReplay(SampleStrategy):
     sample is thus paid for once and used in every later epoch. A client that has sent everything
     is not asked again; when all have, rounds cost no bytes.
 
-    A reply may get lost or be rejected. Each request therefore names the round of the last
+    A reply may get lost or be rejected. Each request therefore brings the receipt of the last
     reply from that node which was accepted (``"acknowledged"``), and the client counts samples as
     sent only then.
 
@@ -151,12 +151,12 @@ class QuantizedDataReplay(SampleStrategy):
         )
         self.bank = SampleBank(memory_limit, limits, scale=request.scale)
         self._augment = augment
-        self._acknowledged: dict[int, int] = {}
+        self._acknowledged: dict[int, bytes] = {}
         self._finished: set[int] = set()
 
     def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
         """Return the request with what has arrived of a node."""
-        return replace(request, acknowledged=self._acknowledged.get(node_id, _NEVER))
+        return replace(request, acknowledged=self._acknowledged.get(node_id, _NOTHING))
 
     def finished(self) -> Collection[int]:
         """Return nodes that have sent everything."""
@@ -177,7 +177,7 @@ class QuantizedDataReplay(SampleStrategy):
             except (RuntimeError, IndexError, ValueError) as error:  # of the host's model, or bank
                 self.book.reject(received.node_id, BadReply("fit", f"{error!s:.200}"))
                 continue
-            self._acknowledged[received.node_id] = server_round
+            self._acknowledged[received.node_id] = received.receipt
             if received.remaining == 0:
                 self._finished.add(received.node_id)
 

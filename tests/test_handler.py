@@ -42,7 +42,7 @@ def test_a_request_is_read_by_its_mode() -> None:
     "request_sent",
     [
         StreamingRequest(server_round=3, importance="loss", keep_rate=0.5, codec=LOSSLESS),
-        ReplayRequest(server_round=3, acknowledged=-1, uplink_budget=900),
+        ReplayRequest(server_round=3, acknowledged=b"", uplink_budget=900),
         GradientRequest(server_round=3, compression="sign", majority_vote=True),  # type: ignore[arg-type]
         LocalRequest(server_round=3, learning_rate=0.25, buffers=2),
     ],

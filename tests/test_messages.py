@@ -250,8 +250,8 @@ def test_a_replay_request_is_read() -> None:
     assert request == ReplayRequest(server_round=0, pool_factor=2.0)
     assert request.acknowledged is None
     assert "acknowledged" not in request.to_entries()
-    said = ReplayRequest(server_round=3, acknowledged=-1)
-    assert ReplayRequest.from_entries(said.to_entries()).acknowledged == -1
+    said = ReplayRequest(server_round=3, acknowledged=b"")
+    assert ReplayRequest.from_entries(said.to_entries()).acknowledged == b""
 
 
 def test_a_request_to_train_is_read() -> None:

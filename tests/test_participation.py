@@ -74,7 +74,7 @@ def test_messages_carry_each_nodes_own_request() -> None:
     nodes, config = node_ids(3), ConfigRecord({"site": "north", "seed": 99})
 
     def request_of(node_id: int) -> ReplayRequest:
-        return ReplayRequest(server_round=2, seed=4, acknowledged=nodes.index(node_id))
+        return ReplayRequest(server_round=2, seed=4, acknowledged=bytes([nodes.index(node_id)]))
 
     arrays = ArrayRecord([np.zeros(3, np.float32)])
     for k, message in enumerate(train_messages(nodes, request_of, config, arrays)):
@@ -83,7 +83,7 @@ def test_messages_carry_each_nodes_own_request() -> None:
         assert message.content["arrays"] is arrays  # one record for all: the ledger relies on it
         record = message.content["config"]
         assert isinstance(record, ConfigRecord)
-        assert (record["site"], record["seed"], record["acknowledged"]) == ("north", 4, k)
+        assert (record["site"], record["seed"], record["acknowledged"]) == ("north", 4, bytes([k]))
         assert ReplayRequest.from_entries(record) == request_of(nodes[k])
     (message,) = train_messages(nodes[:1], request_of, config)
     assert set(message.content) == {"config"}
