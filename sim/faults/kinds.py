@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sim.faults import supernode, tampering
-from sim.faults.federation import PER_ROUND, Device, Federation, Size, wait_until
+from sim.faults.bed import PER_ROUND, Device, Size, wait_until
+from sim.faults.federation import Federation
 from sim.faults.marks import mark_of, write_pictures
 from sim.faults.supernode import Mishap
 from sim.launcher import RunError
@@ -169,7 +170,6 @@ def full_device_disk(federation: Federation, number: int) -> None:
         for device in federation.devices:
             device.memory = disk / str(device.number)
             device.memory.mkdir()
-            federation.stop_device(device)
             federation.restart_device(device)
         federation.start_server()
         for _ in range(number):

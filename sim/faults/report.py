@@ -130,11 +130,12 @@ def measure(fault: Fault, number: int, seed: int) -> Row:
         federation = Federation(Path(scratch), rng, size=fault.size(number), config=fault.config)
         with running(federation):
             fault.inject(federation, number)
+            federation.book_mishaps()
             counted = federation.count()
         return Row(
             fault.name,
             PROCESSES,
-            federation.injected + len(federation.happened()),
+            federation.injected,
             federation.server_kills,
             federation.client_kills,
             federation.rounds(),
