@@ -122,6 +122,9 @@ class Contribution:
         Size of the original minibatch (streaming) or of the pool chosen from (replay).
     sent : (M,) int64 array
         Indices of the samples in `payloads`, into the source.
+    fingerprints : (M,) uint64 array
+        What they are known by, in the order in which they stand in the payloads; see
+        `codec.identity`.
     refinement : bytes or None
         Compressed gradient residual.
     memory : list of float32 arrays or None
@@ -141,6 +144,7 @@ class Contribution:
     payloads: tuple[bytes, ...] = ()
     considered: int = 0
     sent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    fingerprints: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     refinement: bytes | None = None
     memory: list[NDArray[np.float32]] | None = None
     variance_kept: float = 1.0

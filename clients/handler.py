@@ -19,6 +19,7 @@ from clients.source import as_source
 from clients.stopwatch import Stopwatch
 from clients.streaming import answer_streaming
 from codec import CodecError, Criterion
+from codec.identity import tags
 from codec.messages import (
     ARRAYS,
     CONFIG,
@@ -122,6 +123,7 @@ def train(
         num_examples=contribution.considered,
         num_sent=len(contribution.sent),
         remaining=remaining,
+        fingerprints=tags(contribution.fingerprints, getattr(request, "identity_bytes", 0)),
         refinement=contribution.refinement,
         memory_bytes=sum(part.nbytes for part in contribution.memory or ()),
         variance_kept=contribution.variance_kept,

@@ -13,6 +13,7 @@ from clients.candidates import Candidates
 from clients.client_round import TOO_LARGE, ClientRound, Contribution
 from clients.delivery import SentSamples
 from clients.selection import FIRST_TRIED, Selection, Selector, whole
+from codec.identity import fingerprints
 from codec.messages import ReplayRequest
 
 SENT_KEY = "quantized-data"
@@ -82,7 +83,7 @@ def replay_round(
     sending = _Sending(work, candidates, work.encoder(by_label=True))
     pool = sending.pool(wanted) if request.needs_scores else 0
     encoded = sending.encoded(rng, wanted, pool)
-    samples, positions = sending.chosen(encoded.selection)
+    samples, targets, positions = sending.chosen(encoded.selection)
     indices, is_first = candidates.order[positions], not sent.any()
     if is_first:
         candidates.check_any_left()
@@ -95,6 +96,7 @@ def replay_round(
         encoded.payloads,
         pool or len(positions),
         indices,
+        fingerprints(samples, targets, request.bank)[sending.places(targets)],
         variance_kept=sending.variance_kept(samples),
         clipped=candidates.clipped,
         skipped=candidates.skipped,
@@ -127,7 +129,7 @@ class _Sending:
         request, self.likely = self.work.request, wanted
         if request.uplink_budget:
             unscored = self._fitting(self._first, wanted, FIRST_TRIED)
-            self.likely = max(1, len(self.chosen(unscored.selection)[1]))
+            self.likely = max(1, len(self.chosen(unscored.selection)[2]))
         pool = math.ceil(request.pool_factor * self.likely)
         return len(self.candidates.first(pool)[0])
 
@@ -138,12 +140,17 @@ class _Sending:
         select = self.work.selector(*self.candidates.first(pool), rng)
         return self._fitting(select, min(wanted, pool), self.likely)
 
-    def chosen(self, selection: Selection) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Return selected samples and their positions, without those that turned out useless."""
+    def chosen(self, selection: Selection) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+        """Return selected samples, targets and positions, without those of no use."""
         positions = selection.positions
-        samples, _ = self.candidates.first(int(positions.max(initial=-1)) + 1)
+        samples, targets = self.candidates.first(int(positions.max(initial=-1)) + 1)
         positions = positions[positions < len(samples)]
-        return samples[positions], positions
+        return samples[positions], targets[positions], positions
+
+    def places(self, targets: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the places of the chosen samples in the order of the payloads."""
+        everything = Selection(np.arange(len(targets)))
+        return self.encoder.in_order(targets, everything).positions
 
     def variance_kept(self, samples: NDArray[Any]) -> float:
         """Return the share of the samples' variance that survives."""

@@ -497,6 +497,8 @@ class SampleReply(Reply):
     fingerprints : bytes
         The first bytes of each sample's fingerprint, as many as the request says, in the order of
         the samples; see `codec.identity`.
+    growing : bool
+        Whether more may come: the source says so, or has changed since the client met it.
     refinement : bytes or None
         Compressed residual of the gradient.
     variance_kept : float
@@ -518,6 +520,7 @@ class SampleReply(Reply):
     num_sent: int = required(int, "samples in the payloads", COUNT_OR_NONE, metric=True)
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
     fingerprints: bytes = option(b"", "fingerprints of the samples")
+    growing: bool = option(False, "whether the source may grow")
     refinement: bytes | None = option(None, "compressed residual")
     variance_kept: float = option(
         1.0, "share of the variance that survives", SHARE, telemetry=True, metric=True
