@@ -107,6 +107,11 @@ class Participation(ClientOptions):
     )
     min_available_nodes: int = option(1, "nodes that must be connected before a round", COUNT)
     min_train_nodes: int = option(1, "least number of nodes asked per round", COUNT)
+    quorum: float = option(
+        1.0,
+        "share of the asked nodes whose replies end a round; others may come later",
+        PROPER_SHARE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,8 +360,9 @@ class ReplayRequest(ReplayOptions, BankRequest):
     Attributes
     ----------
     acknowledged : bytes or None
-        Receipt (`codec.identity.receipt`) of the client's last reply that the server could use,
-        empty for none. None: the server does not say, and every reply is taken to have arrived.
+        Receipt (`codec.identity.receipt`) of the client's last reply that the server could use;
+        anything else for none. None: the server does not say, and every reply is taken to have
+        arrived.
     """
 
     auto_rule = TOP

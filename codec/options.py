@@ -150,7 +150,7 @@ class Options:
         return value if isinstance(value, cls) else cast(Any, cls)(value)
 
     def to_entries(self) -> dict[str, Entry]:
-        """Return the fields as entries of a message; None and empty tuples are left out."""
+        """Return the fields as entries of a message; None and empty defaults are left out."""
         return dict(_entries(self, packed=True))
 
     @classmethod
@@ -474,6 +474,8 @@ def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
         value = getattr(options, declared.name)
         if declared.metadata.get("telemetry") and value == declared.default:
             continue  # what is missing is taken for the default
+        if packed and value == b"" == declared.default:
+            continue  # likewise; Flower's message_size_mod fails on empty bytes
         if packed and isinstance(value, PackedOptions):
             yield key_of(declared), value.to_bytes()
         elif isinstance(value, Options):

@@ -7,6 +7,7 @@ from logging import INFO, WARNING
 from typing import Any
 
 import torch
+from flwr.app import Message
 from flwr.common import log
 
 from codec import (
@@ -37,7 +38,7 @@ from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
 from strategies.sample_strategy import SampleStrategy
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
-_NOTHING = b""
+_NOTHING = b"-"  # not the receipt of any reply; Flower's message_size_mod fails on empty bytes
 _LOG_SECONDS = 10.0
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
@@ -93,6 +94,7 @@ class QuantizedDataReplay(SampleStrategy):
     """
 
     request: ReplayRequest
+    takes_late = True
 
     def __init__(
         self,
@@ -161,6 +163,15 @@ class QuantizedDataReplay(SampleStrategy):
     def finished(self) -> Collection[int]:
         """Return nodes that have sent everything."""
         return self._finished
+
+    def can_wait(self) -> bool:
+        """Whether there are samples to train on while replies are out."""
+        return len(self.bank) > 0
+
+    def take_leftovers(self, server_round: int, replies: Sequence[Message]) -> None:
+        """Bank what came after the last round."""
+        accepted = self.collect(server_round, replies, self.read) if replies else []
+        self.keep(server_round, [r for r in accepted if isinstance(r, ReceivedSamples)])
 
     def train(self, server_round: int, accepted: Sequence[Received]) -> tuple[float, int]:
         """Bank the samples and train on all that the bank holds."""

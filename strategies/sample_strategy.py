@@ -1,7 +1,7 @@
 """What streaming and replay have in common: samples are agreed on, asked for and read."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +76,7 @@ class SampleStrategy(ServerStrategy):
         options: Sequence[Options],
     ) -> None:
         told = (*options, mixed, evaluation, participation)
-        super().__init__(server_model, book, request, told, evaluation)
+        super().__init__(server_model, book, request, told, evaluation, participation.quorum)
         self.participation, self.mixed = participation, mixed
         self._agreement, self._expected = agreement, expected
         self._sharing: set[int] = set()  # nodes that described or sent samples
@@ -98,10 +98,6 @@ class SampleStrategy(ServerStrategy):
             Mean loss, NaN without a step, and how many examples the server's model stands for.
         """
 
-    def finished(self) -> Collection[int]:
-        """Return nodes that have nothing left to send."""
-        return ()
-
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -109,7 +105,9 @@ class SampleStrategy(ServerStrategy):
         arrays, config = self.prepare(arrays, config)
         self._agreement.state()
         finished = set(self.finished())
-        nodes = nodes_of_round(grid, self.participation, server_round, finished, self.timeout)
+        nodes = nodes_of_round(
+            grid, self.participation, server_round, finished, self.timeout, self.busy()
+        )
         self._sent_model, self._early = arrays, []
         terms = self._settle(server_round, nodes, config, grid)
         answered = {message.metadata.src_node_id for message in self._early}
@@ -177,6 +175,7 @@ class SampleStrategy(ServerStrategy):
                 _read_description,
                 what="description",
                 kept=self._early,
+                unhurried=self._post.unhurried if self._post is not None else (),
             )
             self._sharing |= {n for n, answer in answers if isinstance(answer, Description)}
             return {n: str(a) if isinstance(a, BadReply) else a for n, a in answers}

@@ -3,7 +3,7 @@
 import inspect
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
 from logging import INFO, WARNING
 from typing import Any, TypeVar, cast
@@ -28,9 +28,11 @@ from strategies.evaluation import (
     unlike_the_others,
 )
 from strategies.ledger import Ledger
+from strategies.post import Post
 from strategies.privacy import refuse_privacy_wrappers
 from strategies.received import BadReply, Received
-from strategies.round_book import RoundBook
+from strategies.round_book import RoundBook, too_late
+from strategies.round_loop import EvaluateFn, RoundLoop, ShouldStop
 from strategies.server_model import ServerModel
 
 ReceivedT = TypeVar("ReceivedT", bound=Received)
@@ -78,7 +80,8 @@ def _arguments(start: Callable[..., Result], *args: Any, **given: Any) -> dict[s
 class ServerStrategy(Strategy):
     """A strategy with a model of its own; what a round does is up to the subclass.
 
-    A subclass may override ``start``, with a loop of its own or a call of Flower's.
+    A subclass may override ``start``, with a loop of its own or a call of Flower's. Only in our
+    own loop does a round end with a quorum, and are late replies taken.
 
     Parameters
     ----------
@@ -92,6 +95,8 @@ class ServerStrategy(Strategy):
         What the summary tells.
     evaluation : EvaluationOptions
         Evaluation on clients.
+    quorum : float
+        Share of the asked nodes whose replies end a round, see `codec.messages.Participation`.
 
     Attributes
     ----------
@@ -101,6 +106,8 @@ class ServerStrategy(Strategy):
         Seconds that a round waits for nodes and replies.
     """
 
+    takes_late = False  # whether a reply is of use after its round
+
     def __init__(
         self,
         server_model: ServerModel,
@@ -108,6 +115,7 @@ class ServerStrategy(Strategy):
         request: Request,
         options: Sequence[Options],
         evaluation: EvaluationOptions,
+        quorum: float = 1.0,
     ) -> None:
         self.server_model = server_model
         self.book = book
@@ -115,6 +123,8 @@ class ServerStrategy(Strategy):
         self.evaluation = evaluation
         self.num_rounds = 0
         self.timeout = 3600.0
+        self._quorum = quorum
+        self._post: Post | None = None
         self._options = options
         self._running = False
         self._own_arrays: Mapping[str, Array] = {}
@@ -168,12 +178,16 @@ class ServerStrategy(Strategy):
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+        should_stop: ShouldStop | None = None,
     ) -> Result:
         """Run the strategy, as Flower's own ``start``; a summary of five lines ends it.
 
         It may be called again, to train on: the books go on, and so do what the strategy has
         received and the optimizer's state.
+
+        A round ends when the quorum's replies are there, or after `timeout`. Nodes that have not
+        answered by then are not asked, nor waited for, until their reply has come or is given up.
 
         Parameters
         ----------
@@ -184,6 +198,9 @@ class ServerStrategy(Strategy):
         num_rounds, timeout, train_config, evaluate_config, evaluate_fn
             As in ``flwr.serverapp.strategy.Strategy.start``. A learning rate in `train_config`
             ("lr", "learning-rate" or "learning_rate") becomes that of the server's optimizer.
+        should_stop : callable, optional
+            Called with the round and the `Result` so far when a round is over, as by Flower from
+            1.43 on; true ends the run.
 
         Returns
         -------
@@ -203,9 +220,21 @@ class ServerStrategy(Strategy):
                 INFO,
                 "nobody evaluates the model: neither evaluate_fn nor fraction_evaluate is given",
             )
-        return super().start(
-            grid, initial_arrays, num_rounds, timeout, train_config, evaluate_config, evaluate_fn
+        loop = RoundLoop(
+            num_rounds,
+            timeout,
+            train_config if train_config is not None else ConfigRecord(),
+            evaluate_config if evaluate_config is not None else ConfigRecord(),
+            evaluate_fn,
+            should_stop,
         )
+        self._post = post = Post(grid, self._quorum)
+        try:
+            result = loop.run(self, post, initial_arrays, Result())
+            self._close(post)
+            return result
+        finally:
+            self._post = None
 
     def _take_note(self, given: Mapping[str, Any]) -> None:
         self.num_rounds = int(given.get("num_rounds", self.num_rounds))
@@ -222,6 +251,53 @@ class ServerStrategy(Strategy):
         failed = self.failures.total() > failures or not self.book.useful
         if self.num_rounds and failed and not learned:
             raise RunFailed(f"no reply could be used: {self.book.why()}")
+
+    # Nodes and their replies
+
+    def finished(self) -> Collection[int]:
+        """Return nodes that have nothing left to send."""
+        return ()
+
+    def busy(self) -> set[int]:
+        """Return nodes whose reply to an earlier request is out: they are not to be asked."""
+        return set() if self._post is None else self._post.busy()
+
+    def can_wait(self) -> bool:
+        """Whether a round is of use although nobody can be asked."""
+        return False
+
+    def before_round(self, server_round: int, post: Post) -> None:
+        """Take in what has come since; wait for it if nobody else is there to be asked."""
+        self.book.turn_to(server_round)
+        post.look()
+        free = set(post.get_node_ids()) - post.busy() - set(self.finished())
+        if post.busy() and not free and not self.can_wait():
+            post.wait_for_late(self.timeout)
+        self.book.give_up(post.take_given_up())
+        if not self.takes_late:  # so that these nodes can be asked
+            self.book.drop_late(server_round, post.take_late())
+
+    def late_replies(self, server_round: int, post: Post) -> list[Message]:
+        """Return replies to earlier requests to train; others are of no use any more."""
+        late = post.take_late()
+        training = self.book.training_among(late)
+        kept = set(map(id, training))
+        self.book.drop_late(server_round, [message for message in late if id(message) not in kept])
+        return training
+
+    def _close(self, post: Post) -> None:
+        """Take in at the end what has come, and tell what has not."""
+        post.look()
+        self.book.give_up(post.take_given_up())
+        self.take_leftovers(self.num_rounds, self.late_replies(self.num_rounds, post))
+        out = post.busy()
+        if out:
+            nodes = ", ".join(map(str, sorted(out)))
+            log(WARNING, "%d replies were still out at the end, of nodes %s", len(out), nodes)
+
+    def take_leftovers(self, server_round: int, replies: Sequence[Message]) -> None:
+        """Book replies that came after the last round; they are of no use."""
+        self.book.drop_late(server_round, replies)
 
     # A round
 
@@ -264,13 +340,21 @@ class ServerStrategy(Strategy):
     ) -> list[ReceivedT]:
         """Return the replies that can be used, see `RoundBook.collect`."""
         messages = list(replies)
+        late = set(map(id, self.book.late_among(server_round, messages)))
+
+        def read_in_time(message: Message) -> ReceivedT:
+            if id(message) in late and not self.takes_late:
+                raise too_late(message)
+            return read(message)
+
+        unhurried = self._post.unhurried if self._post is not None else ()
         self._metrics = {
             message.metadata.src_node_id: dict(record)
             for message in messages
             if message.has_content()
             for record in message.content.metric_records.values()
         }
-        accepted = self.book.collect(server_round, messages, read)
+        accepted = self.book.collect(server_round, messages, read_in_time, unhurried)
         if self.request.client_key == "partition":
             self._warn_of_twins(accepted)
         return accepted
@@ -362,7 +446,7 @@ class ServerStrategy(Strategy):
         if not options.fraction_evaluate:
             return []
         stream = server_generator(self.request.seed, server_round, Stream.SERVER_EVALUATION)
-        nodes = evaluating_nodes(options, grid, stream, self.timeout)
+        nodes = evaluating_nodes(options, grid, stream, self.timeout, self.busy())
         model = arrays or self.current_arrays()
         messages = evaluation_messages(
             options, nodes, server_round, model, config or ConfigRecord()
@@ -382,7 +466,10 @@ class ServerStrategy(Strategy):
         def read(message: Message) -> MetricRecord:
             return read_metrics(message, key)
 
-        answers = self.book.answers(server_round, replies, read, what="evaluation")
+        unhurried = self._post.unhurried if self._post is not None else ()
+        answers = self.book.answers(
+            server_round, replies, read, what="evaluation", unhurried=unhurried
+        )
         found = [(n, answer) for n, answer in answers if not isinstance(answer, BadReply)]
         odd = unlike_the_others(found)
         for node_id, bad in odd:
