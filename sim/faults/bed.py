@@ -25,7 +25,7 @@ from sim.run_config import ConfigValue
 PER_ROUND = 6  # samples of a device
 
 _SERVERS_OWN = 2**16 - 1  # number of the device whose pictures the server has
-_POLL = 0.01
+_POLL = 0.05
 
 
 @dataclass(frozen=True)
@@ -154,14 +154,8 @@ class Bed:
             device.memory.mkdir()
             self.devices.append(device)
 
-    @property
-    def env(self) -> dict[str, str]:
-        """What keeps the processes' caches and memories in the scratch folder."""
-        return {
-            "XDG_CACHE_HOME": str(self.root / "cache"),
-            "XDG_STATE_HOME": str(self.root / "state"),
-            "OMP_NUM_THREADS": "1",
-        }
+    def book(self) -> None:
+        """Count what has happened without the caller; called once, at the end."""
 
     def rounds(self) -> int:
         """Return the rounds that the run folder tells of."""
@@ -173,6 +167,15 @@ class Bed:
         existing = [mark for device in self.devices for mark in marks_in(device.folder)]
         gone = [mark for device in self.devices for mark in device.deleted]
         return count(existing, gone, marks_received(self.bank))
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Return what keeps the processes' caches and memories in a scratch folder."""
+    return {
+        "XDG_CACHE_HOME": str(root / "cache"),
+        "XDG_STATE_HOME": str(root / "state"),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def wait_until(condition: Callable[[], bool], otherwise: str, seconds: float = 60.0) -> None:

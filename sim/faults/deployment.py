@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from sim.faults.bed import Bed, Device, Size, wait_until
+from sim.faults.bed import Bed, Device, Size, environment, wait_until
 from sim.launcher import RunError
 from sim.run_config import ConfigValue
 from sim.superlink import CONNECTION, SuperLink, free_port, running_superlink
@@ -198,17 +198,23 @@ def deployed(
     config: Mapping[str, ConfigValue],
 ) -> Iterator[Deployment]:
     """Yield a test bed on a SuperLink of its own; stop all that was started."""
-    before = {key: os.environ.get(key) for key in _HASTE}
-    os.environ.update(_HASTE)
+    with (
+        _environment(_HASTE | environment(root)),
+        running_superlink(["--database", str(database_in(root))]) as superlink,
+    ):
+        yield Deployment(superlink, app, root, rng, size, config)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = dict(os.environ)
+    os.environ.update(variables)
     try:
-        with running_superlink(["--database", str(database_in(root))]) as superlink:
-            yield Deployment(superlink, app, root, rng, size, config)
+        yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                os.environ.pop(key, None)
-            else:
-                os.environ[key] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def database_in(root: Path) -> Path:

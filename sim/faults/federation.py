@@ -4,14 +4,14 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
 import numpy as np
 
-from sim.faults.bed import Bed, Device, Size
+from sim.faults.bed import Bed, Device, Size, environment
 from sim.faults.serverapp import ServerJob, run_serverapp
 from sim.faults.spool import Spool
 from sim.faults.supernode import KILLS, Mishap, NodeJob, happened, plan, planned, run_supernode
@@ -36,6 +36,8 @@ class Federation(Bed):
     ----------
     node_ids : dict of int to int
         Node ids by the devices' numbers.
+    serverapp : callable
+        What the server's process runs.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Federation(Bed):
         super().__init__(root, rng, size, config)
         self.spool = Spool(root / "spool")
         self.server: ForkServerProcess | None = None
+        self.serverapp: Callable[[ServerJob], None] = run_serverapp
         self.node_ids = {device.number: self._new_node_id() for device in self.devices}
         self._supernodes: dict[int, ForkServerProcess] = {}
         self._context = _processes()
@@ -63,7 +66,7 @@ class Federation(Bed):
             self.config,
             self.mishaps_of(device),
             self.root / f"device{device.number}.log",
-            self.env,
+            environment(self.root),
         )
         process = self._context.Process(target=run_supernode, args=(job,), daemon=True)
         process.start()
@@ -111,8 +114,8 @@ class Federation(Bed):
         """Return how many mishaps have not happened yet."""
         return sum(planned(self.mishaps_of(device)) for device in self.devices)
 
-    def book_mishaps(self) -> None:
-        """Count the mishaps that happened; to be called once, at the end."""
+    def book(self) -> None:
+        """Count the mishaps that happened."""
         for device in self.devices:
             kinds = happened(self.mishaps_of(device))
             self.injected += len(kinds)
@@ -143,8 +146,8 @@ class Federation(Bed):
         if resume:
             config["resume"] = str(config["out-dir"])
         log = self.root / "server.log"
-        job = ServerJob(self.spool.root, config, log, self.env, death, largest_file)
-        process = self._context.Process(target=run_serverapp, args=(job,), daemon=True)
+        job = ServerJob(self.spool.root, config, log, environment(self.root), death, largest_file)
+        process = self._context.Process(target=self.serverapp, args=(job,), daemon=True)
         process.start()
         self.server = process
         return process

@@ -1,4 +1,4 @@
-"""The kinds of fault, each as what is done to a federation of processes that is training."""
+"""Faults of a federation of processes, each as what is done to it while it trains."""
 
 import os
 import shutil
@@ -6,52 +6,18 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from sim.faults import supernode, tampering
-from sim.faults.bed import PER_ROUND, Device, Size, wait_until
+from sim.faults.bed import Device, wait_until
+from sim.faults.fault import Fault
 from sim.faults.federation import Federation
 from sim.faults.marks import mark_of, write_pictures
 from sim.faults.supernode import Mishap
 from sim.launcher import RunError
 from sim.run_config import ConfigValue
 
-PROCESSES, FLOWER = "processes", "flower"  # engines
-
-_DEVICES = 3
-_SPARE = 8  # rounds more than needed, as a reply is lost here and there
 _BLOCK = 4096
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A kind of fault.
-
-    Attributes
-    ----------
-    name : str
-    inject : callable
-        ``(federation, number)``: runs the server to its end, and injects so many faults meanwhile.
-    number, quick : int
-        Faults in a full run, and in a quick one (0: left out).
-    rounds : int
-        In which each device sends its samples, if nothing happens.
-    config : mapping
-        Run config.
-    """
-
-    name: str
-    inject: Callable[[Federation, int], None]
-    number: int
-    quick: int = 1
-    rounds: int = 4
-    config: Mapping[str, ConfigValue] = field(default_factory=dict)
-
-    def size(self, number: int) -> Size:
-        """Return how large a federation is: there must be rounds enough for the faults."""
-        rounds = self.rounds + 2 * number // _DEVICES
-        return Size(_DEVICES, PER_ROUND * rounds, 2 * rounds + _SPARE)
 
 
 # The server is killed
@@ -346,7 +312,7 @@ def lasting(seconds: float) -> Mapping[str, ConfigValue]:
     return {"round-timeout": seconds, "quorum": 0.6}
 
 
-FAULTS = (
+OF_PROCESSES = (
     Fault("server killed at random moments", server_killed, 15, 2, rounds=30),
     Fault(
         "server killed in the bank's transactions",

@@ -4,17 +4,25 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sim.faults.bed import Bed
+from sim.faults.deployment import deployed
+from sim.faults.fault import FLOWER, Fault
 from sim.faults.federation import Federation, running
-from sim.faults.kinds import FAULTS, PROCESSES, Fault
+from sim.faults.flower_kinds import OF_FLOWER
+from sim.faults.kinds import OF_PROCESSES
 from sim.launcher import RunError
 
 RESULTS = "faults.json"
+FAULTS = (*OF_PROCESSES, *OF_FLOWER)
+
+_APP = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -127,24 +135,35 @@ def measure(fault: Fault, number: int, seed: int) -> Row:
     started = time.perf_counter()
     rng = np.random.default_rng([seed, *fault.name.encode()])
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-        federation = Federation(Path(scratch), rng, size=fault.size(number), config=fault.config)
-        with running(federation):
-            fault.inject(federation, number)
-            federation.book_mishaps()
-            counted = federation.count()
+        with _bed(fault, number, Path(scratch), rng) as bed:
+            fault.inject(bed, number)
+            bed.book()
+        counted = bed.count()
         return Row(
             fault.name,
-            PROCESSES,
-            federation.injected,
-            federation.server_kills,
-            federation.client_kills,
-            federation.rounds(),
+            fault.engine,
+            bed.injected,
+            bed.server_kills,
+            bed.client_kills,
+            bed.rounds(),
             counted.samples,
             counted.lost,
             counted.doubled,
             counted.unknown,
             round(time.perf_counter() - started, 1),
         )
+
+
+@contextmanager
+def _bed(fault: Fault, number: int, root: Path, rng: np.random.Generator) -> Iterator[Bed]:
+    """Yield what a fault is injected into; all its processes end with this."""
+    size = fault.size(number)
+    if fault.engine == FLOWER:
+        with deployed(_APP, root, rng, size, fault.config) as deployment:
+            yield deployment
+    else:
+        with running(Federation(root, rng, size, fault.config)) as federation:
+            yield federation
 
 
 def read_rows(path: Path) -> list[Row]:
