@@ -13,6 +13,7 @@ from sim.faults.fault import FLOWER, PROCESSES, Fault
 from sim.faults.federation import Federation, running
 from sim.faults.kinds import befalling
 from sim.faults.marks import count, mark_of, marks_in, picture, read_mark, write_pictures
+from sim.faults.page import PAGE, with_table
 from sim.faults.report import FAULTS, RESULTS, Row, read_rows, run_faults, table
 from sim.faults.serverapp import ServerJob, run_serverapp
 from sim.launcher import RunError
@@ -95,6 +96,11 @@ def test_a_kind_that_lost_samples_is_run_again(tmp_path: Path) -> None:
 def test_the_table_has_a_line_for_each_row() -> None:
     lines = table([row("one"), row("two")])
     assert len(lines) == 4 and lines[2].startswith("| one | processes | 1 | 4 | 10 | 0 | 0 |")
+
+
+def test_the_page_has_the_table_of_the_results() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert with_table(text) == text
 
 
 # The count can fail
