@@ -136,9 +136,15 @@ class Contribution:
     skipped : Counter of str
         Samples of no use, by reason.
     useless : tuple of int
-        Indices of those.
+        Indices of those that cannot be read or used.
+    refused : tuple of int
+        Indices of those that were read but cannot be sent.
     notes : tuple of str
         What the server should tell its user.
+    remaining : int
+        Samples that are left to send once these arrive.
+    growing : bool
+        Whether more may come.
     """
 
     payloads: tuple[bytes, ...] = ()
@@ -151,4 +157,7 @@ class Contribution:
     clipped: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     useless: tuple[int, ...] = ()
+    refused: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    remaining: int = 0
+    growing: bool = False

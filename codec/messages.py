@@ -28,7 +28,7 @@ from codec.gradients.compression import UNCOMPRESSED, Compression
 from codec.gradients.joined import joined
 from codec.gradients.majority_vote import Ballot
 from codec.gradients.refinement import Refinement
-from codec.identity import FINGERPRINT_BYTES
+from codec.identity import BANK_BYTES, FINGERPRINT_BYTES
 from codec.options import (
     COUNT,
     COUNT_OR_NONE,
@@ -323,6 +323,11 @@ class BankRequest(Request):
     """
 
     bank: bytes = option(b"", "id of a durable bank", sparse=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.bank) not in (0, BANK_BYTES):
+            raise OptionError("bank", f"has {len(self.bank)} bytes; legal: 0 or {BANK_BYTES}")
 
 
 @dataclass(frozen=True, kw_only=True)

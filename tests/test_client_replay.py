@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message
+from flwr.app import Context, Message
 from numpy.typing import NDArray
 from requested_client import (
     COARSE,
@@ -23,8 +23,8 @@ from requested_client import (
 )
 
 from clients import ArraySource, train
-from clients.delivery import SentSamples
 from clients.importance import model_outputs, score
+from clients.memory import Memory
 from clients.selection import FIRST_TRIED
 from codec import CodecError, SamplePayload, decode_samples
 from codec.identity import fingerprints, receipt, tags
@@ -63,15 +63,27 @@ def test_replay_sends_in_random_order_sorted_by_label_within_a_payload() -> None
     assert (decoded(reply).targets == source.targets[indices]).all()
 
 
-def test_replay_state_holds_one_bit_a_sample() -> None:
+def remembered(ctx: Context) -> Memory:
+    return Memory.from_entries(ctx.state.config_records["quantized-data"])
+
+
+def test_the_state_holds_what_was_sent_until_it_is_known_to_have_arrived() -> None:
     ctx, source = context(), digits()
-    indices = sent_indices(answer(replay(), ctx, source))
-    record = ctx.state["quantized-data"]
-    assert isinstance(record, ConfigRecord)
-    assert len(record["sent"]) == len(record["pending"]) == 7  # type: ignore[arg-type]
-    state = SentSamples.from_entries(record, 50)
-    assert np.flatnonzero(state.pending).tolist() == sorted(indices)
-    assert not state.delivered.any() and len(state.receipt) == 8
+    reply = answer(replay(acknowledged=b""), ctx, source)
+    state, indices = remembered(ctx), sent_indices(reply)
+    assert sorted(state.pending) == sorted(fingerprints(source.samples, source.targets)[indices])
+    assert not len(state.delivered) and state.unsettled == receipt_of(reply)
+    answer(replay(server_round=2, acknowledged=receipt_of(reply)), ctx, source)
+    assert sorted(remembered(ctx).delivered) == sorted(state.pending)
+
+
+def test_the_state_takes_nine_bytes_a_sample() -> None:
+    ctx, source = context(), digits(2000)
+    answer(replay(samples_per_round=0), ctx, source)
+    answer(replay(server_round=2), ctx, source)
+    record = ctx.state.config_records["quantized-data"]
+    size = sum(len(value) for value in record.values() if isinstance(value, bytes | str))
+    assert size < 9 * 2000
 
 
 def test_replay_marks_only_what_fits_the_budget() -> None:
@@ -284,7 +296,7 @@ def test_a_reply_that_was_lost_counts_again_what_it_skipped() -> None:
 
 def test_a_sample_too_large_for_the_budget_is_left_out_for_good() -> None:
     source, ctx, told = digits(), context(), Counter[str]()
-    samples = np.full((50, 1, 8, 8), 90, np.uint8)
+    samples = np.repeat(np.arange(60, 110, dtype=np.uint8), 64).reshape(50, 1, 8, 8)
     samples[[3, 20]] = np.random.default_rng(5).integers(0, 256, (2, 1, 8, 8))
     mostly_flat = replace(source, samples=samples)
     for server_round in range(25):
@@ -297,10 +309,8 @@ def test_a_sample_too_large_for_the_budget_is_left_out_for_good() -> None:
         reply = answer(msg, ctx, mostly_flat)
         told.update(skipped(reply))
         assert len(reply["samples"]) <= 60
-    record = ctx.state["quantized-data"]
-    assert isinstance(record, ConfigRecord)
-    state = SentSamples.from_entries(record, 50)
-    assert np.flatnonzero(state.useless).tolist() == [3, 20]
+    refused = fingerprints(samples[[3, 20]], source.targets[[3, 20]])
+    assert sorted(remembered(ctx).refused) == sorted(refused)
     assert told == {"larger than uplink-budget": 2} and reply["remaining"] == 0
 
 
