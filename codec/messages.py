@@ -322,7 +322,7 @@ class BankRequest(Request):
         as the run.
     """
 
-    bank: bytes = option(b"", "id of a durable bank")
+    bank: bytes = option(b"", "id of a durable bank", sparse=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -524,7 +524,7 @@ class SampleReply(Reply):
     more: tuple[bytes, ...] = option((), "further payloads")
     num_sent: int = required(int, "samples in the payloads", COUNT_OR_NONE, metric=True)
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
-    fingerprints: bytes = option(b"", "fingerprints of the samples")
+    fingerprints: bytes = option(b"", "fingerprints of the samples", sparse=True)
     growing: bool = option(False, "whether the source may grow")
     refinement: bytes | None = option(None, "compressed residual")
     variance_kept: float = option(
@@ -617,7 +617,7 @@ class Description(Reply):
     target_size: int = option(0, "floats in a target", COUNT_OR_NONE)
     class_names: tuple[str, ...] = option((), "names of the classes")
     whole: bool = option(False, "whether float targets may be labels", telemetry=True)
-    pending: bytes = option(b"", "receipt of a reply that was not acknowledged")
+    pending: bytes = option(b"", "receipt of a reply that was not acknowledged", sparse=True)
 
 
 REQUESTS: Mapping[str, type[Request]] = MappingProxyType(

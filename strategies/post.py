@@ -12,6 +12,7 @@ from flwr.common import log
 from flwr.serverapp import Grid
 
 _PATIENCE = 3.0  # timeouts after which a reply is given up
+_LEAST_PATIENCE = 90.0  # seconds; until then Flower knows of a node that died
 # So long, at least, a request stays valid, as devices whose clocks are ahead take it for older.
 _LEAST_TTL = 600.0
 _SAY_SECONDS = 10.0
@@ -42,8 +43,10 @@ class Post(Grid):
 
     What is out then is remembered: its node is `busy`, and is not to be asked again while the
     reply may still come. Replies to earlier requests are taken in whenever the grid is asked for
-    new ones, and kept in `late` until the caller takes them. After three timeouts a reply is
-    given up; the request itself is valid as long, but no less than ten minutes.
+    new ones, and kept until the caller takes them. After three timeouts, and no less than 90
+    seconds, a reply is given up; the request itself is valid as long, but no less than ten minutes.
+    A node that is connected and yet was given up rests for one round, then for two, four, and so
+    on while it stays silent.
 
     That needs a grid that sends and receives apart. On one that implements `send_and_receive`
     alone, or in another class than `push_messages` and `pull_messages`, as to watch or to window
@@ -73,6 +76,9 @@ class Post(Grid):
         self._late: list[tuple[int, Message]] = []
         self._unhurried: set[int] = set()
         self._given_up: set[int] = set()
+        self._round = 0
+        self._silences: dict[int, int] = {}  # in a row
+        self._rests: dict[int, int] = {}  # until after that round
         if quorum < 1 and not self._apart:
             log(WARNING, "quorum has no effect: the grid does not send and receive apart")
 
@@ -82,8 +88,13 @@ class Post(Grid):
     # Who owes what
 
     def busy(self) -> set[int]:
-        """Return nodes whose reply is out, or came late and was not taken yet."""
-        return {owed.node_id for owed in self._owed.values()} | {node for node, _ in self._late}
+        """Return nodes whose reply is out, or came late and was not taken yet, or that rest."""
+        resting = {node for node, last in self._rests.items() if self._round <= last}
+        return {owed.node_id for owed in self._owed.values()} | {n for n, _ in self._late} | resting
+
+    def owes(self) -> bool:
+        """Whether a reply is out, or came late and was not taken yet."""
+        return bool(self._owed or self._late)
 
     @property
     def unhurried(self) -> set[int]:
@@ -104,6 +115,18 @@ class Post(Grid):
         """Take in what has come by now."""
         self._pull(())
         self._give_up()
+
+    def next_round(self) -> None:
+        """Take in what has come by now; those that rest come nearer to being asked again."""
+        self.look()
+        self._round += 1
+        # Who left, and comes back, is another process.
+        connected = set(self.get_node_ids()) if self._rests else set()
+        self._rests = {node: last for node, last in self._rests.items() if node in connected}
+
+    def wake_all(self) -> None:
+        """Let nobody rest."""
+        self._rests = {}
 
     def wait_for_late(self, timeout: float) -> None:
         """Wait until a reply to an earlier request comes, or none is out any more."""
@@ -172,7 +195,7 @@ class Post(Grid):
 
     def _push(self, messages: Sequence[Message], timeout: float | None) -> dict[str, int]:
         """Send messages; return the nodes by the ids of those that could be sent."""
-        patience = math.inf if timeout is None else _PATIENCE * timeout
+        patience = math.inf if timeout is None else max(_PATIENCE * timeout, _LEAST_PATIENCE)
         for message in messages:
             message.metadata.ttl = min(message.metadata.ttl, max(patience, _LEAST_TTL))
         ids = list(self._grid.push_messages(messages)) if messages else []
@@ -201,13 +224,13 @@ class Post(Grid):
             found += self._pull(asked)
             now = self._clock()
             out = asked.keys() & self._owed.keys() if asked else self._owed
-            if enough() or not out or (timeout is not None and now - started >= timeout):
+            left = math.inf if timeout is None else started + timeout - now
+            if enough() or not out or left < _SHORTEST / 100:
                 break
             if now - said_at >= _SAY_SECONDS:
                 said_at = now
-                log(INFO, "waiting for %d replies for %.0f s", len(out), now - started)
+                log(INFO, "waiting for the replies of %d nodes for %.0f s", len(out), now - started)
             pause = min(_LONGEST, max(_SHORTEST, _SHARE * (now - started)))
-            left = math.inf if timeout is None else started + timeout - now
             self._sleep(min(pause, left))
         self._give_up()
 
@@ -219,6 +242,8 @@ class Post(Grid):
             owed = self._owed.pop(key, None)
             if owed is None:  # a grid that brings a reply twice
                 continue
+            if not reply.has_error():
+                self._silences.pop(owed.node_id, None)
             if key in asked:
                 found.append(reply)
             else:
@@ -231,6 +256,9 @@ class Post(Grid):
             if now - owed.asked_at >= owed.patience:
                 del self._owed[key]
                 self._given_up.add(owed.node_id)
+                times = self._silences.get(owed.node_id, 0)
+                self._silences[owed.node_id] = times + 1
+                self._rests[owed.node_id] = self._round + 2**times
 
 
 def _sends_apart(grid: Grid) -> bool:

@@ -18,6 +18,7 @@ from codec import (
     SamplePayload,
     SampleSpec,
 )
+from codec.identity import NO_RECEIPT
 from codec.learning.inputs import sees_floats
 from codec.messages import (
     BankTraining,
@@ -38,7 +39,6 @@ from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
 from strategies.sample_strategy import SampleStrategy
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
-_NOTHING = b"-"  # not the receipt of any reply; Flower's message_size_mod fails on empty bytes
 _LOG_SECONDS = 10.0
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
@@ -158,15 +158,15 @@ class QuantizedDataReplay(SampleStrategy):
 
     def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
         """Return the request with what has arrived of a node."""
-        return replace(request, acknowledged=self._acknowledged.get(node_id, _NOTHING))
+        return replace(request, acknowledged=self._acknowledged.get(node_id, NO_RECEIPT))
 
     def finished(self) -> Collection[int]:
         """Return nodes that have sent everything."""
         return self._finished
 
-    def can_wait(self) -> bool:
-        """Whether there are samples to train on while replies are out."""
-        return len(self.bank) > 0
+    def needs_nodes(self) -> bool:
+        """Whether there is nothing yet to train on."""
+        return not len(self.bank)
 
     def take_leftovers(self, server_round: int, replies: Sequence[Message]) -> None:
         """Bank what came after the last round."""

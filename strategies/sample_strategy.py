@@ -111,7 +111,8 @@ class SampleStrategy(ServerStrategy):
         self._sent_model, self._early = arrays, []
         terms = self._settle(server_round, nodes, config, grid)
         answered = {message.metadata.src_node_id for message in self._early}
-        asked = [n for n in nodes if n not in answered and (terms or n in self._private)]
+        silent = self.busy()  # those that owe their description
+        asked = [n for n in nodes if n not in answered | silent and (terms or n in self._private)]
         request = replace(self.request, server_round=server_round, terms=terms or Terms())
         messages: list[Message] = []
         for node_id in asked:

@@ -262,20 +262,24 @@ class ServerStrategy(Strategy):
         """Return nodes whose reply to an earlier request is out: they are not to be asked."""
         return set() if self._post is None else self._post.busy()
 
-    def can_wait(self) -> bool:
-        """Whether a round is of use although nobody can be asked."""
-        return False
+    def needs_nodes(self) -> bool:
+        """Whether a round is of no use unless somebody answers."""
+        return True
 
     def before_round(self, server_round: int, post: Post) -> None:
         """Take in what has come since; wait for it if nobody else is there to be asked."""
         self.book.turn_to(server_round)
-        post.look()
-        free = set(post.get_node_ids()) - post.busy() - set(self.finished())
-        if post.busy() and not free and not self.can_wait():
+        post.next_round()
+        if not self._free(post):
             post.wait_for_late(self.timeout)
+        if not self._free(post) and not post.owes() and self.needs_nodes():
+            post.wake_all()
         self.book.give_up(post.take_given_up())
         if not self.takes_late:  # so that these nodes can be asked
             self.book.drop_late(server_round, post.take_late())
+
+    def _free(self, post: Post) -> set[int]:
+        return set(post.get_node_ids()) - post.busy() - set(self.finished())
 
     def late_replies(self, server_round: int, post: Post) -> list[Message]:
         """Return replies to earlier requests to train; others are of no use any more."""
