@@ -118,7 +118,6 @@ class Bed:
     ) -> None:
         size = size or Size()
         self.root, self.rng = root, rng
-        self.out, self.bank = root / "run", root / "bank.sqlite"
         self.server_kills = self.client_kills = self.injected = 0
         server_data = root / "server"
         _write_test_pictures(server_data)
@@ -141,10 +140,9 @@ class Bed:
             "threads": 1,
             "client-key": "partition",
             "min-available-nodes": size.devices,
-            "bank": str(self.bank),
-            "out-dir": str(self.out),
             **(config or {}),
         }
+        self.place_run(root)
         self.devices = []
         for number in range(size.devices):
             device = Device(
@@ -153,6 +151,11 @@ class Bed:
             write_pictures(device.folder, number, range(size.samples))
             device.memory.mkdir()
             self.devices.append(device)
+
+    def place_run(self, folder: Path) -> None:
+        """Let a folder hold the run folder and the bank."""
+        self.out, self.bank = folder / "run", folder / "bank.sqlite"
+        self.config |= {"bank": str(self.bank), "out-dir": str(self.out)}
 
     def book(self) -> None:
         """Count what has happened without the caller; called once, at the end."""

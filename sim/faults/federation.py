@@ -159,6 +159,10 @@ class Federation(Bed):
         self.server_kills += alive
         self.injected += alive
 
+    def stop_server(self) -> None:
+        """Kill the server without counting it."""
+        _kill(self.server)
+
     def wait_for_server(self, seconds: float) -> bool:
         """Wait for the server's end at most so long; whether it has ended."""
         assert self.server is not None
