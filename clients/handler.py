@@ -34,6 +34,7 @@ from codec.messages import (
     StreamingRequest,
 )
 from codec.options import OneOf, Options, check, own_fields
+from codec.packages import needed_packages
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +45,7 @@ Answer = Callable[[ClientRound[Any], RecordDict], tuple[Contribution, int]]
 _ANSWERS: Mapping[str, Answer] = {STREAMING: answer_streaming, REPLAY: answer_replay}
 
 
+@needed_packages()
 def train(
     msg: Message,
     context: Context,
