@@ -1,4 +1,4 @@
-"""One command: SuperLink and three SuperNodes with TLS and keys; refusals, training, no leftovers."""
+"""One command: a deployment with TLS and keys that refuses strangers, trains, and leaves nothing."""
 
 import json
 import os
