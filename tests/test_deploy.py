@@ -1,4 +1,4 @@
-"""One command: a deployment with TLS and keys that refuses strangers, trains, and leaves nothing."""
+"""One command: a deployment with TLS and keys refuses strangers, trains, and leaves nothing."""
 
 import json
 import os
