@@ -122,6 +122,9 @@ class Contribution:
         Size of the original minibatch (streaming) or of the pool chosen from (replay).
     sent : (M,) int64 array
         Indices of the samples in `payloads`, into the source.
+    fingerprints : (M,) uint64 array
+        What they are known by, in the order in which they stand in the payloads; see
+        `codec.identity`.
     refinement : bytes or None
         Compressed gradient residual.
     memory : list of float32 arrays or None
@@ -133,18 +136,28 @@ class Contribution:
     skipped : Counter of str
         Samples of no use, by reason.
     useless : tuple of int
-        Indices of those.
+        Indices of those that cannot be read or used.
+    refused : tuple of int
+        Indices of those that were read but cannot be sent.
     notes : tuple of str
         What the server should tell its user.
+    remaining : int
+        Samples that are left to send once these arrive.
+    growing : bool
+        Whether more may come.
     """
 
     payloads: tuple[bytes, ...] = ()
     considered: int = 0
     sent: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    fingerprints: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     refinement: bytes | None = None
     memory: list[NDArray[np.float32]] | None = None
     variance_kept: float = 1.0
     clipped: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     useless: tuple[int, ...] = ()
+    refused: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    remaining: int = 0
+    growing: bool = False

@@ -5,27 +5,29 @@ The clock is read here and in the baselines' handlers only. Of Flower, `clients.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.arrays import load_model
-from clients.client_round import ClientRound, Contribution
+from clients.client_round import ClientRound
+from clients.device_file import Device
 from clients.reading import Reader
-from clients.replay import answer_replay
+from clients.replay import answer_replay, recall
 from clients.source import as_source
 from clients.stopwatch import Stopwatch
 from clients.streaming import answer_streaming
 from codec import CodecError, Criterion
+from codec.identity import tags
 from codec.messages import (
     ARRAYS,
     CONFIG,
     METRICS,
     PAYLOAD,
-    REPLAY,
-    STREAMING,
+    BankRequest,
     DescribeRequest,
     ReplayRequest,
     Reply,
@@ -40,9 +42,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 RequestT = TypeVar("RequestT", bound=Request)
-Answer = Callable[[ClientRound[Any], RecordDict], tuple[Contribution, int]]
-
-_ANSWERS: Mapping[str, Answer] = {STREAMING: answer_streaming, REPLAY: answer_replay}
 
 
 @needed_packages()
@@ -57,6 +56,7 @@ def train(
     class_names: Sequence[str] | None = None,
     value_range: tuple[float, float] | None = None,
     keys: Sequence[str] = (),
+    state_dir: str | Path | None = None,
 ) -> Message:
     """Answer one round's request with quantized samples.
 
@@ -88,6 +88,9 @@ def train(
         0 to 255 for 8-bit images, measured for others.
     keys : (str, str), optional
         Of sample and target, where the items are mappings.
+    state_dir : str or Path, optional
+        Folder in which the device remembers what it has sent to banks that outlive a run.
+        Default: ``$XDG_STATE_HOME/flwr-quantized-data`` (``~/.local/state``).
 
     Returns
     -------
@@ -103,8 +106,12 @@ def train(
     source = as_source(
         dataset, classes=classes, class_names=class_names, value_range=value_range, keys=keys
     )
+    bank = request.bank if isinstance(request, BankRequest) else b""
+    device = Device.of(context.node_id, context.node_config, state_dir) if bank else None
     if isinstance(request, DescribeRequest):
-        return reply_message(msg, Reader(source).describe(partition_id(context)))
+        description = Reader(source).describe(partition_id(context))
+        memory, _ = recall(context.state, bank, device)
+        return reply_message(msg, replace(description, pending=memory.unsettled))
     assert isinstance(request, StreamingRequest | ReplayRequest)
     watch = Stopwatch()
     key = client_key(context, request)
@@ -115,7 +122,10 @@ def train(
         if model is None:
             raise CodecError("the request scores or refines with a model: pass model=<factory>")
         work = replace(work, model=load_model(model, msg.content.get(ARRAYS)))
-    contribution, remaining = _ANSWERS[request.mode](work, context.state)
+    if isinstance(request, ReplayRequest):
+        contribution = answer_replay(work, context.state, device)
+    else:
+        contribution = answer_streaming(work, context.state)
     first, *more = contribution.payloads or (b"",)
     reply = SampleReply(
         client=partition_id(context),
@@ -123,7 +133,9 @@ def train(
         more=tuple(more),
         num_examples=contribution.considered,
         num_sent=len(contribution.sent),
-        remaining=remaining,
+        remaining=contribution.remaining,
+        fingerprints=tags(contribution.fingerprints, getattr(request, "identity_bytes", 0)),
+        growing=contribution.growing,
         refinement=contribution.refinement,
         memory_bytes=sum(part.nbytes for part in contribution.memory or ()),
         variance_kept=contribution.variance_kept,

@@ -28,7 +28,7 @@ from codec.gradients.compression import UNCOMPRESSED, Compression
 from codec.gradients.joined import joined
 from codec.gradients.majority_vote import Ballot
 from codec.gradients.refinement import Refinement
-from codec.identity import FINGERPRINT_BYTES
+from codec.identity import BANK_BYTES, FINGERPRINT_BYTES
 from codec.options import (
     COUNT,
     COUNT_OR_NONE,
@@ -319,6 +319,11 @@ class BankRequest(Request):
 
     bank: bytes = option(b"", "id of a durable bank")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.bank) not in (0, BANK_BYTES):
+            raise OptionError("bank", f"has {len(self.bank)} bytes; legal: 0 or {BANK_BYTES}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeRequest(BankRequest):
@@ -491,6 +496,8 @@ class SampleReply(Reply):
     fingerprints : bytes
         The first bytes of each sample's fingerprint, as many as the request says, in the order of
         the samples; see `codec.identity`.
+    growing : bool
+        Whether more may come: the source says so, or has changed since the client met it.
     refinement : bytes or None
         Compressed residual of the gradient.
     variance_kept : float
@@ -512,6 +519,7 @@ class SampleReply(Reply):
     num_sent: int = required(int, "samples in the payloads", COUNT_OR_NONE, metric=True)
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
     fingerprints: bytes = option(b"", "fingerprints of the samples")
+    growing: bool = option(False, "whether the source may grow")
     refinement: bytes | None = option(None, "compressed residual")
     variance_kept: float = option(
         1.0, "share of the variance that survives", SHARE, telemetry=True, metric=True

@@ -54,6 +54,7 @@ class Stream(IntEnum):
     ORDER = 3
     AUGMENTATION = 4
     STATISTICS = 5
+    CHECKS = 6
     # The server's: `server_generator`.
     SERVER_NODES = 100
     SERVER_MINIBATCHES = 101

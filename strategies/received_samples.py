@@ -17,7 +17,7 @@ from codec import (
     decode_samples,
 )
 from codec.gradients import GradientCompressor
-from codec.identity import receipt
+from codec.identity import read_tags, receipt
 from codec.learning.inputs import sees_floats
 from codec.messages import SampleReply
 from strategies.received import BadReply, Received, decompressed, read_reply
@@ -135,6 +135,9 @@ def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
     payloads = [(payload, _decode(payload)) for payload in read if payload.count]
     count = sum(payload.count for payload, _ in payloads)
     _check_counts(reply.num_examples, reply.num_sent, count, expected.max_examples)
+    if reply.fingerprints:
+        _check_fingerprints(reply.fingerprints, count)
+        sections["fingerprints"] = len(reply.fingerprints)
     refinement = None
     if expected.compressor is not None and reply.refinement is not None:
         refinement = decompressed(
@@ -177,6 +180,13 @@ def _decode(payload: SamplePayload) -> DecodedSamples:
         return decode_samples(payload)
     except CodecError as error:
         raise BadReply("payload", str(error)) from error
+
+
+def _check_fingerprints(data: bytes, count: int) -> None:
+    try:
+        read_tags(data, count)
+    except CodecError as error:
+        raise BadReply("record", str(error)) from error
 
 
 def _check_counts(num_examples: int, num_sent: int, count: int, max_examples: int) -> None:

@@ -76,7 +76,8 @@ def test_dropped_candidates_count_as_of_no_use() -> None:
     candidates = Candidates(Reader(source()), np.array([4, 9, 2]))
     candidates.first(3)
     candidates.drop((2,), "too dull")
-    assert candidates.useless == [2] and candidates.skipped == {"too dull": 1}
+    assert candidates.refused == [2] and not candidates.useless
+    assert candidates.skipped == {"too dull": 1}
 
 
 def test_nothing_of_use_is_an_error_with_what_was_wrong() -> None:
