@@ -119,8 +119,8 @@ def test_client_side_needs_no_torch(module: str) -> None:
         assert not {_top(name) for name in names} & TORCH, file
 
 
-# Of Flower: gRPC, which 1.43 drops, and what only older apps use. Messages (`flwr.proto.*_pb2`) stay,
-# since HTTP carries them, too.
+# Of Flower: gRPC, which 1.43 drops, and what only older apps use. Its messages, `flwr.proto.*_pb2`,
+# stay, since HTTP carries them, too.
 LEAVING = ("grpc", "flwr.server", "flwr.client", "flwr.simulation")
 
 
