@@ -57,7 +57,12 @@ def launch(
     ------
     RunError
         If the run was refused, failed or was stopped; names the cause.
+    MissingPackage
+        If Flower's simulation engine is not installed.
     """
+    from codec.packages import require  # imports NumPy
+
+    require("ray")
     if KEYED_BY in read_defaults(app):  # node ids differ from run to run, partitions do not
         run_config = {KEYED_BY: "partition", **run_config}
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
