@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,13 +12,24 @@ import numpy as np
 import tomli_w
 
 from sim.faults.bed import Bed, Device, Size, environment, wait_until
+from sim.keys import LOOPBACK, KeyFolder, make_keys, register
 from sim.launcher import RunError
 from sim.run_config import ConfigValue
-from sim.superlink import CONNECTION, SuperLink, free_port, running_superlink
+from sim.superlink import (
+    CONNECTION,
+    Certificates,
+    SuperLink,
+    free_port,
+    running_superlink,
+    superlink_command,
+)
 
 SERVER_APP, CLIENT_APP = "flwr-serverapp", "flwr-clientapp"  # programs
 
 _PATIENCE = 420.0  # seconds that a run may take
+# A SuperNode that is refused ends by itself within the first; a killed one is known to be gone
+# within the other.
+_REFUSAL_SECONDS, _REFUSED_SECONDS = 10.0, 150.0
 _LISTENING = "Uvicorn running on"
 # Instead of a second: Flower's programs look for work as often as this.
 _HASTE = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
@@ -30,8 +41,13 @@ class Deployment(Bed):
     Parameters
     ----------
     superlink : SuperLink
+    options : sequence of str
+        What it was started with.
     app : Path
         Folder of the Flower app.
+    keys : KeyFolder or None
+        Keys of the devices, by which their nodes are known when they come again; None: a node
+        that comes again is another one.
     root, rng, size, config
         See `Bed`.
     """
@@ -39,14 +55,16 @@ class Deployment(Bed):
     def __init__(
         self,
         superlink: SuperLink,
+        options: Sequence[str],
         app: Path,
+        keys: KeyFolder | None,
         root: Path,
         rng: np.random.Generator,
         size: Size | None = None,
         config: Mapping[str, ConfigValue] | None = None,
     ) -> None:
         super().__init__(root, rng, size, config)
-        self._superlink, self._app = superlink, app
+        self._superlink, self._options, self._app, self._keys = superlink, options, app, keys
         # A group ends with its last process, and the SuperLink that leads it will be killed.
         self._hold = superlink.start(["sleep", "infinity"])
         self._link = superlink.group
@@ -63,10 +81,13 @@ class Deployment(Bed):
             f'{key}="{value}"' if isinstance(value, str) else f"{key}={value}"
             for key, value in device.node_config().items()
         )
-        address = self._superlink.address
+        key: list[str] = []
+        if self._keys is not None:
+            key = ["--auth-supernode-private-key", str(self._keys.device(device.number))]
         self._supernodes[device.number] = self._start(
             f"device{device.number}.log",
-            *("flower-supernode", "--insecure", "--superlink", address),
+            *("flower-supernode", "--superlink", self._superlink.address),
+            *(*self._superlink.trust(), *key),
             *("--port", str(free_port()), "--node-config", told),
         )
 
@@ -77,10 +98,26 @@ class Deployment(Bed):
         self.injected += 1
 
     def restart_device(self, device: Device, *, state: bool = True) -> None:
-        """Start a killed SuperNode again, as a new node: it has no key."""
+        """Start a killed SuperNode again.
+
+        One with a key is refused until the SuperLink knows that the killed one is gone, and tries
+        again until then.
+        """
         if not state:
             device.forget()
+        deadline = time.monotonic() + _REFUSED_SECONDS
         self.start_device(device)
+        while self._keys is not None and not self._is_accepted(device):
+            if time.monotonic() > deadline:
+                raise RunError(f"SuperNode {device.number} is refused for {_REFUSED_SECONDS:g} s")
+            self.start_device(device)
+
+    def _is_accepted(self, device: Device) -> bool:
+        """Whether a SuperNode is still there after the time in which it would be refused."""
+        with suppress(subprocess.TimeoutExpired):
+            self._supernodes[device.number].wait(_REFUSAL_SECONDS)
+            return False
+        return True
 
     def kill_client(self, seconds: float = 60.0) -> None:
         """Kill the process that handles a message on a device, as soon as there is one."""
@@ -131,27 +168,18 @@ class Deployment(Bed):
 
     def restart_superlink(self) -> None:
         """Start the SuperLink again, on its port and with its database."""
-        host, port = self._superlink.address.split(":")
-        log = self.root / "superlink.log"
+        link, log = self._superlink, self.root / "superlink.log"
         log.write_text("")
-        self._link = self._start(
-            log.name,
-            *("flower-superlink", "--insecure", "--isolation", "process"),
-            *("--host", host, "--port", port, "--database", str(self.database)),
-        ).pid
+        command = superlink_command(link.address, link.certificates, self._options)
+        self._link = self._start(log.name, *command).pid
         wait_until(lambda: _LISTENING in log.read_text(errors="replace"), "no SuperLink")
 
     def restart_server(self) -> None:
         """Start SuperLink and SuperExec again."""
         self.restart_superlink()
-        address = self._superlink.address
-        command = ("flower-superexec", "--insecure", "--runtime-api-address", address)
-        self._start("superexec.log", *command)
-
-    @property
-    def database(self) -> Path:
-        """The SuperLink's."""
-        return database_in(self.root)
+        link = self._superlink
+        address = ("--runtime-api-address", link.address)
+        self._start("superexec.log", "flower-superexec", *link.trust(), *address)
 
     # The run
 
@@ -196,13 +224,27 @@ def deployed(
     rng: np.random.Generator,
     size: Size,
     config: Mapping[str, ConfigValue],
+    *,
+    with_keys: bool = False,
 ) -> Iterator[Deployment]:
-    """Yield a test bed on a SuperLink of its own; stop all that was started."""
+    """Yield a test bed on a SuperLink of its own; stop all that was started.
+
+    With keys, the SuperLink speaks TLS and takes no other devices.
+    """
+    options = ["--database", str(root / "superlink.db")]
+    keys = certificates = None
+    if with_keys:
+        keys = KeyFolder(root / "keys")
+        make_keys(keys, LOOPBACK, size.devices)
+        certificates = Certificates(keys.ca_certificate, keys.server_certificate, keys.server_key)
+        options.append("--enable-supernode-auth")
     with (
         _environment(_HASTE | environment(root)),
-        running_superlink(["--database", str(database_in(root))]) as superlink,
+        running_superlink(options, certificates) as superlink,
     ):
-        yield Deployment(superlink, app, root, rng, size, config)
+        if keys is not None:
+            register(superlink.env, keys.public_keys(), CONNECTION)
+        yield Deployment(superlink, options, app, keys, root, rng, size, config)
 
 
 @contextmanager
@@ -215,11 +257,6 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-def database_in(root: Path) -> Path:
-    """Return the file of a SuperLink's database in a scratch folder."""
-    return root / "superlink.db"
 
 
 def kill_tree(pid: int) -> None:

@@ -32,6 +32,8 @@ class Fault:
     engine : str
         `PROCESSES` or `FLOWER`.
     devices : int
+    with_keys : bool
+        Whether Flower's SuperNodes have keys.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Fault:
     config: Mapping[str, ConfigValue] = field(default_factory=dict)
     engine: str = PROCESSES
     devices: int = 3
+    with_keys: bool = False
 
     def size(self, number: int) -> Size:
         """Return how large a federation is: there must be rounds enough for the faults."""

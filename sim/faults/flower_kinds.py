@@ -47,7 +47,7 @@ def server_app_killed(deployment: Deployment, number: int) -> None:
 
 
 def supernodes_killed(*, state: bool) -> Callable[[Deployment, int], None]:
-    """Return what kills SuperNodes in a round; they come again as new nodes."""
+    """Return what kills SuperNodes in a round and starts them again."""
 
     def inject(deployment: Deployment, number: int) -> None:
         deployment.submit()
@@ -108,6 +108,14 @@ OF_FLOWER = (
     Fault(
         "SuperNode killed in a round, without key, without state",
         supernodes_killed(state=False), 3, 0, config=_HURRIED, engine=FLOWER,
+    ),
+    Fault(
+        "SuperNode killed in a round, with key, with state",
+        supernodes_killed(state=True), 2, 0, config=_HURRIED, engine=FLOWER, with_keys=True,
+    ),
+    Fault(
+        "SuperNode killed in a round, with key, without state",
+        supernodes_killed(state=False), 2, 0, config=_HURRIED, engine=FLOWER, with_keys=True,
     ),
     Fault("ClientApp killed in a round", clients_killed, 4, 0, config=_HURRIED, engine=FLOWER),
     Fault(

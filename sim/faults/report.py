@@ -18,6 +18,7 @@ from sim.faults.federation import Federation, running
 from sim.faults.flower_kinds import OF_FLOWER
 from sim.faults.kinds import OF_PROCESSES
 from sim.launcher import RunError
+from sim.superlink import SuperLinkError
 
 RESULTS = "faults.json"
 FAULTS = (*OF_PROCESSES, *OF_FLOWER)
@@ -113,7 +114,7 @@ def run_faults(
             continue
         try:
             row = measure(fault, number, seed)
-        except RunError as error:
+        except (RunError, SuperLinkError) as error:
             failed.append(fault.name)
             echo(f"{fault.name}: failed: {error}")
             continue
@@ -159,7 +160,8 @@ def _bed(fault: Fault, number: int, root: Path, rng: np.random.Generator) -> Ite
     """Yield what a fault is injected into; all its processes end with this."""
     size = fault.size(number)
     if fault.engine == FLOWER:
-        with deployed(_APP, root, rng, size, fault.config) as deployment:
+        keys = fault.with_keys
+        with deployed(_APP, root, rng, size, fault.config, with_keys=keys) as deployment:
             yield deployment
     else:
         with running(Federation(root, rng, size, fault.config)) as federation:
