@@ -34,6 +34,7 @@ from codec.options import (
     COUNT_OR_NONE,
     PROPER_SHARE,
     SHARE,
+    Entry,
     Options,
     PackedOptions,
     Range,
@@ -58,6 +59,8 @@ SELECTIONS = (PROBABILITY, TOP)
 DESCRIBE, STREAMING, REPLAY = "describe", "streaming", "replay"
 GRADIENT, FEDAVG = "gradient", "fedavg"
 
+# No entry is empty: Flower's `message_size_mod` takes none that is.
+_NO_RECEIPT = b"\0"
 _MOMENTUM = Range(0, 0.999)
 _SEED = Range(0, 2**32 - 1)  # what NumPy's and torch's generators take
 
@@ -369,6 +372,16 @@ class ReplayRequest(ReplayOptions, BankRequest):
     mode: str = choice("kind of work", REPLAY)
     acknowledged: bytes | None = option(None, "receipt of the last reply that arrived")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.acknowledged == _NO_RECEIPT:
+            object.__setattr__(self, "acknowledged", b"")
+
+    def to_entries(self) -> dict[str, Entry]:
+        """Return the fields as entries of a message."""
+        entries = super().to_entries()
+        return entries | ({"acknowledged": _NO_RECEIPT} if self.acknowledged == b"" else {})
+
     @property
     def needs_model(self) -> bool:
         """Whether the client runs a model at all."""
@@ -519,7 +532,7 @@ class SampleReply(Reply):
     num_sent: int = required(int, "samples in the payloads", COUNT_OR_NONE, metric=True)
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
     fingerprints: bytes = option(b"", "fingerprints of the samples")
-    growing: bool = option(False, "whether the source may grow")
+    growing: bool = option(False, "whether the source may grow", telemetry=True)
     refinement: bytes | None = option(None, "compressed residual")
     variance_kept: float = option(
         1.0, "share of the variance that survives", SHARE, telemetry=True, metric=True
