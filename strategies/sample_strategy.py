@@ -294,7 +294,7 @@ def _kind_of(message: Message) -> str:
         return _SAMPLES
     payload = message.content.get(PAYLOAD)
     keys = payload.keys() if isinstance(payload, ConfigRecord) else ()
-    if "samples" in keys:
+    if "samples" in keys or "shape" in keys:
         return _SAMPLES
     if "gradient" in keys:
         return _GRADIENT

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from codec.identity import NO_RECEIPT
 from codec.messages import SampleReply
 from strategies.received import Received
 from strategies.sample_bank import StoredReply
@@ -95,9 +94,9 @@ class Senders:
         return node_id in self._known
 
     def acknowledged(self, node_id: int) -> bytes:
-        """Return the receipt of a node's last accepted reply."""
+        """Return the receipt of a node's last accepted reply, empty for none."""
         sender = self._senders.get(node_id)
-        return NO_RECEIPT if sender is None else sender.receipt
+        return b"" if sender is None else sender.receipt
 
     def may_grow(self, node_id: int) -> bool:
         """Whether a node's data may grow, as far as its last reply but one tells."""
