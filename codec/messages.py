@@ -110,6 +110,11 @@ class Participation(ClientOptions):
     )
     min_available_nodes: int = option(1, "nodes that must be connected before a round", COUNT)
     min_train_nodes: int = option(1, "least number of nodes asked per round", COUNT)
+    quorum: float = option(
+        1.0,
+        "share of the asked nodes whose replies end a round; others may come later",
+        PROPER_SHARE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,6 @@ from fl_app.run_folder import (
 )
 from fl_app.run_log import (
     OrderlyLog,
-    ReportingGrid,
     RoundClock,
     failures_of,
     orderly_log,
@@ -60,7 +59,7 @@ def main(grid: Grid, context: Context) -> None:
         path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
         with contextlib.closing(RunFolder(path)) as folder:
             log(INFO, "run folder: %s", path)
-            run_rounds(ReportingGrid(grid), strategy, config, test, kind, folder, journal)
+            run_rounds(grid, strategy, config, test, kind, folder, journal)
             seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
             write_results(folder, strategy, config, seconds)
         for line in summary_lines(strategy.book, folder.rounds[-1], seconds, str(path)):

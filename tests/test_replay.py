@@ -165,7 +165,7 @@ def test_acknowledged_is_the_receipt_of_the_last_accepted_reply() -> None:
         samples = reply.content.config_records["payload"]["samples"]
         assert isinstance(samples, bytes)
         receipts.append(receipt((samples,)))
-    assert acknowledged == [b"", b"", receipts[1], receipts[1]]
+    assert acknowledged == [b"\0", b"\0", receipts[1], receipts[1]]
 
 
 def test_all_replies_failed_is_a_round_without_steps(
@@ -265,7 +265,7 @@ def test_summary_and_progress_are_logged(
         "server-steps: 5",
         "fraction-train: 1.0",
         "min-available-nodes: 1",
-        "└── min-train-nodes: 1",
+        "└── quorum: 1.0",
         "training: 5/5 steps, loss",
     ):
         assert part in text
