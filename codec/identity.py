@@ -13,7 +13,6 @@ from codec.errors import PayloadError
 FINGERPRINT_BYTES = 8
 RECEIPT_BYTES = 8
 BANK_BYTES = 8  # of a bank's id, which keys the fingerprints
-NO_RECEIPT = b"-"  # of no reply; not empty, as Flower's message_size_mod fails on empty bytes
 
 
 def fingerprints(

@@ -34,6 +34,7 @@ from codec.options import (
     COUNT_OR_NONE,
     PROPER_SHARE,
     SHARE,
+    Entry,
     Options,
     PackedOptions,
     Range,
@@ -58,6 +59,8 @@ SELECTIONS = (PROBABILITY, TOP)
 DESCRIBE, STREAMING, REPLAY = "describe", "streaming", "replay"
 GRADIENT, FEDAVG = "gradient", "fedavg"
 
+# No entry is empty: Flower's `message_size_mod` takes none that is.
+_NO_RECEIPT = b"\0"
 _MOMENTUM = Range(0, 0.999)
 _SEED = Range(0, 2**32 - 1)  # what NumPy's and torch's generators take
 
@@ -322,7 +325,7 @@ class BankRequest(Request):
         as the run.
     """
 
-    bank: bytes = option(b"", "id of a durable bank", sparse=True)
+    bank: bytes = option(b"", "id of a durable bank")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -365,15 +368,24 @@ class ReplayRequest(ReplayOptions, BankRequest):
     Attributes
     ----------
     acknowledged : bytes or None
-        Receipt (`codec.identity.receipt`) of the client's last reply that the server could use;
-        anything else for none. None: the server does not say, and every reply is taken to have
-        arrived.
+        Receipt (`codec.identity.receipt`) of the client's last reply that the server could use,
+        empty for none. None: the server does not say, and every reply is taken to have arrived.
     """
 
     auto_rule = TOP
 
     mode: str = choice("kind of work", REPLAY)
     acknowledged: bytes | None = option(None, "receipt of the last reply that arrived")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.acknowledged == _NO_RECEIPT:
+            object.__setattr__(self, "acknowledged", b"")
+
+    def to_entries(self) -> dict[str, Entry]:
+        """Return the fields as entries of a message."""
+        entries = super().to_entries()
+        return entries | ({"acknowledged": _NO_RECEIPT} if self.acknowledged == b"" else {})
 
     @property
     def needs_model(self) -> bool:
@@ -524,8 +536,8 @@ class SampleReply(Reply):
     more: tuple[bytes, ...] = option((), "further payloads")
     num_sent: int = required(int, "samples in the payloads", COUNT_OR_NONE, metric=True)
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
-    fingerprints: bytes = option(b"", "fingerprints of the samples", sparse=True)
-    growing: bool = option(False, "whether the source may grow")
+    fingerprints: bytes = option(b"", "fingerprints of the samples")
+    growing: bool = option(False, "whether the source may grow", telemetry=True)
     refinement: bytes | None = option(None, "compressed residual")
     variance_kept: float = option(
         1.0, "share of the variance that survives", SHARE, telemetry=True, metric=True
@@ -617,7 +629,7 @@ class Description(Reply):
     target_size: int = option(0, "floats in a target", COUNT_OR_NONE)
     class_names: tuple[str, ...] = option((), "names of the classes")
     whole: bool = option(False, "whether float targets may be labels", telemetry=True)
-    pending: bytes = option(b"", "receipt of a reply that was not acknowledged", sparse=True)
+    pending: bytes = option(b"", "receipt of a reply that was not acknowledged")
 
 
 REQUESTS: Mapping[str, type[Request]] = MappingProxyType(

@@ -79,7 +79,6 @@ def option(
     float32: bool = False,
     telemetry: bool = False,
     metric: bool = False,
-    sparse: bool = False,
 ) -> T:
     """Declare an option, or a field of a message, in the body of an `Options` class.
 
@@ -99,8 +98,6 @@ def option(
         A received value that is missing or odd becomes the default: it costs nobody a reply.
     metric : bool
         A number of a reply that Flower may aggregate: it travels in the record of metrics.
-    sparse : bool
-        The default does not travel, as empty bytes on which Flower's ``message_size_mod`` fails.
     """
     metadata = {
         "doc": doc,
@@ -108,7 +105,6 @@ def option(
         "key": key,
         "float32": float32,
         "telemetry": telemetry,
-        "sparse": sparse or telemetry,
         "metric": metric,
     }
     value: T = field(default=default, metadata=metadata)
@@ -154,7 +150,7 @@ class Options:
         return value if isinstance(value, cls) else cast(Any, cls)(value)
 
     def to_entries(self) -> dict[str, Entry]:
-        """Return the fields as entries of a message; None and empty tuples are left out."""
+        """Return the fields as entries of a message; None and what is empty by default is not."""
         return dict(_entries(self, packed=True))
 
     @classmethod
@@ -476,7 +472,7 @@ def _nested(declared: Field[Any]) -> type[Options] | None:
 def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
     for declared in fields(options):
         value = getattr(options, declared.name)
-        if packed and declared.metadata.get("sparse") and value == declared.default:
+        if declared.metadata.get("telemetry") and value == declared.default:
             continue  # what is missing is taken for the default
         if packed and isinstance(value, PackedOptions):
             yield key_of(declared), value.to_bytes()
@@ -485,7 +481,7 @@ def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
         elif isinstance(value, tuple):
             if value:  # an empty list tells nothing of its type
                 yield key_of(declared), list(value)
-        elif value is not None:
+        elif value is not None and not (packed and value == b"" == declared.default):
             if declared.metadata.get("float32"):  # as it was written: 0.55, not 0.550000011920929
                 value = float(str(np.float32(value)))
             yield key_of(declared), value

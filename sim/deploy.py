@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sim.keys import LOOPBACK, KeyFolder, make_keys, register
-from sim.launcher import RunError, run_app
+from sim.launcher import RunError, run_app, with_state_dir
 from sim.run_config import ConfigValue
 from sim.superlink import CONNECTION, Certificates, SuperLink, free_port, running_superlink
 
@@ -61,7 +61,8 @@ def run_deployment(
                 start_node(superlink, [*_key(keys, node), *superlink.trust()], node, nodes)
             for name, process in refused.items():
                 echo(f"{name} is refused: exit code {_refusal(name, process)}")
-            run_app(superlink, app, {"min-available-nodes": nodes, **run_config}, echo=echo)
+            run_config = {"min-available-nodes": nodes, **with_state_dir(app, run_config)}
+            run_app(superlink, app, run_config, echo=echo)
 
 
 def start_node(

@@ -18,7 +18,7 @@ from sim.run_config import ConfigValue, read_defaults
 from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superlink
 
 COMPLETED = "finished:completed"
-KEYED_BY = "client-key"
+KEYED_BY, STATE = "client-key", "state-dir"
 
 _KEPT_LINES = 500
 _CAUSE_LINES = 3
@@ -65,6 +65,7 @@ def launch(
     require("ray")
     if KEYED_BY in read_defaults(app):  # node ids differ from run to run, partitions do not
         run_config = {KEYED_BY: "partition", **run_config}
+    run_config = with_state_dir(app, run_config)
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:
@@ -74,6 +75,14 @@ def launch(
         for line in lines:
             echo(line)
         raise RunError(": ".join([reason, *_last(lines, 1)])) from error
+
+
+def with_state_dir(app: Path, run_config: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
+    """Return a run config in which what the devices of this machine remember is the run's."""
+    out = run_config.get("out-dir")
+    if STATE in read_defaults(app) and out:
+        return {STATE: str(Path(str(out)) / "devices"), **run_config}
+    return dict(run_config)
 
 
 def run_app(

@@ -7,6 +7,13 @@ class RunFailed(RuntimeError):
     """A run that cannot learn anything; the message says why, in the clients' own words."""
 
 
+class CheckpointError(CodecError):
+    """A checkpoint that is not there, is damaged, or is of another run.
+
+    The message says what is wrong, and what to do.
+    """
+
+
 class BankError(CodecError):
     """A bank's file that cannot be used: damaged, of another version, in use, or no bank at all.
 

@@ -76,6 +76,11 @@ class ReceivedSamples(Received):
         return self.reply.remaining
 
     @property
+    def growing(self) -> bool:
+        """Whether the client's data may grow."""
+        return self.reply.growing
+
+    @property
     def receipt(self) -> bytes:
         """What the client knows this reply by, see `codec.identity`."""
         return receipt((self.reply.samples, *self.reply.more))

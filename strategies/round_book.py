@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import INFO, WARNING
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import Message, Metadata, MetricRecord
 from flwr.common import log
 
 from codec.messages import SampleReply
 from strategies.client_words import client_words
-from strategies.ledger import DOWNLINK, MESSAGE, UPLINK, Ledger
+from strategies.ledger import DOWNLINK, MESSAGE, UPLINK, Ledger, LedgerEntry
 from strategies.received import BadReply, Received, client_of
 
 ReceivedT = TypeVar("ReceivedT", bound=Received)
@@ -22,6 +22,12 @@ AnswerT = TypeVar("AnswerT")
 
 WARN_BELOW = 0.7  # share of the variance kept
 _SHOWN = 3  # words, and reasons, of as many as this
+# What is of the whole run, and not of a round.
+_KEPT = (
+    *("seconds", "failures", "samples_sent", "client_memory_bytes", "skipped", "clipped"),
+    *("accepted", "useful", "late", "duplicates", "node_steps", "_senders", "_kept_sum"),
+    *("_classes", "_told", "_last_words", "_first_words", "_rounds_before", "_last_round"),
+)
 _WORDS = 160  # characters of a client's words in the summary
 
 
@@ -51,6 +57,8 @@ class RoundResult:
         Replies that could not be used, by cause.
     late : int
         Replies to earlier rounds' requests that came in this one and could be used.
+    duplicates : int
+        Samples that the server had already.
     """
 
     round: int
@@ -64,6 +72,7 @@ class RoundResult:
     seconds: Mapping[str, float]
     failures: Mapping[str, int]
     late: int = 0
+    duplicates: int = 0
 
     def __str__(self) -> str:
         """Return the round as a line of a log."""
@@ -136,6 +145,8 @@ class RoundBook:
         Replies that brought something to learn from.
     late : int
         Replies that could be used, and came in a later round than they were asked for.
+    duplicates : int
+        Samples that were paid for although the server had them, or got them twice.
     node_steps : int
         Sum over the rounds of their steps times the nodes that were asked: the gradients that
         data-parallel training would have sent.
@@ -154,6 +165,7 @@ class RoundBook:
         self.accepted = 0
         self.useful = 0
         self.late = 0
+        self.duplicates = 0
         self.node_steps = 0
         self.any_missing = False
         self._on_round = on_round
@@ -172,7 +184,8 @@ class RoundBook:
         self._asked_at = 0.0
         self._round_seconds: defaultdict[str, float] = defaultdict(float)
         self._failures_before: Counter[str] = Counter()
-        self._late_before = 0
+        self._late_before = self._duplicates_before = 0
+        self._sizes: dict[int, LedgerEntry] = {}
         self._is_open = False
 
     @property
@@ -184,6 +197,11 @@ class RoundBook:
         return self._kept_sum / self.samples_sent if self.samples_sent else 1.0
 
     @property
+    def current_round(self) -> int:
+        """Number of the round that is open, or was last, as `RoundResult` has it."""
+        return self._number(self._last_round)
+
+    @property
     def round_failures(self) -> Counter[str]:
         """Replies of this round that could not be used, by cause."""
         return self.failures - self._failures_before
@@ -191,7 +209,7 @@ class RoundBook:
     # A round
 
     def turn_to(self, server_round: int) -> None:
-        """Open the books of a round; `begin` does, if it was not done."""
+        """Open the books of a new round."""
         if server_round <= self._last_round:
             self._rounds_before += self._last_round
             self._asked = []
@@ -200,7 +218,13 @@ class RoundBook:
         self.any_missing = False
         self._round_seconds = defaultdict(float)
         self._failures_before = self.failures.copy()
-        self._late_before = self.late
+        self._late_before, self._duplicates_before = self.late, self.duplicates
+        self._sizes = {}
+
+    def open(self, server_round: int) -> None:
+        """Open the books of a round, if they are not open."""
+        if not self._is_open:
+            self.turn_to(server_round)
 
     def begin(self, server_round: int, messages: Sequence[Message], answered: int = 0) -> None:
         """Book the requests of a round, which are about to leave.
@@ -212,8 +236,7 @@ class RoundBook:
         answered : int
             Nodes whose replies are there already.
         """
-        if not self._is_open:
-            self.turn_to(server_round)
+        self.open(server_round)
         self._is_open = False
         self._num_asked = len(messages) + answered
         self._expect(server_round, messages, trains=True)
@@ -294,6 +317,7 @@ class RoundBook:
             seconds=dict(self._round_seconds),
             failures=dict(self.round_failures),
             late=self.late - self._late_before,
+            duplicates=self.duplicates - self._duplicates_before,
         )
         for name, seconds in result.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
@@ -308,6 +332,60 @@ class RoundBook:
         start = time.perf_counter()
         yield
         self._round_seconds[name] += time.perf_counter() - start
+
+    # What a bank knows of a reply
+
+    def size_of(self, node_id: int) -> tuple[int, int]:
+        """Content and envelope bytes of the reply that a node's was booked with in this round."""
+        entry = self._sizes.get(node_id)
+        return (0, 0) if entry is None else (entry.content_bytes, entry.envelope_bytes)
+
+    def recover(
+        self, server_round: int, node_id: int, num_sent: int, content_bytes: int, envelope: int
+    ) -> None:
+        """Book a reply that the process received that this one goes on for."""
+        self.ledger.record_known(self._number(server_round), node_id, content_bytes, envelope)
+        self.accepted += 1
+        self.useful += 1
+        self._kept_sum += self.variance_kept * num_sent
+        self.samples_sent += num_sent
+        self._senders.add(node_id)
+
+    def drop_duplicates(self, node_id: int, number: int) -> None:
+        """Count samples that the server had already, and tell of the first ones."""
+        self.duplicates += number
+        text = (
+            "node %d has sent %d samples that were here already; they are dropped. Equal samples "
+            "are sent once by one device, but by each device that has them"
+        )
+        self.tell("duplicates", text, node_id, number)
+
+    def rename(self, old: int, new: int) -> None:
+        """Book what a node did under the id that it has now."""
+        self.ledger.rename(old, new)
+        if old in self._senders:
+            self._senders = self._senders - {old} | {new}
+
+    # A run that goes on in another process
+
+    def state(self) -> dict[str, Any]:
+        """Return what is on the books, for a checkpoint."""
+        return {name: getattr(self, name) for name in _KEPT} | {"ledger": self.ledger.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.ledger.restore(state["ledger"])
+        for name in _KEPT:
+            kind = type(getattr(self, name))
+            value = state[name]
+            # The failures' counter is one that others hold, too.
+            if name == "failures":
+                self.failures.clear()
+                self.failures.update(value)
+            elif kind in (Counter, dict, set):
+                setattr(self, name, kind(value))
+            else:
+                setattr(self, name, value)
 
     # Other questions: what samples are, how good the model is
 
@@ -417,13 +495,15 @@ class RoundBook:
         all_up = up + ledger.envelope_bytes(UPLINK)
         all_down = down + ledger.envelope_bytes(DOWNLINK)
         skipped = _listed(self.skipped)
+        twice = f", {self.duplicates:,} of them known already" if self.duplicates else ""
         causes = (
             f"{number} {cause} ({self._first_words.get(cause, '')[:_WORDS]})"
             for cause, number in self.failures.items()
         )
         stages = (f"{name} {spent:.1f}" for name, spent in self.seconds.items())
         lines = [
-            f"samples: {self.samples_sent:,} of {len(self._senders)} nodes; skipped: {skipped}",
+            f"samples: {self.samples_sent:,} of {len(self._senders)} nodes{twice}; "
+            f"skipped: {skipped}",
             f"coding: {self.variance_kept:.1%} of the variance, {self.clipped:,} values clipped",
             f"bytes: {up:,} up, {down:,} down; with envelope {all_up:,} up, {all_down:,} down",
             f"failures: {'; '.join(causes) or 'none'}",
@@ -506,7 +586,7 @@ class RoundBook:
         rest: str = MESSAGE,
     ) -> None:
         number = self._number(server_round)
-        self.ledger.record_uplink(
+        self._sizes[node_id] = self.ledger.record_uplink(
             number, message, sections, entropy_bits, node_id=node_id, rest=rest
         )
 

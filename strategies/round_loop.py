@@ -37,7 +37,8 @@ class RoundLoop:
     should_stop : callable, optional
         Called with round and `Result` after each round; true ends the run.
     after_round : callable, optional
-        Called with round, arrays and `Result` when a round is over, before `should_stop` is asked.
+        Called with round, arrays, `Result` and whether it is the last when a round is over, and
+        for round 0 before the first.
     """
 
     num_rounds: int
@@ -46,7 +47,7 @@ class RoundLoop:
     evaluate_config: ConfigRecord = field(default_factory=ConfigRecord)
     evaluate_fn: EvaluateFn | None = None
     should_stop: ShouldStop | None = None
-    after_round: Callable[[int, ArrayRecord, Result], None] | None = None
+    after_round: Callable[[int, ArrayRecord, Result, bool], None] | None = None
 
     def run(
         self,
@@ -71,19 +72,18 @@ class RoundLoop:
         """
         self._announce(strategy, arrays, first_round)
         started = time.perf_counter()
-        if first_round == 1 and self.evaluate_fn:
-            metrics = self.evaluate_fn(0, arrays)
-            log(INFO, "Initial global evaluation results: %s", metrics)
-            if metrics is not None:
-                result.evaluate_metrics_serverapp[0] = metrics
+        if first_round == 1:
+            self._before_first(arrays, result)
         for server_round in range(first_round, self.num_rounds + 1):
             log(INFO, "")
             log(INFO, "[ROUND %s/%s]", server_round, self.num_rounds)
             arrays = self._train(strategy, post, server_round, arrays, result)
             self._evaluate(strategy, post, server_round, arrays, result)
+            stops = self.should_stop is not None and self.should_stop(server_round, result)
             if self.after_round is not None:
-                self.after_round(server_round, arrays, result)
-            if self.should_stop is not None and self.should_stop(server_round, result):
+                is_last = stops or server_round == self.num_rounds
+                self.after_round(server_round, arrays, result, is_last)
+            if stops:
                 log(INFO, "stopped after round %d of %d", server_round, self.num_rounds)
                 break
         _conclude(result, time.perf_counter() - started)
@@ -96,6 +96,15 @@ class RoundLoop:
             log(INFO, "\t├── Goes on with round %d", first_round)
         strategy.summary()
         log(INFO, "")
+
+    def _before_first(self, arrays: ArrayRecord, result: Result) -> None:
+        if self.evaluate_fn:
+            metrics = self.evaluate_fn(0, arrays)
+            log(INFO, "Initial global evaluation results: %s", metrics)
+            if metrics is not None:
+                result.evaluate_metrics_serverapp[0] = metrics
+        if self.after_round is not None:
+            self.after_round(0, arrays, result, False)
 
     def _train(
         self,

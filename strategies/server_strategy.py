@@ -4,10 +4,13 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
-from logging import INFO, WARNING
+from logging import ERROR, INFO, WARNING
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common import log
 from flwr.serverapp import Grid
@@ -16,9 +19,10 @@ from torch import nn
 
 from codec import OptionError
 from codec.messages import METRICS, Reply, Request
-from codec.options import COUNT_OR_NONE, Options, flat_fields
+from codec.options import COUNT, COUNT_OR_NONE, Options, check, flat_fields
 from codec.random import Stream, server_generator
-from strategies.errors import RunFailed
+from strategies.checkpoint import NAME, Checkpoint, read_checkpoint
+from strategies.errors import CheckpointError, RunFailed
 from strategies.evaluation import (
     EvaluationOptions,
     aggregated,
@@ -39,6 +43,11 @@ ReceivedT = TypeVar("ReceivedT", bound=Received)
 StartT = TypeVar("StartT", bound=Callable[..., Result])
 
 LEARNING_RATE_KEYS = ("lr", "learning-rate", "learning_rate")
+_RETURN_SECONDS, _RETURN_POLL = 120.0, 0.5  # for nodes to connect to a run that goes on
+# Records of a `Result` by round.
+_RESULTS = ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp")
+# Options with other values of which a run can go on.
+_MAY_CHANGE = ("quorum", "min-available-nodes", "min-train-nodes", "min-evaluate-nodes")
 _FRUITLESS = 3  # rounds in a row in which no reply can be used, and all say why
 
 
@@ -180,6 +189,10 @@ class ServerStrategy(Strategy):
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
         should_stop: ShouldStop | None = None,
+        *,
+        checkpoint: str | Path | None = None,
+        checkpoint_every: int = 1,
+        resume: str | Path | None = None,
     ) -> Result:
         """Run the strategy, as Flower's own ``start``; a summary of five lines ends it.
 
@@ -201,6 +214,16 @@ class ServerStrategy(Strategy):
         should_stop : callable, optional
             Called with the round and the `Result` so far when a round is over, as by Flower from
             1.43 on; true ends the run.
+        checkpoint : str or Path, optional
+            Folder in which the state of the run is kept, before the first round and after each.
+        checkpoint_every : int
+            Rounds between two checkpoints; after the last there is always one.
+        resume : str or Path, optional
+            Folder with the checkpoint of a run that ended early, by whatever: this run goes on
+            with the next round, where `num_rounds` counts all. Strategy, model, optimizer and
+            options must be the same, and the clients' data; more rounds are allowed. It may be
+            the folder of `checkpoint`, too. On the CPU the model comes out as if nothing had
+            happened, bit for bit, if the same clients are asked and none keeps an error memory.
 
         Returns
         -------
@@ -212,9 +235,17 @@ class ServerStrategy(Strategy):
         RunFailed
             If nothing that was received could be learned from, or it is plain that nothing will
             be; with the first words of the clients.
+        CheckpointError
+            If `resume` holds no checkpoint of such a run, or this strategy cannot be kept.
         """
-        if initial_arrays is None:
+        saved = None if resume is None else self._resumed(Path(resume))
+        if initial_arrays is None or saved is not None:
             initial_arrays = self.current_arrays()
+        keeper = None
+        if checkpoint is not None:
+            self.check_keepable()
+            check("checkpoint_every", checkpoint_every, COUNT)
+            keeper = _Keeper(self, Path(checkpoint), checkpoint_every)
         if evaluate_fn is None and not self.evaluation.fraction_evaluate:
             log(
                 INFO,
@@ -227,14 +258,96 @@ class ServerStrategy(Strategy):
             evaluate_config if evaluate_config is not None else ConfigRecord(),
             evaluate_fn,
             should_stop,
+            keeper,
         )
         self._post = post = Post(grid, self._quorum)
         try:
-            result = loop.run(self, post, initial_arrays, Result())
+            result, first_round = Result(), 1
+            if saved is not None:
+                result, first_round = _result_of(saved.state["result"]), saved.server_round + 1
+                result.arrays = initial_arrays
+                self._await_return(post, saved.state["nodes"])
+            result = loop.run(self, post, initial_arrays, result, first_round)
             self._close(post)
             return result
         finally:
             self._post = None
+
+    # A run that goes on in another process
+
+    def check_keepable(self) -> None:
+        """Raise `CheckpointError` if a checkpoint could not bring back what matters."""
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside model, books and random numbers."""
+        return {}
+
+    def restore_own(self, state: Mapping[str, Any]) -> None:
+        """Take over what `own_state` returned."""
+
+    def state(self, result: Result) -> dict[str, Any]:
+        """Return all of a run that a process must know to go on with it.
+
+        Parameters
+        ----------
+        result : Result
+            Of the rounds so far.
+        """
+        return {
+            "strategy": type(self).__name__,
+            "options": self._told_options(),
+            "num_rounds": self.num_rounds,
+            "nodes": 0 if self._post is None else len(list(self._post.get_node_ids())),
+            "result": {name: _metrics_of(getattr(result, name)) for name in _RESULTS},
+            "model": self.server_model.state(),
+            "book": self.book.state(),
+            "random": random_state(),
+            "own": self.own_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned, of a run of the same strategy.
+
+        Raises
+        ------
+        CheckpointError
+            If it is of another one; says what differs.
+        """
+        if state["strategy"] != type(self).__name__:
+            raise CheckpointError(
+                f"the checkpoint is of a {state['strategy']}, this is a {type(self).__name__}"
+            )
+        then, now = state["options"], self._told_options()
+        differing = [
+            f"{key} was {then.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(then.keys() | now.keys())
+            if then.get(key) != now.get(key) and key not in _MAY_CHANGE
+        ]
+        if differing:
+            raise CheckpointError(f"the checkpoint is of other options: {'; '.join(differing)}")
+        longer = state["num_rounds"] != self.num_rounds
+        self.server_model.restore(state["model"], reschedule=longer)
+        self.book.restore(state["book"])
+        self.restore_own(state["own"])
+        restore_random_state(state["random"])
+
+    def _told_options(self) -> dict[str, Any]:
+        flat = (group.to_flat().items() for group in self._options)
+        return {key: value for group in flat for key, value in group if not callable(value)}
+
+    def _resumed(self, folder: Path) -> Checkpoint:
+        saved = read_checkpoint(folder)
+        self.restore(saved.state)
+        log(INFO, "goes on from %s, after round %d", folder / NAME, saved.server_round)
+        return saved
+
+    def _await_return(self, post: Post, nodes: int) -> None:
+        """Give the nodes that took part some time to connect again."""
+        until = time.monotonic() + min(self.timeout, _RETURN_SECONDS)
+        while len(found := list(post.get_node_ids())) < nodes and time.monotonic() < until:
+            time.sleep(_RETURN_POLL)
+        if len(found) < nodes:
+            log(WARNING, "goes on with %d nodes; before there were %d", len(found), nodes)
 
     def _take_note(self, given: Mapping[str, Any]) -> None:
         self.num_rounds = int(given.get("num_rounds", self.num_rounds))
@@ -328,10 +441,15 @@ class ServerStrategy(Strategy):
             refuse_privacy_wrappers(self)
         if not arrays:
             arrays = self.current_arrays()
-        elif not self._are_own(arrays):
+        else:
+            self.take_over(arrays)
+        return arrays, self._for_clients(config or ConfigRecord())
+
+    def take_over(self, arrays: ArrayRecord) -> None:
+        """Load a state of the model, unless it is what this strategy returned last."""
+        if not self._are_own(arrays):
             self.server_model.load_arrays(arrays)
             self._own_arrays = dict(arrays)
-        return arrays, self._for_clients(config or ConfigRecord())
 
     def current_arrays(self) -> ArrayRecord:
         """Return the model's state, for the next round."""
@@ -495,6 +613,62 @@ class ServerStrategy(Strategy):
         values = {key: value for group in self._options for key, value in group.to_flat().items()}
         for key, value in values.items():
             log(INFO, "\t\t%s %s: %s", "└──" if key == [*values][-1] else "├──", key, value)
+
+
+@dataclass(frozen=True)
+class _Keeper:
+    """Writes checkpoints.
+
+    Attributes
+    ----------
+    strategy : ServerStrategy
+    folder : Path
+    every : int
+        Rounds between two of them.
+    """
+
+    strategy: ServerStrategy
+    folder: Path
+    every: int
+
+    def __call__(
+        self, server_round: int, arrays: ArrayRecord, result: Result, is_last: bool
+    ) -> None:
+        """Keep the state after a round; a disk that does not take it costs no round."""
+        if server_round % self.every and not is_last:
+            return
+        self.strategy.take_over(arrays)  # of a host's subclass that returns others
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Checkpoint(server_round, self.strategy.state(result)).write(self.folder)
+        except OSError as error:
+            text = "no checkpoint of round %d in %s: %s. What came since would be repeated"
+            log(ERROR, text, server_round, self.folder, error.strerror or error)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of torch's own random numbers, which models draw from."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_random_state(state: Mapping[str, Any]) -> None:
+    """Take over what `random_state` returned, as far as there are as many devices."""
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def _metrics_of(rounds: Mapping[int, MetricRecord]) -> dict[int, dict[str, Any]]:
+    return {number: dict(metrics) for number, metrics in rounds.items()}
+
+
+def _result_of(state: Mapping[str, Any]) -> Result:
+    result = Result()
+    for name in _RESULTS:
+        rounds = state[name].items()
+        setattr(result, name, {number: MetricRecord(dict(found)) for number, found in rounds})
+    return result
 
 
 def is_due(server_round: int, every: int, num_rounds: int) -> bool:

@@ -227,7 +227,7 @@ def test_too_many_class_names() -> None:
 
 
 def test_a_single_output_tells_two_classes_apart() -> None:
-    samples = np.zeros((6, *SHAPE), np.uint8)
+    samples = np.arange(6, dtype=np.uint8).repeat(np.prod(SHAPE)).reshape(6, *SHAPE)
     two = ArraySource(samples, np.arange(6) % 2, 2, 0.0, 255.0)
     strategy = _strategy(partial(_model, 1), criterion=nn.BCEWithLogitsLoss())
     strategy.start(InProcessGrid([_client(two)]), num_rounds=1)
@@ -245,6 +245,7 @@ def _folders(*names: tuple[str, ...]) -> list[Client]:
         labels = np.arange(8 * len(own)) % len(own)
         values = np.array([bright[own[label]] for label in labels], np.uint8)
         samples = np.broadcast_to(values[:, None, None, None], (len(labels), *SHAPE)).copy()
+        samples[:, 0, -1, -1] = np.arange(len(labels))  # no two are the same
         clients.append(_client(ArraySource(samples, labels, len(own), 0.0, 255.0, class_names=own)))
     return clients
 

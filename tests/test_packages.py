@@ -11,6 +11,7 @@ import pytest
 
 from codec.errors import CodecError
 from codec.packages import ORIGINS, MissingPackage, needed_packages, require
+from sim.launcher import launch
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -69,6 +70,12 @@ def test_require_names_the_first_that_is_missing(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MissingPackage, match=r"package torch is not .*'\.\[strategies\]'") as found:
         require("PIL", "torch")
     assert isinstance(found.value, CodecError) and isinstance(found.value, ImportError)
+
+
+def test_without_ray_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingPackage, match=r"'flwr\[simulation\]'.*'\.\[sim\]'"):
+        launch(ROOT, {}, 2)
 
 
 def test_other_missing_modules_are_told_as_they_are() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from clients import ArraySource, train
 from codec import CodecOptions
-from codec.identity import NO_RECEIPT, receipt
+from codec.identity import receipt
 from strategies import QuantizedDataReplay, RoundResult, SampleBank, ServerModel, train_on_bank
 
 SHAPE, CLASSES, CLIENTS = (1, 4, 4), 2, 3
@@ -165,7 +165,7 @@ def test_acknowledged_is_the_receipt_of_the_last_accepted_reply() -> None:
         samples = reply.content.config_records["payload"]["samples"]
         assert isinstance(samples, bytes)
         receipts.append(receipt((samples,)))
-    assert acknowledged == [NO_RECEIPT, NO_RECEIPT, receipts[1], receipts[1]]
+    assert acknowledged == [b"\0", b"\0", receipts[1], receipts[1]]
 
 
 def test_all_replies_failed_is_a_round_without_steps(

@@ -159,7 +159,7 @@ def deploy(
 
     overrides = make_run_config(app, config or (), run_config)
     effective = read_defaults(app) | overrides
-    check_run(app, effective, nodes)
+    check_run(app, effective, nodes, "--nodes")
     place = out or str(effective.get("out-dir", ""))
     with (
         results_folder(place, effective, overwrite=overwrite) as results,

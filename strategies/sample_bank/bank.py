@@ -1,6 +1,8 @@
 """What the server has received: coded at rest, decoded while the memory limit allows."""
 
 import math
+from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +19,23 @@ from codec.learning.inputs import in_units
 from codec.options import COUNT, check
 from strategies.errors import BankError
 from strategies.sample_bank.arrays import Arrays, concatenate, held, nothing_like
+from strategies.sample_bank.duplicates import (
+    Coded,
+    Incoming,
+    Loss,
+    TagIndex,
+    comparable,
+    dropped_of,
+    marks_of,
+    split_tags,
+)
 from strategies.sample_bank.file import BankFile, NewPayload
 from strategies.sample_bank.records import Added, Origin, StoredReply
 from strategies.server_model import Batch
 
 DEFAULT_MEMORY_LIMIT = 4 << 30
 _FLOAT_BYTES = 4
+_COMPARED_BYTES = 64 << 20  # of decoded samples kept at hand for comparisons
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,8 @@ class _Block:
         Payload, arrays given by :meth:`SampleBank.add_arrays`, or the row of a bank's file.
     count, nbytes : int
         Samples that are not dropped, and bytes at rest.
+    loss : Loss
+        What their coding has changed.
     kept : (count,) int array, optional
         Which samples of the payload these are; None: all.
     """
@@ -42,6 +57,7 @@ class _Block:
     data: bytes | Arrays | int
     count: int
     nbytes: int
+    loss: Loss
     kept: NDArray[np.int64] | None = None
 
 
@@ -87,7 +103,13 @@ class SampleBank:
     _queue: list[int]
     _in_window: list[int]
     _window: list[Arrays]
+    _window_starts: dict[int, int]  # where in it a block begins
     _undrawn: NDArray[np.int64]
+    # What duplicates are found by: tags, the place of each block's first sample, and some blocks
+    # that were compared last.
+    _tags: TagIndex
+    _starts: list[int]
+    _compared_last: OrderedDict[int, Coded]
 
     def __init__(
         self,
@@ -189,19 +211,19 @@ class SampleBank:
             return Added(0, 0, known=True)
         parts = [held(payload.spec, decoded, self.scale) for payload, decoded in sent]
         self._check_kinds(parts)
+        losses = [Loss.of(payload.spec, origin.variance_kept) for payload, _ in sent]
+        tags = split_tags(origin.fingerprints, [payload.count for payload, _ in sent])
+        incoming, masks = self._compared(parts, losses, tags, [marks_of(p.targets) for p in parts])
         new = [
-            NewPayload(payload.to_bytes(), payload.spec, payload.count, b"", _none(payload.count))
-            for payload, _ in sent
+            NewPayload(payload.to_bytes(), payload.spec, payload.count, one.tags, one.marks, mask)
+            for (payload, _), one, mask in zip(sent, incoming, masks, strict=True)
         ]
         places: Sequence[bytes | int] = [payload.data for payload in new]
         if self._file is not None:
             places = self._file.add(origin, self._replies + 1, new)
-        for place, payload, arrays in zip(places, new, parts, strict=True):
-            self._append(_block(place, payload.dropped, len(payload.data)), arrays)
+        added = self._take_in(places, [len(payload.data) for payload in new], incoming, masks)
         self._receipts.add(origin.receipt)
-        self._replies += 1
-        dropped = sum(int(payload.dropped.sum()) for payload in new)
-        return Added(sum(payload.count for payload in new) - dropped, dropped, known=False)
+        return added
 
     def has_receipt(self, receipt: bytes) -> bool:
         """Whether a reply has arrived, be it part of the bank or waiting to be."""
@@ -257,13 +279,13 @@ class SampleBank:
         rows = list(file.payloads(reply.id))
         parts = [self._decoded_row(row.id) for row in rows]
         self._check_kinds(parts)
-        masks = [_none(row.count) for row in rows]
+        losses = [Loss.of(row.spec, reply.origin.variance_kept) for row in rows]
+        tags, marks = [row.tags for row in rows], [row.marks for row in rows]
+        incoming, masks = self._compared(parts, losses, tags, marks)
         file.admit(reply, self._replies + 1, zip(rows, masks, strict=True))
-        for row, mask, arrays in zip(rows, masks, parts, strict=True):
-            self._append(_block(row.id, mask, row.nbytes), arrays)
-        self._replies += 1
-        dropped = sum(int(mask.sum()) for mask in masks)
-        return Added(sum(row.count for row in rows) - dropped, dropped, known=False)
+        return self._take_in(
+            [row.id for row in rows], [row.nbytes for row in rows], incoming, masks
+        )
 
     def add_payload(
         self, payload: bytes | SamplePayload, decoded: DecodedSamples | None = None
@@ -299,7 +321,8 @@ class SampleBank:
             return self.add_reply([(payload, decoded)], Origin(receipt=receipt((data,)))).samples
         arrays = held(payload.spec, decoded, self.scale)
         self._check_kinds([arrays])
-        self._append(_Block(data, payload.count, len(data)), arrays)
+        loss = Loss.of(payload.spec, 1.0)
+        self._append(_Block(data, payload.count, len(data), loss), arrays)
         return payload.count
 
     def add_arrays(
@@ -350,7 +373,8 @@ class SampleBank:
             samples = samples.astype(np.float32, copy=False)
         arrays = Arrays(samples, targets.astype(kind), weights, bounds)
         self._check_kinds([arrays])
-        self._append(_Block(arrays, len(samples), samples.nbytes), arrays)
+        loss = Loss(exact=True, square=0.0)
+        self._append(_Block(arrays, len(samples), samples.nbytes, loss), arrays)
         return len(samples)
 
     def minibatches(
@@ -454,6 +478,7 @@ class SampleBank:
         self._blocks, self._receipts = [], set()
         self._count = self._replies = 0
         self._first, self._holds_floats = None, False
+        self._tags, self._starts, self._compared_last = TagIndex(), [], OrderedDict()
         self._queue, self._undrawn = [], np.empty(0, np.int64)
         self._empty_window()
 
@@ -470,17 +495,79 @@ class SampleBank:
     def _load(self) -> None:
         """Take over what the file holds, without decoding it."""
         file = self._of_file()
-        seated = set()
+        kept: dict[int, float] = {}
         for reply in file.replies():
             self._receipts.add(reply.origin.receipt)
             if reply.place is not None:
                 self._replies += 1
-                seated.add(reply.id)
+                kept[reply.id] = reply.origin.variance_kept
         for row in file.payloads():
-            if row.reply in seated:
-                like = nothing_like(row.spec, self.scale)
-                self._place(_block(row.id, row.dropped, row.nbytes), like)
+            if row.reply in kept:
+                loss = Loss.of(row.spec, kept[row.reply])
+                self._tags.add(row.tags, row.marks, self._count, ~row.dropped)
+                self._place(
+                    _block(row.id, row.dropped, row.nbytes, loss),
+                    nothing_like(row.spec, self.scale),
+                )
         self._undrawn = np.arange(self._window_count)
+
+    def _compared(
+        self,
+        parts: Sequence[Arrays],
+        losses: Sequence[Loss],
+        tags: Sequence[bytes],
+        marks: Sequence[NDArray[np.uint16]],
+    ) -> tuple[list[Incoming], list[NDArray[np.bool_]]]:
+        """Return a reply's payloads for comparison, and which of their samples are duplicates."""
+        reply = [Incoming(*one) for one in zip(parts, losses, tags, marks, strict=True)]
+        return reply, dropped_of(reply, self._tags, self._held_at)
+
+    def _take_in(
+        self,
+        places: Sequence[bytes | int],
+        sizes: Sequence[int],
+        reply: Sequence[Incoming],
+        masks: Sequence[NDArray[np.bool_]],
+    ) -> Added:
+        """Make a reply's payloads part of the bank."""
+        for place, size, incoming, mask in zip(places, sizes, reply, masks, strict=True):
+            self._tags.add(incoming.tags, incoming.marks, self._count, ~mask)
+            self._append(_block(place, mask, size, incoming.loss), incoming.arrays)
+        self._replies += 1
+        dropped = sum(int(mask.sum()) for mask in masks)
+        return Added(sum(map(len, masks)) - dropped, dropped, known=False)
+
+    def _held_at(self, place: int) -> tuple[Coded, int]:
+        """Return the payload of one of the bank's samples, and which of its samples it is."""
+        number = bisect_right(self._starts, place) - 1
+        return self._coded(number), place - self._starts[number]
+
+    def _coded(self, number: int) -> Coded:
+        """Return the samples of a block for comparison, from the window if it has them."""
+        if number in self._compared_last:
+            self._compared_last.move_to_end(number)
+            return self._compared_last[number]
+        block = self._blocks[number]
+        arrays = self._window_part(number)
+        coded = comparable(self._decode(block) if arrays is None else arrays, block.loss)
+        self._compared_last[number] = coded
+        while (
+            len(self._compared_last) > 1
+            and sum(one.samples.nbytes for one in self._compared_last.values()) > _COMPARED_BYTES
+        ):
+            self._compared_last.popitem(last=False)
+        return coded
+
+    def _window_part(self, number: int) -> Arrays | None:
+        """Return a block's samples where the window has them decoded."""
+        start = self._window_starts.get(number)
+        if start is None:
+            return None
+        for part in self._window:
+            if start < len(part):
+                return part.take(slice(start, start + self._blocks[number].count))
+            start -= len(part)
+        return None
 
     def _check_kinds(self, parts: Sequence[Arrays]) -> None:
         first = parts[0] if self._first is None else self._first
@@ -504,6 +591,7 @@ class SampleBank:
             self._first = like.take(slice(0))
         first = self._first
         self._blocks.append(block)
+        self._starts.append(self._count)
         self._count += block.count
         same = (like.samples.dtype, like.bounds) == (first.samples.dtype, first.bounds)
         if first.is_float and not same and not self._holds_floats:
@@ -529,12 +617,13 @@ class SampleBank:
         return count * math.prod(self._first.samples.shape[1:]) * itemsize
 
     def _empty_window(self) -> None:
-        self._window, self._in_window = [], []
+        self._window, self._in_window, self._window_starts = [], [], {}
         self._decoded = self._window_count = 0
 
     def _extend_window(self, number: int) -> None:
         """Give a block its place in the window, where it is decoded when it is needed."""
         self._in_window.append(number)
+        self._window_starts[number] = self._window_count
         self._window_count += self._blocks[number].count
 
     def _fill_window(self, arrays: Arrays) -> None:
@@ -625,10 +714,6 @@ class SampleBank:
         return seen, targets, weights
 
 
-def _none(count: int) -> NDArray[np.bool_]:
-    return np.zeros(count, np.bool_)
-
-
-def _block(data: bytes | int, dropped: NDArray[np.bool_], nbytes: int) -> _Block:
+def _block(data: bytes | int, dropped: NDArray[np.bool_], nbytes: int, loss: Loss) -> _Block:
     kept = np.flatnonzero(~dropped) if dropped.any() else None
-    return _Block(data, len(dropped) if kept is None else len(kept), nbytes, kept)
+    return _Block(data, len(dropped) if kept is None else len(kept), nbytes, loss, kept)

@@ -66,6 +66,7 @@ CREATE TABLE payload (
     spec     BLOB NOT NULL,
     count    INTEGER NOT NULL,
     tags     BLOB NOT NULL,          -- fingerprints of the samples, or their first bytes
+    marks    BLOB NOT NULL,          -- two bytes of each target, where there are tags
     dropped  BLOB NOT NULL,          -- a bit for each sample, 1: a duplicate; empty: none is
     crc      INTEGER NOT NULL,       -- of the data
     checksum INTEGER NOT NULL,
@@ -77,7 +78,7 @@ _REPLY = (
     "id, place, receipt, node_id, client, round, strategy, variance_kept, remaining, "
     "content_bytes, envelope_bytes, count"
 )
-_PAYLOAD = "id, reply, number, spec, count, tags, dropped, crc"
+_PAYLOAD = "id, reply, number, spec, count, tags, marks, dropped, crc"
 _BUSY_SECONDS = 30.0
 _LITTLE_ROOM = 1 << 20  # bytes: with less, a failed write is taken for a full disk
 
@@ -92,6 +93,7 @@ class NewPayload:
     spec: SampleSpec
     count: int
     tags: bytes
+    marks: NDArray[np.uint16]
     dropped: NDArray[np.bool_]
 
 
@@ -127,6 +129,8 @@ class PayloadRow:
         Samples, and bytes of the payload.
     tags : bytes
         Of the samples.
+    marks : (count,) uint16 array
+        Of their targets; zeros where there are no tags.
     dropped : (count,) bool array
         Which samples are duplicates.
     crc : int
@@ -139,6 +143,7 @@ class PayloadRow:
     spec: SampleSpec
     count: int
     tags: bytes
+    marks: NDArray[np.uint16]
     dropped: NDArray[np.bool_]
     crc: int
     nbytes: int
@@ -218,8 +223,10 @@ class BankFile:
             for number, payload in enumerate(payloads):
                 row = _next_row(db, "payload")
                 crc = zlib.crc32(payload.data)
-                spec, dropped = payload.spec.to_bytes(), _to_bits(payload.dropped)
-                shown = (row, reply, number, spec, payload.count, payload.tags, dropped, crc)
+                shown = (
+                    row, reply, number, payload.spec.to_bytes(), payload.count, payload.tags,
+                    _mark_bytes(payload), _to_bits(payload.dropped), crc,
+                )  # fmt: skip
                 _insert(db, "payload", _PAYLOAD, shown, ("data", payload.data))
                 rows.append(row)
         return rows
@@ -281,7 +288,7 @@ class BankFile:
             for payload, mask in dropped:
                 shown = (
                     payload.id, payload.reply, payload.number, payload.spec.to_bytes(),
-                    payload.count, payload.tags, _to_bits(mask), payload.crc,
+                    payload.count, payload.tags, _mark_bytes(payload), _to_bits(mask), payload.crc,
                 )  # fmt: skip
                 db.execute(
                     "UPDATE payload SET dropped = ?, checksum = ? WHERE id = ?",
@@ -401,13 +408,14 @@ class BankFile:
         *shown, check, nbytes = values
         if checksum(*shown) != check:
             raise self.damaged(f"payload {shown[0]} is not what was written")
-        row, reply, number, spec, count, tags, dropped, crc = shown
+        row, reply, number, spec, count, tags, marks, dropped, crc = shown
         try:
             read = _read_spec(spec)
         except CodecError as error:
             raise self.damaged(f"payload {row}: {error}") from error
         mask = _from_bits(dropped, count)
-        return PayloadRow(row, reply, number, read, count, tags, mask, crc, nbytes)
+        labels = np.frombuffer(marks, "<u2") if marks else np.zeros(count, np.uint16)
+        return PayloadRow(row, reply, number, read, count, tags, labels, mask, crc, nbytes)
 
     def _set_place(self, db: sqlite3.Connection, row: ReplyRow, place: int | None) -> None:
         of = row.origin
@@ -487,6 +495,10 @@ def _insert(
 
 def _insert_meta(db: sqlite3.Connection, key: str, value: bytes) -> None:
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
+
+
+def _mark_bytes(payload: NewPayload | PayloadRow) -> bytes:
+    return payload.marks.astype("<u2").tobytes() if payload.tags else b""
 
 
 def _to_bits(dropped: NDArray[np.bool_]) -> bytes:
