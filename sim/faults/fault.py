@@ -27,6 +27,8 @@ class Fault:
         Faults in a full run, and in a quick one (0: left out).
     rounds : int
         In which each device sends its samples, if nothing happens.
+    rounds_each : float
+        Rounds more for each fault.
     config : mapping
         Run config.
     engine : str
@@ -41,6 +43,7 @@ class Fault:
     number: int
     quick: int = 1
     rounds: int = 4
+    rounds_each: float = 0.7  # a mishap befalls one of three devices
     config: Mapping[str, ConfigValue] = field(default_factory=dict)
     engine: str = PROCESSES
     devices: int = 3
@@ -48,5 +51,5 @@ class Fault:
 
     def size(self, number: int) -> Size:
         """Return how large a federation is: there must be rounds enough for the faults."""
-        rounds = self.rounds + 2 * number // self.devices
+        rounds = self.rounds + round(self.rounds_each * number)
         return Size(self.devices, PER_ROUND * rounds, 2 * rounds + _SPARE)

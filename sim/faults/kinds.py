@@ -17,6 +17,7 @@ from sim.faults.supernode import Mishap
 from sim.launcher import RunError
 from sim.run_config import ConfigValue
 
+_AT_START = 0.3  # share of the server's kills
 _BLOCK = 4096  # bytes
 _SMALL_DISK = 8 << 20  # bytes
 _FULL_SECONDS = 1.0  # that a disk stays full
@@ -26,10 +27,16 @@ _FULL_SECONDS = 1.0  # that a disk stays full
 
 
 def server_killed(federation: Federation, number: int) -> None:
-    """Kill the server at random moments and resume the run."""
+    """Kill the server at random moments, its start among them, and resume the run."""
+    rng = federation.rng
     federation.start_server()
     for _ in range(number):
-        if federation.wait_for_server(federation.rng.uniform(0.3, 3.0)):
+        if rng.random() < _AT_START:
+            moment = rng.uniform(0.0, 2.0)
+        else:
+            wait_for_a_round(federation)
+            moment = rng.uniform(0.0, 0.4)
+        if federation.wait_for_server(moment):
             break
         federation.kill_server()
         federation.start_server(resume=True)
@@ -311,15 +318,15 @@ def lasting(seconds: float) -> Mapping[str, ConfigValue]:
 
 
 OF_PROCESSES = (
-    Fault("server killed at random moments", server_killed, 15, 2, rounds=30),
+    Fault("server killed at random moments", server_killed, 15, 2, rounds_each=3),
     Fault(
         "server killed in the bank's transactions",
-        server_killed_at(tampering.STATEMENT, 60), 12, 2, rounds=20,
+        server_killed_at(tampering.STATEMENT, 60), 12, 2, rounds_each=2,
     ),
-    Fault("server killed while it syncs a file", server_killed_at(tampering.SYNC, 12), 8, 0, 20),
+    Fault("server killed while it syncs a file", server_killed_at(tampering.SYNC, 12), 8, 0, rounds_each=3),
     Fault(
         "server killed before it renames a checkpoint",
-        server_killed_at(tampering.RENAME, 6), 8, 1, 20,
+        server_killed_at(tampering.RENAME, 6), 8, 1, rounds_each=4,
     ),
     Fault("client killed at random moments", befalling([supernode.KILL], (0.0, 0.12)), 30, 3),
     Fault("client killed with its reply unsent", befalling([supernode.KILL_UNSENT]), 15, 2),
@@ -348,12 +355,12 @@ OF_PROCESSES = (
     ),
     Fault("reply truncated", befalling([supernode.TRUNCATE]), 15, 0),
     Fault("bit of a reply flipped", befalling([supernode.FLIP]), 30, 3),
-    Fault("disk of the bank full", full_bank_disk, 3, 1, rounds=12),
-    Fault("disk of the devices full", full_device_disk, 4, 0, rounds=12),
-    Fault("clock jumps", clock_jumps, 10, 0, rounds=12),
-    Fault("source grows, shrinks, is reordered", changing_sources, 18, 3, rounds=8),
+    Fault("disk of the bank full", full_bank_disk, 3, 1, rounds_each=8),
+    Fault("disk of the devices full", full_device_disk, 4, 0, rounds_each=6),
+    Fault("clock jumps", clock_jumps, 10, 0, rounds_each=2),
+    Fault("source grows, shrinks, is reordered", changing_sources, 18, 3),
     Fault("devices with the same samples", same_samples, 2, 0),
     Fault("strategies on one bank, one after the other", one_after_the_other, 2, 1),
-    Fault("strategies on one bank, at the same time", at_the_same_time, 3, 1, rounds=20),
+    Fault("strategies on one bank, at the same time", at_the_same_time, 3, 1, rounds_each=15),
     Fault("everything at once", everything, 60, 0, rounds=20),
 )  # fmt: skip
