@@ -135,7 +135,7 @@ def measure(fault: Fault, number: int, seed: int) -> Row:
     """Run one kind of fault in a scratch folder, and count."""
     started = time.perf_counter()
     rng = np.random.default_rng([seed, *fault.name.encode()])
-    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+    with _scratch_folder() as scratch:
         with _bed(fault, number, Path(scratch), rng) as bed:
             fault.inject(bed, number)
             bed.book()
@@ -153,6 +153,11 @@ def measure(fault: Fault, number: int, seed: int) -> Row:
             counted.unknown,
             round(time.perf_counter() - started, 1),
         )
+
+
+def _scratch_folder() -> "tempfile.TemporaryDirectory[str]":
+    # What was killed may, for a moment, not be gone.
+    return tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)
 
 
 @contextmanager
