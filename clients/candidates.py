@@ -88,8 +88,8 @@ class Candidates:
             have = len(self._samples)
             wanted = self.order[have:count]
             batch = self.reader.read(wanted)
-            bad = np.setdiff1d(np.arange(len(wanted)), batch.positions)
-            self.useless += wanted[bad].tolist()
+            rest = np.setdiff1d(np.arange(len(wanted)), batch.positions)
+            self.useless += wanted[np.setdiff1d(rest, batch.later)].tolist()
             samples, targets, good = batch.samples, batch.targets, batch.positions
             if self.accept is not None and len(good):
                 accepted = self.accept(wanted[good], samples, targets)

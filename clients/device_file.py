@@ -124,18 +124,22 @@ class DeviceFile:
         self._device = device
         self._known = no_prints()
 
-    def read(self) -> Memory:
+    def read(self, *, is_new: bool = True) -> Memory:
         """Return what the device remembers.
 
-        A node that is not known takes over what another one of the same device has left: after
-        a restart without a key a device comes back as a new node.
+        Parameters
+        ----------
+        is_new : bool
+            Whether the node knows nothing of its own. If the file does not know it either, it
+            takes over what another node of the same device has left: after a restart without
+            a key a device comes back as a new node.
 
         Raises
         ------
         DeviceFileError
             If the file is another program's, of a later version, or cannot be read or written.
         """
-        return self._run(self._read)
+        return self._run(lambda connection: self._read(connection, is_new))
 
     def write(self, memory: Memory) -> None:
         """Remember, in one transaction that is on the disk when this returns.
@@ -147,12 +151,12 @@ class DeviceFile:
         """
         self._run(lambda connection: self._write(connection, memory))
 
-    def _read(self, connection: sqlite3.Connection) -> Memory:
+    def _read(self, connection: sqlite3.Connection, is_new: bool) -> Memory:
         rows = connection.execute("select print from delivered")
         delivered = np.fromiter((print_ for (print_,) in rows), np.int64).view(np.uint64)
         self._known = np.sort(delivered)
         memory = Memory()
-        row = self._row(connection)
+        row = self._row(connection, is_new)
         if row is not None:
             node, *values, check = row
             columns = dict(zip(_COLUMNS, values, strict=True))
@@ -162,17 +166,18 @@ class DeviceFile:
                 log(WARNING, "%s: the record of node %s is damaged: not used", self.path, node)
         return replace(memory, delivered=self._known)
 
-    def _row(self, connection: sqlite3.Connection) -> tuple[Any, ...] | None:
+    def _row(self, connection: sqlite3.Connection, is_new: bool) -> tuple[Any, ...] | None:
         """Return the node's row, which may be what another one of the device has left."""
         node, owner = self._device.node, self._device.owner
         query = f"select node, {_NAMES} from nodes"
         with _transaction(connection):
             row = connection.execute(f"{query} where node = ?", (node,)).fetchone()
-            if row is None:
+            if row is None and is_new:
                 last = f"{query} where owner = ? order by written desc limit 1"
                 row = connection.execute(last, (owner,)).fetchone()
                 if row is not None:
-                    change = "update nodes set node = ? where node = ?"
+                    # written 0: of several that come back, each takes another's
+                    change = "update nodes set node = ?, written = 0 where node = ?"
                     connection.execute(change, (node, row[0]))
         return row  # type: ignore[no-any-return]
 

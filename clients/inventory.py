@@ -27,6 +27,7 @@ _MODULUS = 1 << 64
 # From the fingerprint of a row to that of its next repetition; odd, so that short tags differ too.
 _REPETITION = 0x9E3779B97F4A7C15
 _INVERSE = pow(_REPETITION, -1, _MODULUS)
+_MOST_REPETITIONS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class Inventory:
         """Whether a fingerprint is that of a content, or of one of its repetitions."""
         if not self._may_repeat:
             return known == content
-        return (known - content) * _INVERSE % _MODULUS < len(self._prints)
+        return (known - content) * _INVERSE % _MODULUS < _MOST_REPETITIONS
 
     def _learn(self, index: int, content: int) -> int:
         """Take down what an item is, and return the first item known to be the same."""

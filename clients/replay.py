@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
@@ -46,11 +46,12 @@ def recall(
         If the file cannot be used.
     """
     record = state.get(_state_key(bank))
-    memory = Memory.from_entries(record) if isinstance(record, ConfigRecord) else Memory()
+    known = isinstance(record, ConfigRecord)
+    memory = Memory.from_entries(cast(ConfigRecord, record)) if known else Memory()
     if not bank or device is None:
         return memory, None
     file = DeviceFile(device, bank)
-    return memory.joined(file.read()), file
+    return memory.joined(file.read(is_new=not known)), file
 
 
 def _state_key(bank: bytes) -> str:

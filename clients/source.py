@@ -137,6 +137,12 @@ class DatasetSource:
         """Whether the data set says that more may come."""
         return bool(getattr(self.dataset, "growing", False))
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """What the data set says that it has left out, by reason."""
+        skipped = getattr(self.dataset, "skipped", None)
+        return skipped if isinstance(skipped, Mapping) else {}
+
     def item_keys(self, indices: NDArray[np.int64]) -> Sequence[str | bytes] | None:
         """Return the data set's own keys of some items, if it has any."""
         give = getattr(self.dataset, "item_keys", None)

@@ -84,6 +84,9 @@ class DataOptions(Options):
 
     dataset: str = choice("what is learned", *DATASETS)
     data_dir: str = option("", "folder of the data set (a node's own data-dir goes first)")
+    state_dir: str = option(
+        "", "folder in which a device remembers what it sent (a node's own state-dir goes first)"
+    )
     image_size: int = option(64, "imagefolder: side that images are resized and cropped to", _SIDES)
     max_train_samples: int = option(
         0, "train on a random part of this size (0 = all)", COUNT_OR_NONE

@@ -52,7 +52,7 @@ class AppStrategy:
     """
 
     build: "Callable[[RunConfig, nn.Module, ImageKind], ServerStrategy]"
-    answer: "Callable[[Message, Context, clients.ArraySource, Factory, RunConfig], Message]"
+    answer: "Callable[[Message, Context, clients.SampleSource, Factory, RunConfig], Message]"
     steps_per_round: Callable[[RunConfig], int]
 
 
@@ -138,17 +138,17 @@ def _fedavg(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStrat
 def _send_samples(
     msg: Message,
     context: Context,
-    source: clients.ArraySource,
+    source: clients.SampleSource,
     model: "Factory",
-    _: RunConfig,
+    config: RunConfig,
 ) -> Message:
-    return clients.train(msg, context, source, model)
+    return clients.train(msg, context, source, model, state_dir=config.state_dir or None)
 
 
 def _send_gradient(
     msg: Message,
     context: Context,
-    source: clients.ArraySource,
+    source: clients.SampleSource,
     model: "Factory",
     config: RunConfig,
 ) -> Message:
@@ -159,7 +159,7 @@ def _send_gradient(
 def _send_model(
     msg: Message,
     context: Context,
-    source: clients.ArraySource,
+    source: clients.SampleSource,
     model: "Factory",
     config: RunConfig,
 ) -> Message:

@@ -18,7 +18,7 @@ from sim.run_config import ConfigValue, read_defaults
 from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superlink
 
 COMPLETED = "finished:completed"
-KEYED_BY = "client-key"
+KEYED_BY, STATE = "client-key", "state-dir"
 
 _KEPT_LINES = 500
 _CAUSE_LINES = 3
@@ -58,8 +58,12 @@ def launch(
     RunError
         If the run was refused, failed or was stopped; names the cause.
     """
-    if KEYED_BY in read_defaults(app):  # node ids differ from run to run, partitions do not
+    known = read_defaults(app)
+    if KEYED_BY in known:  # node ids differ from run to run, partitions do not
         run_config = {KEYED_BY: "partition", **run_config}
+    out = run_config.get("out-dir")
+    if STATE in known and out:  # what simulated devices remember is the run's
+        run_config = {STATE: str(Path(str(out)) / "devices"), **run_config}
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:

@@ -1,5 +1,6 @@
 """Tests of fl_app.client_app, without torch where none is needed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -138,6 +139,7 @@ def test_node_with_its_own_folder_owns_all_of_it(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         for i in range(3):
             Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(folder / f"{i}.png")
+            os.utime(folder / f"{i}.png", (0, 0))
     record = ask(
         {"config": request(samples_per_round=0)},
         {"partition-id": 5, "data-dir": str(tmp_path)},
