@@ -13,6 +13,8 @@ from flwr.app import RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codec import CodecError
+
 KINDS = [Album, KeyedAlbum]
 
 EVENTS = (
@@ -160,6 +162,19 @@ def test_what_pends_is_told_until_it_is_acknowledged(tmp_path: Path) -> None:
     world.finish()
     world.ask()  # an empty reply leaves nothing open
     assert world.meet() == b"" and sorted(world.received) == list(range(10))
+
+
+def test_a_device_that_has_nothing_left_still_says_what_pends(tmp_path: Path) -> None:
+    world = World(Album(list(range(10))), tmp_path)
+    world.ask()
+    world.source.numbers.clear()
+    assert world.restart() == world.acknowledged != b""
+    world.ask()
+    with pytest.raises(CodecError, match="the data set has 0 samples"):
+        world.meet()
+    world.source.numbers += range(12)
+    world.finish()
+    assert sorted(world.received) == list(range(12)) and max(world.received.values()) == 1
 
 
 def test_nodes_of_one_machine_know_what_any_of_them_delivered(tmp_path: Path) -> None:
