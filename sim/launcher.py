@@ -60,12 +60,7 @@ def launch(
     RunError
         If the run was refused, failed or was stopped; names the cause.
     """
-    known = read_defaults(app)
-    if KEYED_BY in known:  # node ids differ from run to run, partitions do not
-        run_config = {KEYED_BY: "partition", **run_config}
-    out = run_config.get("out-dir")
-    if STATE in known and out:  # what simulated devices remember is the run's
-        run_config = {STATE: str(Path(str(out)) / "devices"), **run_config}
+    run_config = of_simulated_clients(run_config, read_defaults(app))
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:
@@ -75,6 +70,27 @@ def launch(
         for line in lines:
             echo(line)
         raise RunError(": ".join([reason, *_last(lines, 1)])) from error
+
+
+def of_simulated_clients(
+    run_config: Mapping[str, ConfigValue], known: Mapping[str, ConfigValue]
+) -> Mapping[str, ConfigValue]:
+    """Return overrides of an app's run config, and what simulated clients need beside them.
+
+    Parameters
+    ----------
+    run_config : Mapping
+        Overrides, which go first.
+    known : Mapping
+        The app's keys with their defaults.
+    """
+    own: dict[str, ConfigValue] = {}
+    if KEYED_BY in known:  # node ids differ from run to run, partitions do not
+        own[KEYED_BY] = "partition"
+    out = run_config.get("out-dir")
+    if STATE in known and out:  # what the devices remember belongs to the run
+        own[STATE] = str(Path(str(out)) / "devices")
+    return {**own, **run_config}
 
 
 def run_app(
