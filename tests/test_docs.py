@@ -159,7 +159,12 @@ def check_external(words: list[str]) -> None:
         if option == "--run-config":
             RunConfig.from_run_config(key_values(value))
         if option == "--node-config":
-            assert set(key_values(value)) <= {"partition-id", "num-partitions", "data-dir"}
+            assert set(key_values(value)) <= {
+                "partition-id",
+                "num-partitions",
+                "data-dir",
+                "state-dir",
+            }
         if option == "--federation-config":
             assert key_values(value)
 
