@@ -150,11 +150,11 @@ def check_external(words: list[str]) -> None:
     length = 1
     if words[0] in ("flwr", "pip"):
         length = 3 if words[1] in ("supernode", "federation", "config") else 2
-    known = help_of(tuple(words[:length]))
+    told = help_of(tuple(words[:length]))
     for word in words[length:]:
         if word.startswith("-"):
             option = word.split("=")[0]
-            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), f"no {option}"
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), f"no {option}"
     for option, value in pairwise(words):
         if option == "--run-config":
             RunConfig.from_run_config(key_values(value))
