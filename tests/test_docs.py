@@ -24,6 +24,7 @@ from sim.importance import IMPORTANCES, to_config
 from sim.run_config import make_run_config
 
 SHELL = [block for block in BLOCKS if block.language in ("sh", "console")]
+NODE_KEYS = {"partition-id", "num-partitions", "data-dir", "state-dir"}
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
@@ -159,12 +160,7 @@ def check_external(words: list[str]) -> None:
         if option == "--run-config":
             RunConfig.from_run_config(key_values(value))
         if option == "--node-config":
-            assert set(key_values(value)) <= {
-                "partition-id",
-                "num-partitions",
-                "data-dir",
-                "state-dir",
-            }
+            assert set(key_values(value)) <= NODE_KEYS
         if option == "--federation-config":
             assert key_values(value)
 
