@@ -176,7 +176,8 @@ class DeviceFile:
                 last = f"{query} where owner = ? order by written desc limit 1"
                 row = connection.execute(last, (owner,)).fetchone()
                 if row is not None:
-                    change = "update nodes set node = ? where node = ?"
+                    # written 0: of several that come back, each takes another's
+                    change = "update nodes set node = ?, written = 0 where node = ?"
                     connection.execute(change, (node, row[0]))
         return row  # type: ignore[no-any-return]
 

@@ -111,7 +111,10 @@ def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
         digest.update(metadata.get(key, "").encode() + b"\0")
     for name in sorted(tensors):
         digest.update(name.encode() + b"\0")
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+        tensor = tensors[name]
+        # Copied, since a view as bytes needs strides that tensors of one element may not have.
+        values = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.reshape(-1))
+        digest.update(values.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

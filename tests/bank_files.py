@@ -44,7 +44,7 @@ def tags_of(one: SamplePayload, size: int, bank: SampleBank | None = None) -> by
     """Return the tags of a lossless payload's samples."""
     decoded = decode_samples(one)
     samples = decoded.samples.astype(one.spec.dtype)
-    return tags(fingerprints(samples, decoded.targets, bank.id if bank else b""), size)
+    return tags(fingerprints(samples, decoded.targets, b"" if bank is None else bank.id), size)
 
 
 def drawn(bank: SampleBank, generator: np.random.Generator, size: int, steps: int) -> Drawn:

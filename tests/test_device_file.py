@@ -19,8 +19,8 @@ BANK = b"the bank"
 ROOT = Path(__file__).parents[1]
 
 
-def device(folder: Path, node: int = 1, **config: str | int) -> Device:
-    return Device.of(node, config, folder)
+def device(place: Path, node: int = 1, **config: str | int) -> Device:
+    return Device.of(node, config, place)
 
 
 def memory(*delivered: int, pending: tuple[int, ...] = (), sequence: int = 1) -> Memory:
@@ -73,9 +73,14 @@ def test_a_device_that_comes_back_as_another_node_takes_over_what_it_left(tmp_pa
     DeviceFile(device(tmp_path, 2, folder="b"), BANK).write(memory(2, pending=(6,)))
     back = DeviceFile(device(tmp_path, 3, folder="a"), BANK).read()
     assert (back.pending.tolist(), back.delivered.tolist()) == ([5], [1, 2])
-    twin = DeviceFile(device(tmp_path, 4, folder="a"), BANK).read()
-    assert not len(twin.pending)  # it is taken
     assert DeviceFile(device(tmp_path, 3, folder="a"), BANK).read().pending.tolist() == [5]
+
+
+def test_of_several_that_come_back_each_takes_over_another_one(tmp_path: Path) -> None:
+    for node in (1, 2):
+        DeviceFile(device(tmp_path, node), BANK).write(memory(node, pending=(4 + node,)))
+    back = [DeviceFile(device(tmp_path, node), BANK).read() for node in (3, 4)]
+    assert sorted(one.pending.tolist() for one in back) == [[5], [6]]
 
 
 def test_a_node_that_knows_what_it_sent_takes_over_nothing(tmp_path: Path) -> None:
@@ -223,7 +228,7 @@ def test_a_device_without_a_home_is_told_what_to_do(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.raises(DeviceFileError, match="home directory.*state-dir"):
+    with pytest.raises(DeviceFileError, match=r"home directory.*state-dir"):
         state_folder()
 
 

@@ -14,6 +14,7 @@ from sim.cli.options import (
     APP,
     RESULTS,
     AppFolder,
+    BankFile,
     Clients,
     Config,
     ConfigFile,
@@ -38,6 +39,9 @@ cli = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+bank = typer.Typer(help="Check, show or export the samples that a run has received.")
+cli.add_typer(bank, name="bank")
 
 
 @cli.command(cls=RunCommand)
@@ -284,6 +288,44 @@ def importance(
         raise RunConfigError(str(error)) from error
     compare_importances(out, first, mode, seeds, importances or IMPORTANCES, print_line)
     print_line(f"results: {out}")
+
+
+@bank.command("check")
+def bank_check(path: BankFile) -> None:
+    """Check that all of a bank is what was written: structure, checksums, every payload."""
+    from sim.banks import check_bank
+
+    check_bank(path, print_line)
+
+
+@bank.command("show")
+def bank_show(path: BankFile) -> None:
+    """Show what a bank holds: samples by class, replies, and bytes."""
+    from sim.banks import show_bank
+
+    show_bank(path, print_line)
+
+
+@bank.command("export")
+def bank_export(
+    path: BankFile,
+    to: Annotated[Path, typer.Option(parser=folder, metavar="DIR", help="Where to.")],
+    kind: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="folder, npz, parquet or datasets.")
+    ] = "folder",
+) -> None:
+    """Write a bank's samples as an image folder, npz, Parquet, or for Hugging Face datasets."""
+    from sim.banks import export_bank
+
+    export_bank(path, to, kind, print_line)
+
+
+@bank.command("compact")
+def bank_compact(path: BankFile) -> None:
+    """Remove payloads that are nothing but duplicates, and what room the file does not need."""
+    from sim.banks import compact_bank
+
+    compact_bank(path, print_line)
 
 
 def _check_comparison(preset: Preset, only: Sequence[str], data_dir: Path) -> None:

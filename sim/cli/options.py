@@ -97,5 +97,8 @@ Overwrite: TypeAlias = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace the results in DIR, which are refused otherwise."),
 ]
+BankFile: TypeAlias = Annotated[
+    Path, typer.Argument(parser=absolute, metavar="PATH", help="The bank's file.")
+]
 ResultsFolder: TypeAlias = Annotated[Path, _folder("Folder of the results.", "sim/results")]
 Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Small and short: a smoke test.")]

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from codec import DecodedSamples, SampleSpec
 from codec.learning.inputs import Bounds, in_units, mapped_range, sees_floats
 
+DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes of decoded samples
+
 
 @dataclass(frozen=True)
 class Arrays:

@@ -18,7 +18,14 @@ from codec.identity import receipt
 from codec.learning.inputs import in_units
 from codec.options import COUNT, check
 from strategies.errors import BankError
-from strategies.sample_bank.arrays import Arrays, concatenate, held, nothing_like
+from strategies.sample_bank.arrays import (
+    DEFAULT_MEMORY_LIMIT,
+    Arrays,
+    concatenate,
+    held,
+    nothing_like,
+)
+from strategies.sample_bank.dataset import BankDataset
 from strategies.sample_bank.duplicates import (
     Coded,
     Incoming,
@@ -33,7 +40,6 @@ from strategies.sample_bank.file import BankFile, NewPayload
 from strategies.sample_bank.records import Added, Origin, StoredReply
 from strategies.server_model import Batch
 
-DEFAULT_MEMORY_LIMIT = 4 << 30
 _FLOAT_BYTES = 4
 _COMPARED_BYTES = 64 << 20  # of decoded samples kept at hand for comparisons
 
@@ -148,6 +154,19 @@ class SampleBank:
     ) -> None:
         self.close()
 
+    @staticmethod
+    def open(
+        path: str | Path, *, scale: str | None = None, memory_limit: int = DEFAULT_MEMORY_LIMIT
+    ) -> BankDataset:
+        """Return what a bank's file holds as a torch data set, to read; see `BankDataset`.
+
+        Raises
+        ------
+        BankError
+            If there is no such bank, it is damaged, or holds no sample.
+        """
+        return BankDataset(Path(path), scale=scale, memory_limit=memory_limit)
+
     def close(self) -> None:
         """Give the file free for other writers; a bank in memory has nothing to close."""
         if self._file is not None:
@@ -171,8 +190,7 @@ class SampleBank:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes in the order of the labels, if they were told."""
-        names = "" if self._file is None else self._file.told("class-names")
-        return tuple(names.split("\n")) if names else ()
+        return () if self._file is None else self._file.class_names
 
     def tell_class_names(self, names: Sequence[str]) -> None:
         """Keep the names of the classes in the bank's file, for exports."""

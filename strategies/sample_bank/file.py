@@ -208,6 +208,22 @@ class BankFile:
             _insert_meta(db, key, value.encode())
         self._meta[key] = value.encode()
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels, if they were told."""
+        names = self.told("class-names")
+        return tuple(names.split("\n")) if names else ()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """See one state of the file, whatever is written meanwhile."""
+        with self._told():
+            self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
     def add(self, origin: Origin, place: int, payloads: Sequence[NewPayload]) -> list[int]:
         """Keep a reply, all of it or nothing; return the rows of its payloads."""
         count = sum(payload.count for payload in payloads)
@@ -262,6 +278,40 @@ class BankFile:
                 found = self._db.execute(f"{asked} WHERE reply.id = ? {order}", (reply,))
             for values in found:
                 yield self._payload_of(values)
+
+    def rows(self, table: str) -> list[int]:
+        """Return the numbers of the rows of a table, whatever state they are in."""
+        with self._told():
+            return [row for (row,) in self._db.execute(f"SELECT id FROM {table} ORDER BY id")]
+
+    def reply_row(self, row: int) -> ReplyRow:
+        """Return a reply by its row."""
+        with self._told():
+            asked = f"SELECT {_REPLY}, checksum FROM reply WHERE id = ?"
+            return self._reply_of(self._db.execute(asked, (row,)).fetchone())
+
+    def payload_row(self, row: int) -> PayloadRow:
+        """Return a payload by its row."""
+        with self._told():
+            asked = f"SELECT {_PAYLOAD}, checksum, length(data) FROM payload WHERE id = ?"
+            return self._payload_of(self._db.execute(asked, (row,)).fetchone())
+
+    def structure(self) -> list[str]:
+        """Return what SQLite finds wrong with the file, and what refers to nothing."""
+        with self._told():
+            told = [text for (text,) in self._db.execute("PRAGMA integrity_check")]
+            lost = self._db.execute("PRAGMA foreign_key_check").fetchall()
+        return [text for text in told if text != "ok"] + [
+            f"{table} {row} belongs to no {parent}" for table, row, parent, _ in lost
+        ]
+
+    def remove(self, payloads: Sequence[int]) -> None:
+        """Remove payloads, and the room that the file does not need."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM payload WHERE id = ?", [(row,) for row in payloads])
+        with self._told():
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def data(self, row: int) -> bytes:
         """Return a payload's bytes."""
