@@ -18,6 +18,8 @@ from sim.run_config import ConfigValue, read_defaults
 from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superlink
 
 COMPLETED = "finished:completed"
+# Of runs that are measured: what outlives a run takes time, and is of no use to them.
+NOTHING_KEPT: Mapping[str, ConfigValue] = {"checkpoint-every": 0}
 KEYED_BY, STATE = "client-key", "state-dir"
 
 _KEPT_LINES = 500
