@@ -176,13 +176,11 @@ def test_each_image_of_a_growing_folder_arrives_once(edge: Path, tmp_path: Path)
 
         run_app(superlink, ROOT, CONFIG | paths, echo=watch)
     assert not happens
-    received = SampleBank.open(bank, scale="none")
-    sent = {
-        picture(number).transpose(2, 0, 1).tobytes(): number for number in (*FIRST, *SECOND, *THIRD)
-    }
-    arrived = [sent[np.asarray(sample).astype(np.uint8).tobytes()] for sample, _ in received]
-    assert sorted(arrived) == sorted(sent.values())
-    targets = [int(target) for _, target in received]
-    assert targets == [number % 2 for number in arrived]
+    received = SampleBank.open(bank)
+    numbers = (*FIRST, *SECOND, *THIRD)
+    sent = {picture(number).transpose(2, 0, 1).tobytes(): number for number in numbers}
+    arrived = [sent[sample.tobytes()] for sample in received.samples]
+    assert sorted(arrived) == sorted(numbers)
+    assert received.targets.tolist() == [number % 2 for number in arrived]
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["samples_sent"] == len(sent)

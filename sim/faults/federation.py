@@ -144,7 +144,7 @@ class Federation(Bed):
         """
         config = {**self.config, **(config or {})}
         if resume:
-            config["resume"] = str(config["out-dir"])
+            config["resume"] = True
         log = self.root / "server.log"
         job = ServerJob(self.spool.root, config, log, environment(self.root), death, largest_file)
         process = self._context.Process(target=self.serverapp, args=(job,), daemon=True)
