@@ -105,10 +105,7 @@ def marks_received(bank: Path) -> list[Mark | None]:
     from strategies.sample_bank import SampleBank
 
     held = SampleBank.open(bank)
-    try:
-        samples = [np.asarray(held[index][0]) for index in range(len(held))]
-    finally:
-        held.close()
+    samples = [np.asarray(held[index][0]) for index in range(len(held))]
     return [read_mark(np.rint(255 * sample).astype(np.uint8)) for sample in samples]
 
 
