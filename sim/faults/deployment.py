@@ -65,7 +65,8 @@ class Deployment(Bed):
         size: Size | None = None,
         config: Mapping[str, ConfigValue] | None = None,
     ) -> None:
-        super().__init__(root, rng, size, config)
+        # A round takes seconds, on a busy machine many, as each message starts a Python process.
+        super().__init__(root, rng, size, {"round-timeout": 120.0, **(config or {})})
         self._superlink, self._options, self._app, self._keys = superlink, options, app, keys
         # A group ends with its last process, and the SuperLink that leads it will be killed.
         self._hold = superlink.start(["sleep", "infinity"])
