@@ -36,6 +36,7 @@ from codec.messages import (
     StreamingRequest,
 )
 from codec.options import OneOf, Options, check, own_fields
+from codec.packages import needed_packages
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 RequestT = TypeVar("RequestT", bound=Request)
 
 
+@needed_packages()
 def train(
     msg: Message,
     context: Context,

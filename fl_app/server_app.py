@@ -5,13 +5,13 @@ import math
 import time
 from datetime import UTC, datetime
 from logging import INFO, WARNING
+from typing import TYPE_CHECKING
 
-import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
-from torch import nn
 
+from codec.packages import needed_packages, require
 from fl_app.config import RunConfig, check_classes
 from fl_app.data import Images, MissingSplit, describe, load
 from fl_app.images import ImageKind
@@ -36,14 +36,19 @@ from strategies.errors import RunFailed
 from strategies.ledger import DOWNLINK, UPLINK
 from strategies.server_strategy import is_due
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _SMALL_MODEL = 1_000_000  # parameters
 
 app = ServerApp()
 
 
 @app.main()
+@needed_packages()
 def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config asks for and write the run folder."""
+    require("torchvision", "safetensors", "matplotlib")  # else missed when the run has ended
     started = time.perf_counter()
     config = RunConfig.from_run_config(context.run_config)
     with orderly_log() as journal:
@@ -119,12 +124,14 @@ def load_test(config: RunConfig) -> Images | None:
         return None
 
 
-def set_threads(threads: int, model: nn.Module) -> None:
+def set_threads(threads: int, model: "nn.Module") -> None:
     """Set torch's CPU threads; 0 means 1 for a small model and torch's choice for others.
 
     Threads gain a small model little, and slow it down several times when other processes,
     such as clients on the same machine, want the cores too.
     """
+    import torch
+
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if threads or parameters < _SMALL_MODEL:
         torch.set_num_threads(threads or 1)

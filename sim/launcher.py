@@ -57,13 +57,15 @@ def launch(
     ------
     RunError
         If the run was refused, failed or was stopped; names the cause.
+    MissingPackage
+        If Flower's simulation engine is not installed.
     """
-    known = read_defaults(app)
-    if KEYED_BY in known:  # node ids differ from run to run, partitions do not
+    from codec.packages import require  # imports NumPy
+
+    require("ray")
+    if KEYED_BY in read_defaults(app):  # node ids differ from run to run, partitions do not
         run_config = {KEYED_BY: "partition", **run_config}
-    out = run_config.get("out-dir")
-    if STATE in known and out:  # what simulated devices remember is the run's
-        run_config = {STATE: str(Path(str(out)) / "devices"), **run_config}
+    run_config = with_state_dir(app, run_config)
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:
@@ -73,6 +75,14 @@ def launch(
         for line in lines:
             echo(line)
         raise RunError(": ".join([reason, *_last(lines, 1)])) from error
+
+
+def with_state_dir(app: Path, run_config: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
+    """Return a run config in which what the devices of this machine remember is the run's."""
+    out = run_config.get("out-dir")
+    if STATE in read_defaults(app) and out:
+        return {STATE: str(Path(str(out)) / "devices"), **run_config}
+    return dict(run_config)
 
 
 def run_app(

@@ -24,6 +24,7 @@ from sim.importance import IMPORTANCES, to_config
 from sim.run_config import make_run_config
 
 SHELL = [block for block in BLOCKS if block.language in ("sh", "console")]
+NODE_KEYS = {"partition-id", "num-partitions", "data-dir", "state-dir"}
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
@@ -150,16 +151,16 @@ def check_external(words: list[str]) -> None:
     length = 1
     if words[0] in ("flwr", "pip"):
         length = 3 if words[1] in ("supernode", "federation", "config") else 2
-    known = help_of(tuple(words[:length]))
+    told = help_of(tuple(words[:length]))
     for word in words[length:]:
         if word.startswith("-"):
             option = word.split("=")[0]
-            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), f"no {option}"
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), f"no {option}"
     for option, value in pairwise(words):
         if option == "--run-config":
             RunConfig.from_run_config(key_values(value))
         if option == "--node-config":
-            assert set(key_values(value)) <= {"partition-id", "num-partitions", "data-dir"}
+            assert set(key_values(value)) <= NODE_KEYS
         if option == "--federation-config":
             assert key_values(value)
 

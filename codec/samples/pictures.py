@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from codec.errors import CodecError, PayloadError
+from codec.packages import needed_packages
 from codec.samples.sheets import Pixels
 
 _FLAT_TABLE = 32  # entry of the flat quantization table at quality 50
@@ -124,7 +125,8 @@ def load_jxl(file: bytes, shape: tuple[int, ...]) -> Pixels:
 
 
 def _pillow(kind: str) -> Any:
-    from PIL import Image
+    with needed_packages():
+        from PIL import Image
 
     Image.init()
     if kind not in Image.SAVE:
