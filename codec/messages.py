@@ -259,8 +259,8 @@ class Terms(PackedOptions):
     class_names : tuple of str
         The server's classes in the order of its labels: a client's own are mapped by name. Empty:
         labels are taken as they are.
-    samples, values : int
-        Most samples, and numbers (see `codec.DecodeLimits`), in one payload.
+    samples, values, values_per_byte : int
+        Limits of one payload, see `codec.DecodeLimits`.
     """
 
     shape: tuple[int, ...] = option((), "shape of a sample")
@@ -268,6 +268,14 @@ class Terms(PackedOptions):
     class_names: tuple[str, ...] = option((), "names of the classes")
     samples: int = option(DecodeLimits.samples, "most samples in a payload", COUNT)
     values: int = option(DecodeLimits.values, "most numbers in a payload", COUNT)
+    values_per_byte: int = option(
+        DecodeLimits.values_per_byte, "most numbers in a payload for each of its bytes", COUNT
+    )
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """What the server decodes."""
+        return DecodeLimits(self.samples, self.values, self.values_per_byte)
 
     def to_bytes(self) -> bytes:
         """Return what differs from the defaults, as JSON."""
