@@ -110,6 +110,21 @@ class Participation(ClientOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AveragingOptions(Options):
+    """What bounds the part of a single client in an average of gradients or models."""
+
+    clip_norm: float = option(
+        0.0,
+        "largest norm of a client's gradient, or change of the model: longer ones are scaled down "
+        "(0 = no limit)",
+        COUNT_OR_NONE,
+    )
+    max_examples: int = option(
+        1 << 20, "most samples that a client's model counts for in an average", COUNT
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FilterOptions(Options):
     """The importance filter: which samples a client sends."""
 
@@ -445,6 +460,7 @@ class LocalRequest(LocalOptions, TrainingRequest):
 
 
 _TELEMETRY = "seconds_"
+_REASONS, _REASON = 32, 200  # why samples are of no use: most reasons, and characters of each
 
 
 def _seconds() -> float:
@@ -538,7 +554,8 @@ class SampleReply(Reply):
             counts = _json_object(self.skipped or "{}")
         except ValueError:
             return {}
-        return {str(k): n for k, n in counts.items() if type(n) is int and n > 0}
+        legible = {str(k)[:_REASON]: n for k, n in counts.items() if type(n) is int and n > 0}
+        return dict(list(legible.items())[:_REASONS])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,11 @@ from flwr.common import log
 from codec import (
     Augmentation,
     Criterion,
-    DecodedSamples,
     DecodeLimits,
-    SamplePayload,
     SampleSpec,
 )
-from codec.learning.inputs import sees_floats
 from codec.messages import (
+    AveragingOptions,
     BankTraining,
     ClientOptions,
     MixedOptions,
@@ -29,9 +27,11 @@ from codec.messages import (
 from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
 from strategies.agreement import Agreement
+from strategies.enforcement import NodeTotals, check_fit
 from strategies.evaluation import EvaluationOptions
+from strategies.expectation import Expectation
 from strategies.received import BadReply, Received
-from strategies.received_samples import Expectation, ReceivedSamples
+from strategies.received_samples import ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
 from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
 from strategies.sample_strategy import SampleStrategy
@@ -42,7 +42,9 @@ _LOG_SECONDS = 10.0
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
 
-@takes_options(ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions)
+@takes_options(
+    ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions, AveragingOptions
+)
 class QuantizedDataReplay(SampleStrategy):
     """The server keeps what it received and trains on all of it in every round.
 
@@ -113,8 +115,14 @@ class QuantizedDataReplay(SampleStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.training, participation, evaluation, mixed = split_options(
-            options, ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions
+        asked, self.training, participation, evaluation, mixed, averaging = split_options(
+            options,
+            ReplayOptions,
+            BankTraining,
+            Participation,
+            EvaluationOptions,
+            MixedOptions,
+            AveragingOptions,
         )
         request = pick(
             ReplayRequest, asked, server_round=0, **values_of(participation, ClientOptions)
@@ -144,15 +152,17 @@ class QuantizedDataReplay(SampleStrategy):
                 batch_size=self.training.server_batch_size,
                 per_sample=request.weighs_samples,
             ),
-            expected=Expectation(shape=sample_shape, limits=limits),
+            expected=Expectation.of(request, shape=sample_shape, limits=limits),
             participation=participation,
             mixed=mixed,
+            averaging=averaging,
             options=[asked, self.training],
         )
         self.bank = SampleBank(memory_limit, limits, scale=request.scale)
         self._augment = augment
         self._acknowledged: dict[int, bytes] = {}
         self._finished: set[int] = set()
+        self._totals = NodeTotals()
 
     def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
         """Return the request with what has arrived of a node."""
@@ -171,24 +181,20 @@ class QuantizedDataReplay(SampleStrategy):
         """Bank the replies' samples; remember what of each node has arrived, and who is done."""
         for received in accepted:
             try:
+                self._totals.check(received)
+                check_fit(self.server_model, received.payloads, self.request.scale)
                 for payload, decoded in received.payloads:
-                    self._check_tokens(payload, decoded)
-                    self.bank.add_payload(payload, decoded)
-            except (RuntimeError, IndexError, ValueError) as error:  # of the host's model, or bank
+                    added = self.bank.add_payload(payload, decoded)
+                    self._totals.keep(received.node_id, added)
+            except BadReply as bad:
+                self.book.reject(received.node_id, bad)
+                continue
+            except Exception as error:  # out of the bank: whatever it is, others go on
                 self.book.reject(received.node_id, BadReply("fit", f"{error!s:.200}"))
                 continue
             self._acknowledged[received.node_id] = received.receipt
             if received.remaining == 0:
                 self._finished.add(received.node_id)
-
-    def _check_tokens(self, payload: SamplePayload, decoded: DecodedSamples) -> None:
-        """Let the model see the highest token of a payload; it raises what lies beyond its own."""
-        if not sees_floats(payload.spec):
-            row = int(decoded.samples.reshape(payload.count, -1).max(axis=1).argmax())
-            sample = torch.from_numpy(decoded.samples[row : row + 1])
-            with torch.no_grad():
-                device = self.server_model.device
-                self.server_model.outputs(sample.round().long().to(device), training=False)
 
     def learn(self, server_round: int) -> float:
         """Train on the bank; mean loss, NaN without a step."""
