@@ -118,6 +118,21 @@ class Participation(ClientOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AveragingOptions(Options):
+    """What bounds the part of a single client in an average of gradients or models."""
+
+    clip_norm: float = option(
+        0.0,
+        "largest norm of a client's gradient, or change of the model: longer ones are scaled down "
+        "(0 = no limit)",
+        COUNT_OR_NONE,
+    )
+    max_examples: int = option(
+        1 << 20, "most samples that a client's model counts for in an average", COUNT
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FilterOptions(Options):
     """The importance filter: which samples a client sends."""
 
@@ -267,8 +282,8 @@ class Terms(PackedOptions):
     class_names : tuple of str
         The server's classes in the order of its labels: a client's own are mapped by name. Empty:
         labels are taken as they are.
-    samples, values : int
-        Most samples, and numbers (see `codec.DecodeLimits`), in one payload.
+    samples, values, values_per_byte : int
+        Limits of one payload, see `codec.DecodeLimits`.
     """
 
     shape: tuple[int, ...] = option((), "shape of a sample")
@@ -276,6 +291,14 @@ class Terms(PackedOptions):
     class_names: tuple[str, ...] = option((), "names of the classes")
     samples: int = option(DecodeLimits.samples, "most samples in a payload", COUNT)
     values: int = option(DecodeLimits.values, "most numbers in a payload", COUNT)
+    values_per_byte: int = option(
+        DecodeLimits.values_per_byte, "most numbers in a payload for each of its bytes", COUNT
+    )
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """What the server decodes."""
+        return DecodeLimits(self.samples, self.values, self.values_per_byte)
 
     def to_bytes(self) -> bytes:
         """Return what differs from the defaults, as JSON."""
@@ -460,6 +483,7 @@ class LocalRequest(LocalOptions, TrainingRequest):
 
 
 _TELEMETRY = "seconds_"
+_REASONS, _REASON = 32, 200  # why samples are of no use: most reasons, and characters of each
 
 
 def _seconds() -> float:
@@ -556,7 +580,8 @@ class SampleReply(Reply):
             counts = _json_object(self.skipped or "{}")
         except ValueError:
             return {}
-        return {str(k): n for k, n in counts.items() if type(n) is int and n > 0}
+        legible = {str(k)[:_REASON]: n for k, n in counts.items() if type(n) is int and n > 0}
+        return dict(list(legible.items())[:_REASONS])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from codec.messages import (
     REPLAY,
     REQUESTS,
     STREAMING,
+    AveragingOptions,
     BankTraining,
     ClientOptions,
     FilterOptions,
@@ -127,6 +128,7 @@ GROUPS: Mapping[str, type[Options]] = {
     "Run": RunOptions,
     "Clients": ClientOptions,
     "Who takes part": Participation,
+    "Averages": AveragingOptions,
     "Data": DataOptions,
     "Model": ModelOptions,
     "How samples are coded": CodecOptions,
@@ -150,6 +152,7 @@ class RunConfig(
     ReplayOptions,
     ModelOptions,
     DataOptions,
+    AveragingOptions,
     Participation,
     RunOptions,
 ):

@@ -17,6 +17,7 @@ from codec.messages import (
     GRADIENT,
     REPLAY,
     STREAMING,
+    AveragingOptions,
     BankTraining,
     GradientOptions,
     LocalOptions,
@@ -94,7 +95,7 @@ def _replay(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "ServerSt
         augment=augmentation(config),
         samples=_sample_spec(kind),
         class_names=kind.class_names,
-        **values_of(config, ReplayOptions, BankTraining) | _participation(config),
+        **values_of(config, ReplayOptions, BankTraining, AveragingOptions) | _participation(config),
     )
 
 
@@ -107,7 +108,7 @@ def _streaming(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "Serve
         augment=None if config.refinement else augmentation(config),
         samples=_sample_spec(kind),
         class_names=kind.class_names,
-        **values_of(config, StreamingOptions) | _participation(config),
+        **values_of(config, StreamingOptions, AveragingOptions) | _participation(config),
     )
 
 
@@ -117,7 +118,7 @@ def _gradient(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStr
     return GradientCompression(
         **_stepping(config, model),
         buffers_every=config.eval_every,
-        **values_of(config, GradientOptions) | _participation(config),
+        **values_of(config, GradientOptions, AveragingOptions) | _participation(config),
     )
 
 
@@ -131,7 +132,7 @@ def _fedavg(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStrat
         learning_rate=lambda server_round: rates[server_round - 1],
         device=config.device,
         buffers_every=config.eval_every,
-        **values_of(config, LocalOptions) | _participation(config),
+        **values_of(config, LocalOptions, AveragingOptions) | _participation(config),
     )
 
 

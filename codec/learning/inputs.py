@@ -34,6 +34,11 @@ def mapped_range(spec: SampleSpec, scale: str) -> Bounds | None:
     return (spec.low, spec.high) if sees_unit(spec, scale) else None
 
 
+def seen_range(spec: SampleSpec, scale: str) -> Bounds:
+    """Return the range of the values as the model sees them."""
+    return (0.0, 1.0) if sees_unit(spec, scale) else (spec.low, spec.high)
+
+
 def model_inputs(
     samples: "NDArray[Any] | torch.Tensor",
     spec: SampleSpec,
