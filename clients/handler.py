@@ -15,6 +15,7 @@ from clients.arrays import load_model
 from clients.client_round import ClientRound, Contribution
 from clients.reading import Reader
 from clients.replay import answer_replay
+from clients.scout import receive_scout
 from clients.source import as_source
 from clients.stopwatch import Stopwatch
 from clients.streaming import answer_streaming
@@ -113,6 +114,10 @@ def train(
         if model is None:
             raise CodecError("the request scores or refines with a model: pass model=<factory>")
         work = replace(work, model=load_model(model, msg.content.get(ARRAYS)))
+    lacks_scout = False
+    if isinstance(request, ReplayRequest):
+        scout, lacks_scout = receive_scout(request.scout, context.state)
+        work = replace(work, scout=scout)
     contribution, remaining = _ANSWERS[request.mode](work, context.state)
     first, *more = contribution.payloads or (b"",)
     reply = SampleReply(
@@ -122,6 +127,7 @@ def train(
         num_examples=contribution.considered,
         num_sent=len(contribution.sent),
         remaining=remaining,
+        lacks_scout=lacks_scout,
         refinement=contribution.refinement,
         memory_bytes=sum(part.nbytes for part in contribution.memory or ()),
         variance_kept=contribution.variance_kept,

@@ -80,7 +80,7 @@ def replay_round(
     work.check()  # before anything is coded
     candidates = Candidates(work.reader, rng.permutation(np.flatnonzero(~tried)))
     sending = _Sending(work, candidates, work.encoder(by_label=True))
-    pool = sending.pool(wanted) if request.needs_scores else 0
+    pool = sending.pool(wanted) if work.scores_samples else 0
     encoded = sending.encoded(rng, wanted, pool)
     samples, positions = sending.chosen(encoded.selection)
     indices, is_first = candidates.order[positions], not sent.any()

@@ -19,6 +19,7 @@ from codec import (
 )
 from codec.learning.inputs import sees_floats
 from codec.messages import (
+    SCOUT,
     BankTraining,
     ClientOptions,
     MixedOptions,
@@ -35,6 +36,7 @@ from strategies.received_samples import Expectation, ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
 from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
 from strategies.sample_strategy import SampleStrategy
+from strategies.scout import ScoutTrainer
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
 _NOTHING = b""
@@ -151,12 +153,18 @@ class QuantizedDataReplay(SampleStrategy):
         )
         self.bank = SampleBank(memory_limit, limits, scale=request.scale)
         self._augment = augment
+        self._scout = None
+        if request.scorer == SCOUT:
+            self._scout = ScoutTrainer(self.training, request.seed, server_model.device, augment)
         self._acknowledged: dict[int, bytes] = {}
         self._finished: set[int] = set()
 
     def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
         """Return the request with what has arrived of a node."""
-        return replace(request, acknowledged=self._acknowledged.get(node_id, _NOTHING))
+        request = replace(request, acknowledged=self._acknowledged.get(node_id, _NOTHING))
+        if self._scout is not None:
+            request = self._scout.request_to(node_id, request, self._agreement.spec)
+        return request
 
     def finished(self) -> Collection[int]:
         """Return nodes that have sent everything."""
@@ -178,6 +186,8 @@ class QuantizedDataReplay(SampleStrategy):
                 self.book.reject(received.node_id, BadReply("fit", f"{error!s:.200}"))
                 continue
             self._acknowledged[received.node_id] = received.receipt
+            if self._scout is not None:
+                self._scout.arrived(received)
             if received.remaining == 0:
                 self._finished.add(received.node_id)
 
@@ -195,7 +205,7 @@ class QuantizedDataReplay(SampleStrategy):
         if not len(self.bank):
             log(WARNING, "no sample has arrived yet: no training in round %d", server_round)
             return float("nan")
-        return train_on_bank(
+        loss = train_on_bank(
             self.server_model,
             self.bank,
             steps=self.training.server_steps,
@@ -204,6 +214,9 @@ class QuantizedDataReplay(SampleStrategy):
             server_round=server_round,
             augment=self._augment,
         )
+        if self._scout is not None:
+            self._scout.train(server_round, self.bank)
+        return loss
 
 
 def train_on_bank(
