@@ -8,6 +8,7 @@ have, whichever is smaller.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,11 @@ class ScoutNetwork(nn.Module):
         (N,) labels, or floats, whose range the outputs have.
     """
 
+    centre: Tensor
+    factor: Tensor
+    target_centre: Tensor
+    target_scale: Tensor
+
     def __init__(self, plan: Plan, seen: Tensor, targets: Tensor) -> None:
         super().__init__()
         self.plan = plan
@@ -55,27 +61,27 @@ class ScoutNetwork(nn.Module):
         if targets.is_floating_point():
             spread, middle = torch.std_mean(targets.reshape(len(targets), -1), 0, correction=0)
             self.target_centre, self.target_scale = middle, torch.where(spread > 0, spread, 1.0)
-        before, layers = plan.channels, list[nn.Module]()
-        norms = list[nn.Module]()
-        for stride, count in plan.layers:
+        before = plan.channels
+        self.inner = nn.ModuleList()
+        for stride, count in plan.layers[:-1]:
             if stride == LINEAR:
-                layers.append(nn.Linear(before, count))
-                norms.append(nn.BatchNorm1d(count))
+                pair: list[nn.Module] = [nn.Linear(before, count), nn.BatchNorm1d(count)]
             else:
-                layers.append(nn.Conv2d(before, count, 3, stride, padding=1, bias=False))
-                norms.append(nn.BatchNorm2d(count))
+                convolution = nn.Conv2d(before, count, 3, stride, padding=1, bias=False)
+                pair = [convolution, nn.BatchNorm2d(count)]
+            self.inner.append(nn.Sequential(*pair, nn.ReLU()))
             before = count
-        self.layers, self.norms = nn.ModuleList(layers), nn.ModuleList(norms[:-1])
+        self.last = nn.Linear(before, outputs)
 
     def forward(self, samples: Tensor) -> Tensor:
         """Map samples (N, *shape) as the model sees them to (N, outputs)."""
         values = _viewed(samples, self.plan)
         inner = (1, -1) + (1,) * (values.ndim - 2)
         values = (values - self.centre.view(inner)) * self.factor.view(inner)
-        for layer, norm in zip(self.layers, self.norms, strict=False):
-            values = functional.relu(norm(layer(_fitting(values, layer))))
-        last = self.layers[-1]
-        return last(_fitting(values, last)) * self.target_scale + self.target_centre
+        for (stride, _), block in zip(self.plan.layers, self.inner, strict=False):
+            values = block(_averaged(values) if stride == LINEAR else values)
+        outputs: Tensor = self.last(_averaged(values))
+        return outputs * self.target_scale + self.target_centre
 
     def losses(self, samples: Tensor, targets: Tensor) -> Tensor:
         """Return (N,) losses: cross-entropy, or squared error in units of the targets' spread."""
@@ -83,29 +89,16 @@ class ScoutNetwork(nn.Module):
         if not targets.is_floating_point():
             return functional.cross_entropy(outputs, targets, reduction="none")
         errors = (outputs - targets.reshape(outputs.shape)) / self.target_scale
-        return errors.square().mean(dim=1)
+        losses: Tensor = errors.square().mean(dim=1)
+        return losses
 
     @torch.no_grad()
     def folded(self) -> list[tuple[Floats, Floats]]:
         """Return weights and biases of the layers, in the order that `Scout` has them."""
-        found = []
-        for place, layer in enumerate(self.layers):
-            weights = layer.weight.double()
-            bias = torch.zeros(len(weights)) if layer.bias is None else layer.bias
-            bias = bias.double()
-            if place < len(self.norms):
-                norm = self.norms[place]
-                scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-                bias = (bias - norm.running_mean.double()) * scale + norm.bias.double()
-            else:
-                scale = self.target_scale.double()
-                bias = bias * scale + self.target_centre.double()
-            weights = weights * scale.reshape(-1, *[1] * (weights.ndim - 1))
-            if weights.ndim == 4:
-                weights = weights.permute(0, 2, 3, 1)
-            rows = weights.reshape(len(weights), -1)
-            found.append((rows.float().cpu().numpy(), bias.float().cpu().numpy()))
-        return found
+        return [
+            *(_folded(*cast(nn.Sequential, block)[:2]) for block in self.inner),
+            _scaled(self.last, self.target_scale, self.target_centre),
+        ]
 
 
 @dataclass(frozen=True)
@@ -146,6 +139,9 @@ class ScoutTrainer:
         self._latest: _Version | None = None
         self._asked: dict[int, _Version] = {}  # what a node's reply will show that it has
         self._known: dict[int, _Version] = {}
+        self._sent: dict[
+            bytes, bytes
+        ] = {}  # the latest version, by the whole form of what it changes
 
     def request_to(
         self, node_id: int, request: ReplayRequest, spec: SampleSpec | None
@@ -174,10 +170,16 @@ class ScoutTrainer:
         # If the reply gets lost, what the node has is not known: it will be sent a whole one.
         before = self._known.pop(node_id, None)
         self._asked[node_id] = latest
-        sent = latest.whole
-        if before is not None:
-            sent = min(sent, to_bytes(latest.scout, before.scout), key=len)
-        return replace(request, scout=sent)
+        return replace(request, scout=self._smallest(latest, before))
+
+    def _smallest(self, latest: _Version, before: _Version | None) -> bytes:
+        """Return the latest version, whole or as the change of another."""
+        if before is None:
+            return latest.whole
+        if before.whole not in self._sent:
+            change = to_bytes(latest.scout, before.scout)
+            self._sent[before.whole] = min(latest.whole, change, key=len)
+        return self._sent[before.whole]
 
     def arrived(self, received: ReceivedSamples) -> None:
         """Take note of an accepted reply: the node has what it was asked with, or says not."""
@@ -220,11 +222,11 @@ class ScoutTrainer:
         self._network.train()
         for samples, targets, weights in batches:
             seen = samples if self.augment is None else self.augment(samples, augmentation)
+            self._optimizer.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 losses = self._network.losses(seen, targets)
                 loss = (weights * losses).sum() / weights.sum()
-                self._optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
             self._optimizer.step()
 
     def _publish(self) -> None:
@@ -239,7 +241,7 @@ class ScoutTrainer:
             self.training.scout_bits,
             before.scout if before else None,
         )
-        self._latest = _Version(scout, to_bytes(scout))
+        self._latest, self._sent = _Version(scout, to_bytes(scout)), {}
 
 
 def _viewed(samples: Tensor, plan: Plan) -> Tensor:
@@ -255,7 +257,27 @@ def _viewed(samples: Tensor, plan: Plan) -> Tensor:
     return values if plan.pool == 1 else functional.avg_pool2d(values, plan.pool)
 
 
-def _fitting(values: Tensor, layer: nn.Module) -> Tensor:
-    """Return what a layer takes: a linear one the mean over the places of an image."""
-    is_image = values.ndim == 4 and isinstance(layer, nn.Linear)
-    return values.mean(dim=(2, 3)) if is_image else values
+def _averaged(values: Tensor) -> Tensor:
+    """Return the mean over the places of an image; flat values as they are."""
+    return values.mean(dim=(2, 3)) if values.ndim == 4 else values
+
+
+def _folded(layer: nn.Module, norm: nn.Module) -> tuple[Floats, Floats]:
+    """Return weights and biases of a layer with the normalization that follows it."""
+    assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
+    assert norm.running_var is not None and norm.running_mean is not None
+    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    return _scaled(layer, scale, norm.bias.double() - norm.running_mean.double() * scale)
+
+
+def _scaled(layer: nn.Module, scale: Tensor, shift: Tensor) -> tuple[Floats, Floats]:
+    """Return weights and biases of a layer whose outputs are then scaled and shifted."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    weights = layer.weight.double()
+    if weights.ndim == 4:
+        weights = weights.permute(0, 2, 3, 1)  # rows, columns, channels, as `Layer` has them
+    rows = weights.reshape(len(weights), -1) * scale.double()[:, None]
+    bias = shift.double()
+    if layer.bias is not None:
+        bias = bias + layer.bias.double() * scale.double()
+    return rows.float().cpu().numpy(), bias.float().cpu().numpy()

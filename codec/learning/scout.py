@@ -256,7 +256,8 @@ class Scout:
             raise CodecError(
                 f"samples are of shape {samples.shape[1:]}; the scout takes {self.plan.shape}"
             )
-        *inner, (last, bias) = [layer.floats() for layer in self.layers]
+        floats = [layer.floats() for layer in self.layers]
+        inner, (last, bias) = floats[:-1], floats[-1]
         logits = np.empty((len(samples), len(bias)), np.float32)
         features = np.empty((len(samples), last.shape[1]), np.float32)
         for part in _batches(len(samples)):

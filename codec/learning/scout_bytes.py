@@ -40,7 +40,7 @@ _CHECKSUM_BYTES = 4
 _MAX_AXES = 4
 _WEIGHT_BITS = 8
 _BIAS_BITS = 20  # of a bias whose output has hardly any weights
-_SPARE = 4  # half octaves that an exponent may be too high before it is chosen anew
+_SPARE = 2  # half octaves that an exponent may be too high before it is chosen anew
 
 
 def quantized(
