@@ -200,7 +200,7 @@ class BankTraining(Options):
         200, "replay, scorer scout: optimizer steps of the scout per round", COUNT
     )
     scout_bits: int = option(
-        8, "replay, scorer scout: bits of a weight before entropy coding", Range(2, 8)
+        5, "replay, scorer scout: bits of a weight before entropy coding", Range(2, 8)
     )
 
 

@@ -29,7 +29,7 @@ LARGEST_BIAS = 1 << 40
 EXPONENTS = range(-120, 121)  # of a layer's outputs, in half octaves
 
 _SIDE = 32  # pixels of an image as a scout looks at it; larger ones are averaged
-_CONVOLUTIONS = ((1, 16), (2, 32), (2, 64))  # stride, outputs
+_CONVOLUTIONS = ((2, 16), (2, 32), (1, 64))  # stride, outputs
 _MOST_INPUTS = 4096  # of a network without convolutions
 _FIRST_WEIGHTS = 49152
 _NARROWEST, _WIDEST, _SECOND = 8, 64, 32
