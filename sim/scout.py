@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from codec import OptionError
 from codec.options import Scalar
 from fl_app.config import RunConfig
 from fl_app.data import Images
@@ -47,8 +48,8 @@ CONTENDERS: Mapping[str, Mapping[str, Scalar]] = {
     "model, margin": {"importance": "margin"},
     "model, loss": {"importance": "loss"},
 }
-EQUAL = "random, bytes of "  # chance with as many bytes as another
 MATCHED = ("scout, margin", "scout, margin, 8 bits")
+EQUAL = "random, bytes of "  # chance with as many bytes, up and down, as one of these
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,10 @@ def _configured(config: RunConfig, contender: str, seed: int, points: Sequence[P
     if not contender.startswith(EQUAL):
         return RunConfig.from_run_config({**config.to_run_config(), **CONTENDERS[contender]})
     last = {p.contender: p for p in points if p.seed == seed}
+    if not {RANDOM, contender.removeprefix(EQUAL)} <= last.keys():
+        raise OptionError(
+            "only", f"= {contender!r}: run {RANDOM} and {contender.removeprefix(EQUAL)!r} first"
+        )
     chance, other = last[RANDOM], last[contender.removeprefix(EQUAL)]
     share = (other.all_bytes - chance.downlink_bytes) / chance.uplink_bytes
     return replace(
@@ -170,8 +175,8 @@ def run_points(config: RunConfig, contender: str, echo: Echo = print) -> list[Po
         )
         echo(
             f"{contender}, seed {config.seed}, round {server_round}: "
-            f"accuracy {100 * reached:.2f} %, {point.samples_sent} samples, up {point.uplink_bytes:,} B, "
-            f"down {point.downlink_bytes:,} B"
+            f"accuracy {100 * reached:.2f} %, {point.samples_sent} samples, "
+            f"up {point.uplink_bytes:,} B, down {point.downlink_bytes:,} B"
         )
         points.append(point)
 

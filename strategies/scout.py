@@ -5,18 +5,20 @@ kilobytes. Each node gets the latest version, whole or as the change of the one 
 have, whichever is smaller.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from codec import Augmentation, SampleSpec
 from codec.learning.scout import LINEAR, Floats, Layout, Plan, Scout, plan_of
-from codec.learning.scout_bytes import quantized, to_bytes
+from codec.learning.scout_bytes import from_bytes, quantized, to_bytes
 from codec.messages import BankTraining, ReplayRequest
 from codec.random import Stream, server_generator, torch_seed
 from strategies.received_samples import ReceivedSamples
@@ -35,10 +37,13 @@ class ScoutNetwork(nn.Module):
     Parameters
     ----------
     plan : Plan
-    seen : Tensor
-        (N, \*shape) samples as the model sees them; tell the range of the inputs.
-    targets : Tensor
-        (N,) labels, or floats, whose range the outputs have.
+
+    Attributes
+    ----------
+    centre, factor : Tensor
+        (channels,) what inputs are lessened and multiplied by; see `measure`.
+    target_centre, target_scale : Tensor
+        (outputs,) range of float targets.
     """
 
     centre: Tensor
@@ -46,21 +51,14 @@ class ScoutNetwork(nn.Module):
     target_centre: Tensor
     target_scale: Tensor
 
-    def __init__(self, plan: Plan, seen: Tensor, targets: Tensor) -> None:
+    def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.plan = plan
-        values = _viewed(seen, plan)
-        places = [0, *range(2, values.ndim)]
-        deviation, centre = torch.std_mean(values, places, correction=0)
-        least = _LEAST_DEVIATION * float(deviation.max()) or 1.0
-        self.register_buffer("centre", centre)
-        self.register_buffer("factor", 1 / deviation.clamp_min(least))
         outputs = plan.layers[-1][1]
+        self.register_buffer("centre", torch.zeros(plan.channels))
+        self.register_buffer("factor", torch.ones(plan.channels))
         self.register_buffer("target_centre", torch.zeros(outputs))
         self.register_buffer("target_scale", torch.ones(outputs))
-        if targets.is_floating_point():
-            spread, middle = torch.std_mean(targets.reshape(len(targets), -1), 0, correction=0)
-            self.target_centre, self.target_scale = middle, torch.where(spread > 0, spread, 1.0)
         before = plan.channels
         self.inner = nn.ModuleList()
         for stride, count in plan.layers[:-1]:
@@ -72,6 +70,27 @@ class ScoutNetwork(nn.Module):
             self.inner.append(nn.Sequential(*pair, nn.ReLU()))
             before = count
         self.last = nn.Linear(before, outputs)
+
+    @torch.no_grad()
+    def measure(self, samples: Tensor, targets: Tensor) -> None:
+        r"""Take the range of inputs, and of float targets, from some samples.
+
+        Parameters
+        ----------
+        samples : Tensor
+            (N, \*shape) as the model sees them.
+        targets : Tensor
+            (N,) labels, or floats.
+        """
+        values = _viewed(samples, self.plan)
+        deviation, centre = torch.std_mean(values, [0, *range(2, values.ndim)], correction=0)
+        least = _LEAST_DEVIATION * float(deviation.max()) or 1.0
+        self.centre.copy_(centre)
+        self.factor.copy_(1 / deviation.clamp_min(least))
+        if targets.is_floating_point():
+            spread, middle = torch.std_mean(targets.reshape(len(targets), -1), 0, correction=0)
+            self.target_centre.copy_(middle)
+            self.target_scale.copy_(torch.where(spread > 0, spread, 1.0))
 
     def forward(self, samples: Tensor) -> Tensor:
         """Map samples (N, *shape) as the model sees them to (N, outputs)."""
@@ -203,19 +222,63 @@ class ScoutTrainer:
         size, steps = self.training.server_batch_size, self.training.scout_steps
         batches = bank.minibatches(max(2, size), steps, stream, self.device)
         if self._network is None:
+            network = self._build(self._plan, torch_seed(stream))
             first = list(islice(batches, _MEASURED))
-            self._build(self._plan, first, torch_seed(stream))
+            samples, targets, _ = (torch.cat(parts) for parts in zip(*first, strict=True))
+            network.measure(samples, targets)
             batches = chain(first, batches)
         self._take_steps(batches, augmentation)
         self._publish()
 
-    def _build(self, plan: Plan, batches: list[Batch], seed: int) -> None:
-        samples, targets = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
+    def position(self) -> dict[str, NDArray[Any]]:
+        """Return all that a resumed run needs, see `restore`; nothing before the first training."""
+        latest, network, optimizer = self._latest, self._network, self._optimizer
+        if latest is None or network is None or optimizer is None:
+            return {}
+        found = {f"network.{name}": value for name, value in network.state_dict().items()}
+        for place, values in optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{place}.{name}": value for name, value in values.items()}
+        arrays = {key: value.detach().cpu().numpy().copy() for key, value in found.items()}
+        holders: dict[bytes, list[int]] = {latest.whole: []}
+        for node_id, version in self._known.items():
+            holders.setdefault(version.whole, []).append(node_id)
+        for number, (whole, node_ids) in enumerate(holders.items()):  # the latest is the first
+            arrays[f"version.{number}"] = np.frombuffer(whole, np.uint8).copy()
+            arrays[f"known.{number}"] = np.array(node_ids, np.uint64)
+        return arrays
+
+    def restore(self, position: Mapping[str, NDArray[Any]]) -> None:
+        """Go on, bit for bit, where `position` was taken."""
+        if not position:
+            return
+        versions: list[_Version] = []
+        while (number := f"version.{len(versions)}") in position:
+            whole = position[number].tobytes()
+            versions.append(_Version(from_bytes(whole), whole))
+        self._latest, self._sent, self._asked = versions[0], {}, {}
+        self._known = {
+            int(node_id): version
+            for number, version in enumerate(versions)
+            for node_id in position[f"known.{number}"]
+        }
+        self._plan = versions[0].scout.plan
+        network = self._build(self._plan, 0)
+        network.load_state_dict(_tensors(position, "network."))
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in _tensors(position, "optimizer.").items():
+            place, _, what = name.partition(".")
+            states.setdefault(int(place), {})[what] = value
+        assert self._optimizer is not None
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+    def _build(self, plan: Plan, seed: int) -> ScoutNetwork:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            network = ScoutNetwork(plan, samples.cpu(), targets.cpu()).to(self.device)
+            network = ScoutNetwork(plan).to(self.device)
         self._network = network
         self._optimizer = torch.optim.Adam(network.parameters(), _LEARNING_RATE)
+        return network
 
     def _take_steps(self, batches: Iterator[Batch], augmentation: torch.Generator) -> None:
         assert self._network is not None and self._optimizer is not None
@@ -255,6 +318,15 @@ def _viewed(samples: Tensor, plan: Plan) -> Tensor:
     elif plan.layout is Layout.GREY:
         values = values.unsqueeze(1)
     return values if plan.pool == 1 else functional.avg_pool2d(values, plan.pool)
+
+
+def _tensors(position: Mapping[str, NDArray[Any]], start: str) -> dict[str, Tensor]:
+    """Return the arrays whose names start so, without that."""
+    return {
+        key.removeprefix(start): torch.from_numpy(value.copy())
+        for key, value in position.items()
+        if key.startswith(start)
+    }
 
 
 def _averaged(values: Tensor) -> Tensor:

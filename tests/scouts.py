@@ -46,7 +46,8 @@ def trained(spec: SampleSpec, steps: int = 20) -> ScoutNetwork:
     outputs = spec.classes or max(1, spec.target_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = ScoutNetwork(plan_of(spec, outputs), samples, targets)
+        network = ScoutNetwork(plan_of(spec, outputs))
+    network.measure(samples, targets)
     take_steps(network, spec, steps)
     return network
 

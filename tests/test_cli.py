@@ -108,6 +108,10 @@ def test_a_run_folder_has_the_name_of_time_data_and_strategy(
             "importance --mode replay --importances losss",
             "--importances: 'losss' is no importance; did you mean 'loss'?",
         ),
+        (
+            "scout --only randon",
+            "--only: 'randon' is not compared here; did you mean 'random'?",
+        ),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(
@@ -145,7 +149,9 @@ def test_the_end_of_a_run_is_the_exit_code(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "central", "theory", "cost", "compare", "importance"])
+@pytest.mark.parametrize(
+    "command", ["run", "central", "theory", "cost", "compare", "importance", "scout"]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == main([command, "-h"]) == 0
     assert f"Usage: python -m sim {command}" in click.unstyle(capsys.readouterr().out)

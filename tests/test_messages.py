@@ -569,6 +569,7 @@ def test_every_option_of_a_request_is_a_keyword_argument_of_its_strategy(
 ) -> None:
     shown = inspect.signature(strategy).parameters
     a_round_s_own = {"server_round", "mode", "acknowledged", "buffers", "learning_rate", "terms"}
+    a_round_s_own.add("scout")
     for name, declared in own_fields(request_class).items():
         if name not in a_round_s_own:
             assert shown[name].annotation == declared.type

@@ -182,7 +182,8 @@ def plan_of(spec: SampleSpec, outputs: int) -> Plan:
         first = min(max(width, _NARROWEST), _WIDEST)
         layers = (LINEAR, first), (LINEAR, _SECOND), (LINEAR, outputs)
         return Plan(Layout.FLAT, shape, pool, layers)
-    height, width = shape[1:] if layout is Layout.FIRST else shape[:2]
+    place = 1 if layout is Layout.FIRST else 0
+    height, width = spec.shape[place], spec.shape[place + 1]
     pool = max(1, min(min(height, width), math.isqrt(height * width) // _SIDE))
     return Plan(layout, shape, pool, (*_CONVOLUTIONS, (LINEAR, outputs)))
 
