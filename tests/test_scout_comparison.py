@@ -29,7 +29,8 @@ def test_runs_are_counted_and_kept(tmp_path: Path) -> None:
     assert chance.samples_sent == scout.samples_sent == 480
     assert scout.downlink_bytes > 10 * chance.downlink_bytes
     assert equal.samples_sent > 1.5 * chance.samples_sent
-    assert equal.all_bytes == pytest.approx(scout.all_bytes, rel=0.1)
+    # In proportion; larger payloads cost a little less per sample.
+    assert equal.all_bytes == pytest.approx(scout.all_bytes, rel=0.25)
     assert scout.scores_seconds > 0 == chance.scores_seconds
     before = (tmp_path / "scout.jsonl").read_text()
     assert compare_scouts(tmp_path, SMALL, 1, only, lines.append) == points
