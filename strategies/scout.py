@@ -8,15 +8,17 @@ have, whichever is smaller.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from logging import WARNING
 from typing import Any, cast
 
 import numpy as np
 import torch
+from flwr.common import log
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codec import Augmentation, SampleSpec
+from codec import Augmentation, CodecError, SampleSpec
 from codec.learning.scout import LINEAR, Floats, Layout, Plan, Scout, plan_of
 from codec.learning.scout_bytes import from_bytes, quantized, to_bytes
 from codec.messages import BankTraining, ReplayRequest
@@ -209,10 +211,8 @@ class ScoutTrainer:
     def train(self, server_round: int, bank: SampleBank) -> None:
         """Take a round's steps on minibatches of the bank; the next requests bring the result.
 
-        Raises
-        ------
-        CodecError
-            If the training has diverged.
+        A scout whose training diverges is given up with a warning, and a new one begun: what it is
+        for does without it.
         """
         if self._plan is None or len(bank) < _FEWEST:
             return
@@ -228,7 +228,11 @@ class ScoutTrainer:
             network.measure(samples, targets)
             batches = chain(first, batches)
         self._take_steps(batches, augmentation)
-        self._publish()
+        try:
+            self._publish()
+        except CodecError as error:
+            log(WARNING, "round %d: %s; samples come in random order", server_round, error)
+            self._network = self._optimizer = self._latest = None
 
     def position(self) -> dict[str, NDArray[Any]]:
         """Return all that a resumed run needs, see `restore`; nothing before the first training."""

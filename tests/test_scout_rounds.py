@@ -259,6 +259,19 @@ def test_a_restored_trainer_goes_on_bit_for_bit() -> None:
     assert latest(again, 3) == latest(whole, 3) and not base_of(latest(again, 3))
 
 
+def test_a_scout_that_diverges_is_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
+    trainer, bank = trainer_of(scout_steps=3), SampleBank()
+    samples = np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32)
+    samples[3, 0, 0, 0] = np.inf
+    bank.add_arrays(samples, np.arange(40) % 4)
+    trainer.train(1, bank)
+    assert "its training has diverged; samples come in random order" in caplog.text
+    request = ReplayRequest(server_round=2, importance="loss", scorer="scout")
+    assert trainer.request_to(1, request, DIGITS).scout is None
+    trainer.train(2, bank_of())
+    assert not base_of(latest(trainer))
+
+
 def received(node_id: int) -> ReceivedSamples:
     reply = SampleReply(client=0, num_examples=1, samples=b"", num_sent=0, remaining=1)
     return ReceivedSamples(node_id, reply, {}, [], None)
