@@ -68,6 +68,8 @@ class Point:
         So far, of all clients.
     scores_seconds : float
         What scoring has taken so far, of all clients.
+    samples_per_round : int
+        Of a client, but for chance with the bytes of another.
     """
 
     contender: str
@@ -80,6 +82,7 @@ class Point:
     downlink_bytes: int
     samples_sent: int
     scores_seconds: float
+    samples_per_round: int
 
     @property
     def all_bytes(self) -> int:
@@ -118,14 +121,14 @@ def compare_scouts(
     config = RunConfig.from_run_config({**COMMON, **overrides})
     for seed in range(config.seed, config.seed + seeds):
         for contender in only or contenders():
-            points = [p for p in read_points(path) if p.model == config.model]
+            points = _like(config, read_points(path))
             if any((p.contender, p.seed) == (contender, seed) for p in points):
                 continue
             chosen = replace(_configured(config, contender, seed, points), seed=seed)
-            found = run_points(chosen, contender, echo)
+            found = run_points(chosen, contender, config.samples_per_round, echo)
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(asdict(point)) + "\n" for point in found)
-    points = [p for p in read_points(path) if p.model == config.model]
+    points = _like(config, read_points(path))
     for line in table(points):
         echo(line)
     return points
@@ -136,6 +139,12 @@ def read_points(path: Path) -> list[Point]:
     if not path.exists():
         return []
     return [Point(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _like(config: RunConfig, points: Sequence[Point]) -> list[Point]:
+    """Return the points of runs with a config's model that send as much."""
+    ours = config.model, config.samples_per_round
+    return [point for point in points if (point.model, point.samples_per_round) == ours]
 
 
 def _configured(config: RunConfig, contender: str, seed: int, points: Sequence[Point]) -> RunConfig:
@@ -154,7 +163,9 @@ def _configured(config: RunConfig, contender: str, seed: int, points: Sequence[P
     )
 
 
-def run_points(config: RunConfig, contender: str, echo: Echo = print) -> list[Point]:
+def run_points(
+    config: RunConfig, contender: str, samples_per_round: int, echo: Echo = print
+) -> list[Point]:
     """Train once and return the state after each round."""
     points: list[Point] = []
 
@@ -172,6 +183,7 @@ def run_points(config: RunConfig, contender: str, echo: Echo = print) -> list[Po
             ledger.downlink_bytes,
             strategy.book.samples_sent,
             round(strategy.book.seconds.get("client_importance", 0.0), 3),
+            samples_per_round,
         )
         echo(
             f"{contender}, seed {config.seed}, round {server_round}: "
