@@ -160,9 +160,8 @@ class ScoutTrainer:
         self._latest: _Version | None = None
         self._asked: dict[int, _Version] = {}  # what a node's reply will show that it has
         self._known: dict[int, _Version] = {}
-        self._sent: dict[
-            bytes, bytes
-        ] = {}  # the latest version, by the whole form of what it changes
+        # How the latest travels, by the whole form of the version that it changes.
+        self._sent: dict[bytes, bytes] = {}
 
     def request_to(
         self, node_id: int, request: ReplayRequest, spec: SampleSpec | None
@@ -233,6 +232,10 @@ class ScoutTrainer:
         except CodecError as error:
             log(WARNING, "round %d: %s; samples come in random order", server_round, error)
             self._network = self._optimizer = self._latest = None
+            self._asked, self._known = (
+                {},
+                {},
+            )  # the next has other inputs, and changes none of these
 
     def position(self) -> dict[str, NDArray[Any]]:
         """Return all that a resumed run needs, see `restore`; nothing before the first training."""

@@ -178,6 +178,13 @@ def test_a_change_needs_its_base() -> None:
             from_bytes(change, wrong)
 
 
+def test_a_change_brings_no_other_inputs() -> None:
+    base = made_up()
+    other = replace(made_up(seed=1), factor=base.factor + 1)
+    with pytest.raises(CodecError, match="plan, centre and factor"):
+        to_bytes(other, base)
+
+
 def test_altered_bytes_are_refused() -> None:
     base, scout = made_up(TABLE), made_up(TABLE, seed=1)
     for data in (to_bytes(scout), to_bytes(scout, base)):

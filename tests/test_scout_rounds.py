@@ -4,6 +4,7 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from codec.learning.scout_bytes import base_of, from_bytes, to_bytes
 from codec.messages import SCORED, BankTraining, ReplayRequest, SampleReply
 from fl_app.config import ConfigError, RunConfig
 from strategies import QuantizedDataReplay, SampleBank
+from strategies.ledger import DOWNLINK
 from strategies.received_samples import ReceivedSamples
 from strategies.scout import ScoutTrainer
 
@@ -105,6 +107,8 @@ def test_rounds_with_a_scout() -> None:
     # The ledger has them.
     by_round = [strategy.ledger.round_bytes(r)[1] for r in (1, 2, 3)]
     assert by_round[1] - by_round[0] > 2.8 * len(second[0])  # type: ignore[arg-type]
+    everything = sum(len(s) for sent in scouts_sent(grid) for s in sent if s)
+    assert strategy.ledger.sections(DOWNLINK)["scout"] == everything
     assert 2 * by_round[0] < by_round[2] < by_round[1]
 
 
@@ -143,7 +147,8 @@ def test_a_client_without_the_base_says_so_and_sends_all_the_same() -> None:
         assert "lacks-scout" not in reply and reply["num-sent"] == 12
     # A request may come again; what neither version is the base of is not.
     assert "lacks-scout" not in answer(replay(change), ctx, digits())
-    assert answer(replay(to_bytes(base, made_up(base.plan))), ctx, digits())["lacks-scout"] is True
+    other = replace(made_up(base.plan), centre=base.centre, factor=base.factor)
+    assert answer(replay(to_bytes(base, other)), ctx, digits())["lacks-scout"] is True
 
 
 def test_malformed_scouts_cost_one_reply() -> None:
@@ -261,14 +266,17 @@ def test_a_restored_trainer_goes_on_bit_for_bit() -> None:
 
 def test_a_scout_that_diverges_is_begun_anew(caplog: pytest.LogCaptureFixture) -> None:
     trainer, bank = trainer_of(scout_steps=3), SampleBank()
+    trainer.train(1, bank_of())
+    latest(trainer)
+    trainer.arrived(received(1))
     samples = np.random.default_rng(0).random((40, 1, 8, 8)).astype(np.float32)
     samples[3, 0, 0, 0] = np.inf
     bank.add_arrays(samples, np.arange(40) % 4)
-    trainer.train(1, bank)
+    trainer.train(2, bank)
     assert "its training has diverged; samples come in random order" in caplog.text
     request = ReplayRequest(server_round=2, importance="loss", scorer="scout")
     assert trainer.request_to(1, request, DIGITS).scout is None
-    trainer.train(2, bank_of())
+    trainer.train(3, bank_of())
     assert not base_of(latest(trainer))
 
 

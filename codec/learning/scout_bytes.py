@@ -94,7 +94,15 @@ def quantized(
 
 
 def to_bytes(scout: Scout, base: Scout | None = None) -> bytes:
-    """Return a scout as it travels: whole, or as the change of a base with the same inputs."""
+    """Return a scout as it travels: whole, or as the change of a base.
+
+    Raises
+    ------
+    CodecError
+        If the base has another plan, centre or factor: a change does not bring these.
+    """
+    if base is not None and _plan_bytes(base) != _plan_bytes(scout):
+        raise CodecError("a scout changes only one that has its plan, centre and factor")
     if base is None:
         head = bytes([WHOLE]) + _plan_bytes(scout)
     else:
