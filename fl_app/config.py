@@ -8,8 +8,10 @@ from codec import CodecError, CodecOptions, Compression, OptionError
 from codec.messages import (
     FEDAVG,
     GRADIENT,
+    MODEL,
     REPLAY,
     REQUESTS,
+    SCOUT,
     STREAMING,
     AveragingOptions,
     BankTraining,
@@ -205,6 +207,11 @@ class RunConfig(
             raise CodecError(
                 f"refinement = {self.refinement.kind!r} needs strategy = {STREAMING!r}; with "
                 f"{self.strategy!r}, set refinement = 'none'"
+            )
+        if self.strategy != REPLAY and self.scorer == SCOUT:
+            raise CodecError(
+                f"scorer = {SCOUT!r} needs strategy = {REPLAY!r}, whose server keeps samples to "
+                f"train it on; with {self.strategy!r}, set scorer = {MODEL!r}"
             )
         if self.strategy == REPLAY and not self.server_steps:
             raise CodecError("server-steps = 0 leaves the model as it is; set it to 1 or more")

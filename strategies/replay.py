@@ -20,6 +20,7 @@ from codec import (
 )
 from codec.messages import (
     REPLAY,
+    SCOUT,
     AveragingOptions,
     BankTraining,
     ClientOptions,
@@ -41,6 +42,7 @@ from strategies.received_samples import ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
 from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, Added, Origin, SampleBank
 from strategies.sample_strategy import SampleStrategy
+from strategies.scout import ScoutTrainer
 from strategies.senders import RecoveredSamples, Sender, Senders, recovered_samples
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
@@ -186,10 +188,16 @@ class QuantizedDataReplay(SampleStrategy):
         self._senders = Senders()
         self._totals = NodeTotals()
         self._unstored = 0  # rounds in a row in which the bank took nothing
+        self._scout = None
+        if request.scorer == SCOUT:
+            self._scout = ScoutTrainer(self.training, request.seed, server_model.device, augment)
 
     def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
         """Return the request with what has arrived of a node."""
-        return replace(request, acknowledged=self._senders.acknowledged(node_id))
+        request = replace(request, acknowledged=self._senders.acknowledged(node_id))
+        if self._scout is not None:
+            request = self._scout.request_to(node_id, request, self._agreement.spec)
+        return request
 
     def finished(self) -> Collection[int]:
         """Return nodes that have sent everything, and are not to be asked for more in this round.
@@ -244,6 +252,7 @@ class QuantizedDataReplay(SampleStrategy):
             "replies": self.bank.replies,
             "position": self.bank.position(),
             "senders": self._senders.state(),
+            "scout": {} if self._scout is None else self._scout.position(),
         }
 
     def restore_own(self, state: Mapping[str, Any]) -> None:
@@ -257,6 +266,8 @@ class QuantizedDataReplay(SampleStrategy):
         waiting = self.bank.hold_back(state["replies"])
         self.bank.restore(state["position"])
         self._senders.restore(state["senders"], waiting)
+        if self._scout is not None:
+            self._scout.restore(state["scout"])
 
     def needs_nodes(self) -> bool:
         """Whether there is nothing yet to train on."""
@@ -338,6 +349,8 @@ class QuantizedDataReplay(SampleStrategy):
             growing = self._senders.may_grow(node_id)
         else:
             growing = received.growing
+            if self._scout is not None:
+                self._scout.arrived(received)
         sender = Sender(received.client, received.receipt, received.remaining, growing)
         self._senders.note(node_id, sender, self.book.current_round, is_new=added.samples > 0)
 
@@ -346,7 +359,7 @@ class QuantizedDataReplay(SampleStrategy):
         if not len(self.bank):
             log(WARNING, "no sample has arrived yet: no training in round %d", server_round)
             return float("nan")
-        return train_on_bank(
+        loss = train_on_bank(
             self.server_model,
             self.bank,
             steps=self.training.server_steps,
@@ -355,6 +368,9 @@ class QuantizedDataReplay(SampleStrategy):
             server_round=server_round,
             augment=self._augment,
         )
+        if self._scout is not None:
+            self._scout.train(server_round, self.bank)
+        return loss
 
 
 def train_on_bank(
