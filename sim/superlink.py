@@ -118,7 +118,8 @@ def running_superlink(
         try:
             for _ in range(_PORT_ATTEMPTS):
                 address, log = f"127.0.0.1:{free_port()}", scratch / "superlink.log"
-                process = _start_superlink(address, (*_tls(certificates), *options), env, cwd, log)
+                command = superlink_command(address, certificates, options)
+                process = _start_superlink(command, env, cwd, log)
                 if _is_listening(process, log):
                     break
             else:
@@ -135,6 +136,15 @@ def running_superlink(
             if process is not None:
                 stop_group(process.pid)
                 _stop_detached(cwd)
+
+
+def superlink_command(
+    address: str, certificates: Certificates | None, options: Sequence[str] = ()
+) -> list[str]:
+    """Return the command that starts a SuperLink, which starts no SuperExec, on an address."""
+    host, port = address.split(":")
+    command = ["flower-superlink", "--isolation", "process", "--host", host, "--port", port]
+    return [*command, *_tls(certificates), *options]
 
 
 def free_port() -> int:
@@ -260,12 +270,10 @@ def _tls(certificates: Certificates | None) -> list[str]:
 
 
 def _start_superlink(
-    address: str, options: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
 ) -> "subprocess.Popen[str]":
-    host, port = address.split(":")
-    command = ["flower-superlink", "--isolation", "process"]
     with log.open("w") as output:
-        return _start([*command, "--host", host, "--port", port, *options], env, cwd, 0, output)
+        return _start(command, env, cwd, 0, output)
 
 
 def _start(

@@ -292,6 +292,28 @@ def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
 
 
 @cli.command()
+def faults(
+    out: ResultsFolder = RESULTS,
+    quick: Quick = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FAULT ...", help="Run these kinds, even if there are results."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
+) -> None:
+    """Kill and spoil whatever can be, and count the samples that are lost or doubled."""
+    from sim.faults.report import FAULTS, run_faults
+
+    names = [fault.name for fault in FAULTS]
+    for name in only or ():
+        if name not in names:
+            legal = "; ".join(names)
+            raise RunConfigError(f"--only: {name!r} is no kind of fault; legal: {legal}")
+    run_faults(out, quick=quick, only=only or (), seed=seed, echo=print_line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
 def importance(
     mode: Annotated[Literal["streaming", "replay"], typer.Option()],
     config: Config = None,
