@@ -124,6 +124,36 @@ def central(
 
 
 @cli.command()
+def train(
+    bank: Annotated[
+        Path, typer.Option("--bank", parser=absolute, metavar="PATH", help="The bank's file.")
+    ],
+    config: Config = None,
+    run_config: ConfigFile = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,VALUE ...", help="Train on all combinations of these."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
+    out: RunFolder = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train any model on the samples that a run has received, with no further byte."""
+    from sim.bank_training import POINTS, grid_of, train_on
+
+    points = grid_of(APP, grid or ())
+    effective = read_defaults(APP) | make_run_config(APP, config or (), run_config)
+    several = len(points) * seeds > 1  # which go on where they were left off
+    with results_folder(
+        out, effective | {"strategy": "bank"}, overwrite=None if several else overwrite
+    ) as results:
+        if overwrite:
+            (results / POINTS).unlink(missing_ok=True)
+        train_on(bank, effective, points, seeds, results, print_line)
+    print_line(f"results: {results}")
+
+
+@cli.command()
 def keys(
     out: Annotated[
         Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the keys; kept if there.")

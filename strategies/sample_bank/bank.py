@@ -167,6 +167,16 @@ class SampleBank:
         """
         return BankDataset(Path(path), scale=scale, memory_limit=memory_limit)
 
+    @classmethod
+    def of_dataset(cls, dataset: BankDataset) -> "SampleBank":
+        """Return a bank in memory of what a bank's file held, to draw minibatches from."""
+        bank = cls(scale=dataset.scale)
+        low, high = dataset.bounds or (None, None)
+        bank.add_arrays(
+            dataset.samples, dataset.targets, low=low, high=high, weights=dataset.weights
+        )
+        return bank
+
     def close(self) -> None:
         """Give the file free for other writers; a bank in memory has nothing to close."""
         if self._file is not None:

@@ -155,11 +155,17 @@ def _to_datasets(dataset: BankDataset, folder: Path) -> Path:
         for sample, target, weight in zip(found, targets, weights, strict=True):
             yield {"image" if pictured else "sample": sample, key: target, "weight": weight}
 
-    with tempfile.TemporaryDirectory(dir=folder) as cache:
-        made = datasets.Dataset.from_generator(
-            rows, features=datasets.Features(features), cache_dir=cache
-        )
-        made.save_to_disk(str(place))
+    told = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            made = datasets.Dataset.from_generator(
+                rows, features=datasets.Features(features), cache_dir=cache
+            )
+            made.save_to_disk(str(place))
+    finally:
+        if not told:
+            datasets.enable_progress_bars()
     return place
 
 
