@@ -1,5 +1,6 @@
 """Which samples a client considers in a round."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ def draw_minibatch(
     """
     return generator.permutation(length)[:batch_size].astype(np.int64)
 
+
+_MOST_VALUES = 1 << 24  # of samples that are read ahead
+_LEAST_ACCEPTED = 1 / 32
 
 # From indices, samples and targets to which of them are considered at all.
 Accept = Callable[[NDArray[np.int64], NDArray[Any], NDArray[Any]], NDArray[np.bool_]]
@@ -71,6 +75,7 @@ class Candidates:
     skipped: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
     first_words: str = ""
+    _accepted: float = field(default=1.0, init=False)  # share of those last read
     _samples: NDArray[Any] = field(init=False)
     _targets: NDArray[Any] = field(init=False)
 
@@ -86,13 +91,14 @@ class Candidates:
         """
         while len(self._samples) < min(count, len(self.order)):
             have = len(self._samples)
-            wanted = self.order[have:count]
+            wanted = self.order[have : have + self._likely_enough(count - have)]
             batch = self.reader.read(wanted)
             rest = np.setdiff1d(np.arange(len(wanted)), batch.positions)
             self.useless += wanted[np.setdiff1d(rest, batch.later)].tolist()
             samples, targets, good = batch.samples, batch.targets, batch.positions
             if self.accept is not None and len(good):
                 accepted = self.accept(wanted[good], samples, targets)
+                self._accepted = float(accepted.mean())
                 samples, targets, good = samples[accepted], targets[accepted], good[accepted]
             rest = np.arange(len(wanted))
             self.order = np.delete(self.order, have + np.setdiff1d(rest, good))
@@ -102,6 +108,11 @@ class Candidates:
             self._samples = np.concatenate([self._samples, samples])
             self._targets = np.concatenate([self._targets, targets])
         return self._samples[:count], self._targets[:count]
+
+    def _likely_enough(self, missing: int) -> int:
+        """Return how many to read next, as many of the last were not accepted."""
+        most = max(missing, _MOST_VALUES // math.prod(self.reader.kind.shape))
+        return min(most, math.ceil(missing / max(self._accepted, _LEAST_ACCEPTED)))
 
     def drop(self, positions: Sequence[int], reason: str) -> None:
         """Count candidates that were read, but cannot be sent, as of no use."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.common import log
 
-from clients.memory import Memory, no_prints
+from clients.memory import Memory, among, no_prints
 from codec import CodecError
 
 try:
@@ -182,7 +182,7 @@ class DeviceFile:
         return row  # type: ignore[no-any-return]
 
     def _write(self, connection: sqlite3.Connection, memory: Memory) -> None:
-        new = np.setdiff1d(memory.delivered, self._known).view(np.int64)
+        new = memory.delivered[~among(memory.delivered, self._known)].view(np.int64)
         columns = memory.to_columns()
         values = [columns[name] for name in _COLUMNS]
         written = "(select coalesce(max(written), 0) + 1 from nodes)"

@@ -30,6 +30,7 @@ from codec.messages import (
     PAYLOAD,
     BankRequest,
     DescribeRequest,
+    Description,
     ReplayRequest,
     Reply,
     Request,
@@ -110,8 +111,11 @@ def train(
     bank = request.bank if isinstance(request, BankRequest) else b""
     device = Device.of(context.node_id, context.node_config, state_dir) if bank else None
     if isinstance(request, DescribeRequest):
-        description = Reader(source).describe(partition_id(context))
         memory, _ = recall(context.state, bank, device)
+        if len(source) or not memory.unsettled:
+            description = Reader(source).describe(partition_id(context))
+        else:  # everything was taken away since
+            description = Description(client=partition_id(context), num_examples=0)
         return reply_message(msg, replace(description, pending=memory.unsettled))
     assert isinstance(request, StreamingRequest | ReplayRequest)
     watch = Stopwatch()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.client_round import Contribution
-from clients.memory import Items, Memory, no_prints
+from clients.memory import Items, Memory, among, no_prints
 from clients.reading import Reader
 from codec import CodecError
 from codec.identity import FINGERPRINT_BYTES, fingerprints, receipt
@@ -96,6 +96,7 @@ class Inventory:
             no_prints(),
             memory.refused,
         )
+        self._counts: Counts | None = None
         self._holders: dict[int, int] | None = None
         self._further: dict[int, int] = {}
 
@@ -131,21 +132,27 @@ class Inventory:
 
     def counts(self) -> Counts:
         """Count the samples, as far as they are known."""
+        if self._counts is None:
+            self._counts = self._counted()
+        return self._counts
+
+    def _counted(self) -> Counts:
         known = self._prints[self._prints != 0]
         distinct = np.unique(known)
-        sent = np.isin(distinct, self._delivered) | np.isin(distinct, self._pending)
-        refused = int(np.isin(distinct[~sent], self._refused).sum())
+        sent = among(distinct, self._delivered) | among(distinct, self._pending)
+        refused = int(among(distinct[~sent], self._refused).sum())
         copies = len(known) - len(distinct)
         unusable = copies + refused + int(self._useless.sum())
         return Counts(len(self._prints) - unusable, int(sent.sum()), copies)
 
-    def unsent(self) -> NDArray[np.int64]:
-        """Return the indices of items that may be sent, whether they were read before or not."""
+    def unsent(self) -> NDArray[np.bool_]:
+        """Return which items may be sent, whether they were read before or not, (N,)."""
         known = self._prints != 0
         is_first = np.zeros(len(known), np.bool_)
         is_first[np.unique(self._prints, return_index=True)[1]] = True
-        done = np.isin(self._prints, self._delivered) | np.isin(self._prints, self._refused)
-        return np.flatnonzero(~self._useless & (~known | (is_first & ~done)))
+        done = among(self._prints, self._delivered) | among(self._prints, self._refused)
+        may: NDArray[np.bool_] = ~self._useless & (~known | (is_first & ~done))
+        return may
 
     def fingerprints(self, indices: NDArray[np.int64]) -> NDArray[np.uint64]:
         """Return what items are known by that were read."""
@@ -157,12 +164,13 @@ class Inventory:
         self, indices: NDArray[np.int64], samples: NDArray[Any], targets: NDArray[Any]
     ) -> NDArray[np.bool_]:
         """Learn what items are that were read, and return which of them may be sent, (M,)."""
+        self._counts = None
         first = np.zeros(len(indices), np.bool_)
         content = self._content(indices, samples, targets)
         for row, (index, found) in enumerate(zip(indices.tolist(), content, strict=True)):
             first[row] = self._learn(index, found) == index
         now = self._prints[indices]
-        return first & ~np.isin(now, self._delivered) & ~np.isin(now, self._refused)
+        return first & ~among(now, self._delivered) & ~among(now, self._refused)
 
     def check(self, generator: np.random.Generator) -> None:
         """Read a few known items again: if one is another now, places mean nothing any more."""
@@ -175,10 +183,11 @@ class Inventory:
 
     def become_random(self) -> None:
         """Know items by their keys or places from now on, since their content is never the same."""
+        self._counts = None
         digest = hashlib.blake2b(str(self._client).encode(), digest_size=8, key=self._bank)
         self._salt = digest.digest()
         known = np.flatnonzero(self._prints)
-        sent = known[np.isin(self._prints[known], self._delivered)]
+        sent = known[among(self._prints[known], self._delivered)]
         self._prints[known] = self._by_salt(known)
         self._delivered = np.union1d(self._delivered, self._prints[sent])
         self._holders = None
@@ -190,6 +199,7 @@ class Inventory:
         return np.flatnonzero((self._prints != 0) & ~self._fresh)
 
     def _check(self, indices: NDArray[np.int64]) -> None:
+        self._counts = None
         moved: dict[int, int] = {}
         for start in range(0, len(indices), _AT_ONCE):
             some = indices[start : start + _AT_ONCE]
@@ -277,10 +287,11 @@ class Inventory:
 
     def send(self, contribution: Contribution) -> None:
         """Take down what a reply holds, and what cannot be sent."""
+        self._counts = None
         useless, refused = list(contribution.useless), list(contribution.refused)
         self._prints[useless], self._useless[useless] = 0, True
         self._refused = np.union1d(self._refused, self._prints[refused])
-        self._pending = self._prints[contribution.sent]
+        self._pending = np.sort(self._prints[contribution.sent])
 
     def memory(self, contribution: Contribution) -> Memory:
         """Return what is to be remembered after a round whose reply this is."""

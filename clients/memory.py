@@ -21,6 +21,15 @@ def no_prints() -> NDArray[np.uint64]:
     return np.zeros(0, np.uint64)
 
 
+def among(prints: NDArray[np.uint64], ascending: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return which fingerprints are among others, which are in order: `numpy.isin` sorts anew."""
+    if not len(ascending):
+        return np.zeros(len(prints), np.bool_)
+    near = np.searchsorted(ascending, prints).clip(max=len(ascending) - 1)
+    found: NDArray[np.bool_] = ascending[near] == prints
+    return found
+
+
 @dataclass(frozen=True)
 class Items:
     """What is known of the N items of a source.
@@ -168,8 +177,8 @@ class Memory:
         """Return the memory as entries of a config record."""
         known = self.items.prints[self.items.prints != 0]
         return self.to_columns() | {
-            "delivered": pack_flags(np.isin(known, self.delivered)),
-            "delivered-others": np.setdiff1d(self.delivered, known).tobytes(),
+            "delivered": pack_flags(among(known, self.delivered)),
+            "delivered-others": self.delivered[~among(self.delivered, np.sort(known))].tobytes(),
         }
 
     @classmethod

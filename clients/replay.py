@@ -123,7 +123,9 @@ def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Cont
     if wanted <= 0:
         return Contribution()
     work.check()  # before anything is coded
-    order = rng.permutation(inventory.unsent())
+    # The order does not depend on what is known, so that a round that is repeated is the same.
+    order = rng.permutation(len(work.source))
+    order = order[inventory.unsent()[order]]
     candidates = Candidates(work.reader, order, inventory.accept)
     sending = _Sending(work, candidates, work.encoder(by_label=True))
     pool = sending.pool(wanted) if work.scores_samples else 0

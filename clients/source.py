@@ -141,7 +141,8 @@ class DatasetSource:
     def skipped(self) -> Mapping[str, int]:
         """What the data set says that it has left out, by reason."""
         skipped = getattr(self.dataset, "skipped", None)
-        return skipped if isinstance(skipped, Mapping) else {}
+        counts = skipped if isinstance(skipped, Mapping) else {}
+        return {str(why): count for why, count in counts.items() if type(count) is int}
 
     def item_keys(self, indices: NDArray[np.int64]) -> Sequence[str | bytes] | None:
         """Return the data set's own keys of some items, if it has any."""

@@ -28,6 +28,7 @@ from codec.options import (
     COUNT,
     COUNT_OR_NONE,
     POSITIVE,
+    SHARE,
     OneOf,
     Options,
     Range,
@@ -78,7 +79,19 @@ class RunOptions(Options):
     threads: int = option(
         0, "CPU threads of the server (0 = 1 for a small model, else all cores)", _THREADS
     )
+    target_accuracy: float = option(
+        0.0, "test accuracy at which the run ends, as a share (0 = none)", SHARE
+    )
     out_dir: str = option("", "run folder (empty: runs/<time>-<dataset>-<strategy>)")
+    bank: str = option(
+        "",
+        "replay: file that keeps the samples, of earlier runs too (empty: bank.sqlite in the run "
+        "folder; in memory without checkpoints)",
+    )
+    checkpoint_every: int = option(
+        1, "rounds between two checkpoints in the run folder (0 = none)", COUNT_OR_NONE
+    )
+    resume: bool = option(False, "go on from the checkpoint in out-dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +226,8 @@ class RunConfig(
                 f"scorer = {SCOUT!r} needs strategy = {REPLAY!r}, whose server keeps samples to "
                 f"train it on; with {self.strategy!r}, set scorer = {MODEL!r}"
             )
+        if self.resume and not self.out_dir:
+            raise CodecError("resume needs out-dir, the folder of the run that goes on")
         if self.strategy == REPLAY and not self.server_steps:
             raise CodecError("server-steps = 0 leaves the model as it is; set it to 1 or more")
         self.request()
@@ -228,7 +243,8 @@ class RunConfig(
         config = self
         if self.strategy == GRADIENT and not self.compression:
             config = replace(self, compression=Compression("fp32"))
-        return pick(REQUESTS[self.strategy], config, server_round=1)
+        own: dict[str, Any] = {"bank": b""} if self.strategy == REPLAY else {}  # no file's name
+        return pick(REQUESTS[self.strategy], config, server_round=1, **own)
 
 
 def check_classes(dataset: str, classes: int) -> None:

@@ -84,10 +84,18 @@ def orderly_log() -> Iterator[OrderlyLog]:
 
 
 class RoundClock:
-    """Seconds of each round, and an estimate of those that are left."""
+    """Seconds of each round, and an estimate of those that are left.
 
-    def __init__(self, num_rounds: int) -> None:
-        self._num_rounds = num_rounds
+    Parameters
+    ----------
+    num_rounds : int
+        Of the run.
+    before : int
+        Those that another process has gone through.
+    """
+
+    def __init__(self, num_rounds: int, before: int = 0) -> None:
+        self._num_rounds, self._before = num_rounds, before
         self._started = self._lap = time.perf_counter()
 
     def lap(self, server_round: int) -> str:
@@ -100,7 +108,8 @@ class RoundClock:
         left = self._num_rounds - server_round
         text = f", {duration(taken)}"
         if left:
-            text += f", {duration((now - self._started) / server_round * left)} left"
+            each = (now - self._started) / (server_round - self._before)
+            text += f", {duration(each * left)} left"
         return text
 
 

@@ -14,7 +14,7 @@ from fl_app.config import ConfigError, RunConfig
 from fl_app.data import load
 from fl_app.partition import partition_indices
 from sim import tables
-from sim.launcher import launch
+from sim.launcher import NOTHING_KEPT, launch
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
 from sim.server_alone import make_server, rounds_alone
 from strategies import SampleBank
@@ -172,7 +172,7 @@ def _compare_seed(
     started = time.perf_counter()
     central_accuracy = train_centrally(config, echo)
     between = time.perf_counter()
-    launch(app, values, clients, echo)
+    launch(app, {**values, **NOTHING_KEPT}, clients, echo)
     ended = time.perf_counter()
     result = json.loads((Path(config.out_dir) / "result.json").read_text(encoding="utf-8"))
     return Comparison(

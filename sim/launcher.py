@@ -18,6 +18,8 @@ from sim.run_config import ConfigValue, read_defaults
 from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superlink
 
 COMPLETED = "finished:completed"
+# Of runs that are measured: what outlives a run takes time, and is of no use to them.
+NOTHING_KEPT: Mapping[str, ConfigValue] = {"checkpoint-every": 0}
 KEYED_BY, STATE = "client-key", "state-dir"
 
 _KEPT_LINES = 500
@@ -63,9 +65,7 @@ def launch(
     from codec.packages import require  # imports NumPy
 
     require("ray")
-    if KEYED_BY in read_defaults(app):  # node ids differ from run to run, partitions do not
-        run_config = {KEYED_BY: "partition", **run_config}
-    run_config = with_state_dir(app, run_config)
+    run_config = of_simulated_clients(run_config, read_defaults(app))
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:
@@ -77,12 +77,34 @@ def launch(
         raise RunError(": ".join([reason, *_last(lines, 1)])) from error
 
 
-def with_state_dir(app: Path, run_config: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
-    """Return a run config in which what the devices of this machine remember is the run's."""
+def of_simulated_clients(
+    run_config: Mapping[str, ConfigValue], known: Mapping[str, ConfigValue]
+) -> Mapping[str, ConfigValue]:
+    """Return overrides of an app's run config, and what simulated clients need beside them.
+
+    Parameters
+    ----------
+    run_config : Mapping
+        Overrides, which go first.
+    known : Mapping
+        The app's keys with their defaults.
+    """
+    own: dict[str, ConfigValue] = {}
+    if KEYED_BY in known:  # node ids differ from run to run, partitions do not
+        own[KEYED_BY] = "partition"
+    return of_local_devices({**own, **run_config}, known)
+
+
+def of_local_devices(
+    run_config: Mapping[str, ConfigValue], known: Mapping[str, ConfigValue]
+) -> Mapping[str, ConfigValue]:
+    """Return overrides by which what the devices of this machine remember belongs to the run.
+
+    See `of_simulated_clients`.
+    """
     out = run_config.get("out-dir")
-    if STATE in read_defaults(app) and out:
-        return {STATE: str(Path(str(out)) / "devices"), **run_config}
-    return dict(run_config)
+    own = {STATE: str(Path(str(out)) / "devices")} if STATE in known and out else {}
+    return {**own, **run_config}
 
 
 def run_app(

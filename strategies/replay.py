@@ -237,6 +237,10 @@ class QuantizedDataReplay(SampleStrategy):
             )
         return found
 
+    def close(self) -> None:
+        """Let go of the bank's file."""
+        self.bank.close()
+
     def check_keepable(self) -> None:
         """Raise `CheckpointError` if the samples would be gone."""
         if not self.bank.id:

@@ -140,6 +140,7 @@ class ServerStrategy(Strategy):
         self._warned: set[str] = set()
         self._fruitless = 0
         self._node_of_client: dict[int, int] = {}
+        self._former: dict[int, int] = {}  # likewise, in the process that this one goes on for
         self._metrics: dict[int, dict[str, Any]] = {}
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -273,6 +274,9 @@ class ServerStrategy(Strategy):
         finally:
             self._post = None
 
+    def close(self) -> None:
+        """Let go of files; the strategy is of no use after that."""
+
     # A run that goes on in another process
 
     def check_keepable(self) -> None:
@@ -301,6 +305,7 @@ class ServerStrategy(Strategy):
             "result": {name: _metrics_of(getattr(result, name)) for name in _RESULTS},
             "model": self.server_model.state(),
             "book": self.book.state(),
+            "clients": {**self._former, **self._node_of_client},
             "random": random_state(),
             "own": self.own_state(),
         }
@@ -328,6 +333,7 @@ class ServerStrategy(Strategy):
         longer = state["num_rounds"] != self.num_rounds
         self.server_model.restore(state["model"], reschedule=longer)
         self.book.restore(state["book"])
+        self._former, self._node_of_client = dict(state["clients"]), {}
         self.restore_own(state["own"])
         restore_random_state(state["random"])
 
@@ -478,6 +484,7 @@ class ServerStrategy(Strategy):
         }
         accepted = self.book.collect(server_round, messages, read_in_time, unhurried)
         if self.request.client_key == "partition":
+            self._find_again(accepted)
             self._warn_of_twins(accepted)
         return accepted
 
@@ -530,6 +537,13 @@ class ServerStrategy(Strategy):
         if key not in self._warned:
             self._warned.add(key)
             log(WARNING, "train_config: %r %s", key, what)
+
+    def _find_again(self, accepted: Sequence[Received]) -> None:
+        """Book what clients did in the process before this one under their nodes' new ids."""
+        for received in accepted:
+            former = self._former.pop(received.client, received.node_id)
+            if former != received.node_id:
+                self.book.rename(former, received.node_id)
 
     def _warn_of_twins(self, accepted: Sequence[Received]) -> None:
         """Warn of nodes that answer with one number, by which random numbers are keyed."""

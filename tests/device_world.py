@@ -3,6 +3,7 @@
 The device is the real handler, and the server keeps what reaches it: each sample is one number.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from clients import train
 from codec import CodecOptions, SamplePayload, decode_samples
-from codec.identity import receipt
+from codec.identity import read_tags, receipt
 from codec.messages import DescribeRequest, ReplayRequest
 
 BANK = b"the bank"
@@ -75,6 +76,8 @@ class World:
         Id of the bank; empty: the device remembers in its state alone.
     options : dict
         Of the requests.
+    drops_known : bool
+        Whether the server drops samples whose fingerprint it has.
     """
 
     source: Any
@@ -86,6 +89,8 @@ class World:
     receipts: set[bytes] = field(default_factory=set)
     skipped: Counter[str] = field(default_factory=Counter)
     reply: dict[str, Any] = field(default_factory=dict)
+    tags: set[int] = field(default_factory=set)
+    drops_known: bool = False
     acknowledged: bytes = b""
     state: RecordDict = field(default_factory=RecordDict)
     round: int = 0
@@ -105,7 +110,8 @@ class World:
     def ask(self, *, lost: bool = False) -> list[int]:
         """Ask for samples, and return what arrives; `lost`: the reply does not."""
         self.round += 1
-        options = {"samples_per_round": 4, "codec": CodecOptions("lossless"), **self.options}
+        own = {"samples_per_round": 4, "codec": CodecOptions("lossless"), "identity_bytes": 8}
+        options: dict[str, Any] = {**own, **self.options}
         self.reply = reply = self._send(
             ReplayRequest(
                 server_round=self.round,
@@ -114,13 +120,20 @@ class World:
                 **options,
             )
         )
-        if lost:
-            return []
+        return [] if lost else self.take(reply)
+
+    def take(self, reply: dict[str, Any]) -> list[int]:
+        """Take a reply in, and return the numbers that it holds."""
         payloads = (reply["samples"], *reply.get("more", ()))
         self.acknowledged = receipt(payloads)
         self.receipts.add(self.acknowledged)
         arrived = [number for payload in payloads if payload for number in _numbers(payload)]
-        self.received.update(arrived)
+        tags, _ = read_tags(reply.get("fingerprints", b""), len(arrived))
+        known = self.tags if self.drops_known else set()
+        self.received.update(
+            number for number, tag in zip(arrived, tags.tolist(), strict=True) if tag not in known
+        )
+        self.tags.update(tags.tolist())
         self.skipped.update(json_counts(reply.get("skipped", "")))
         return arrived
 
@@ -147,8 +160,6 @@ class World:
 
 def json_counts(text: str) -> dict[str, int]:
     """Return the counts of what was skipped."""
-    import json
-
     counts: dict[str, int] = json.loads(text or "{}")
     return counts
 

@@ -80,6 +80,17 @@ def test_dropped_candidates_count_as_of_no_use() -> None:
     assert candidates.skipped == {"too dull": 1}
 
 
+def test_where_few_are_accepted_more_are_read_at_a_time() -> None:
+    data = source()
+    even = Candidates(
+        Reader(data), np.array([1, 3, 5, 7, 2, 4, 6, 8]), lambda indices, *_: indices % 2 == 0
+    )
+    data.asked.clear()
+    samples, _ = even.first(2)
+    assert (samples == data.samples[[2, 4]]).all() and even.order.tolist()[:2] == [2, 4]
+    assert len(data.asked) == 2 and not even.useless
+
+
 def test_nothing_of_use_is_an_error_with_what_was_wrong() -> None:
     candidates = Candidates(Reader(source(low=1.0)), np.array([9]))
     candidates.check_any_left()  # nothing was tried yet

@@ -145,6 +145,24 @@ def test_node_with_its_own_folder_owns_all_of_it(tmp_path: Path) -> None:
     assert (record["num-sent"], record["remaining"], record["client"]) == (6, 0, 5)
 
 
+@pytest.mark.parametrize(
+    ("node", "folder"),
+    [
+        ({"partition-id": 2, "num-partitions": 4}, "run/2"),
+        ({"partition-id": 2}, "run"),
+        ({"partition-id": 2, "state-dir": "node"}, "node"),
+        ({"partition-id": 2, "num-partitions": 4, "state-dir": "node"}, "node/2"),
+    ],
+)
+def test_a_device_remembers_where_it_is_told(
+    node: dict[str, int | str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask({"config": request(bank=b"the bank")}, node, {"state-dir": "run"})
+    (found,) = tmp_path.rglob("*.sqlite")
+    assert found.parent == tmp_path / folder and found.stem == b"the bank".hex()
+
+
 def test_data_are_loaded_once_per_partition() -> None:
     config = RunConfig()
     assert node_source(config, "", 1, 10) is node_source(RunConfig(), "", 1, 10)

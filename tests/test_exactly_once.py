@@ -1,59 +1,90 @@
 """Whatever is lost, moved, added or taken away, every sample is sent exactly once."""
 
+import multiprocessing
 import sqlite3
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from device_world import Album, KeyedAlbum, World
-from hypothesis import HealthCheck, given, settings
+from flwr.app import RecordDict
+from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from codec import CodecError
 
 KINDS = [Album, KeyedAlbum]
 
 EVENTS = (
-    *("ask", "ask", "ask", "lost", "append", "reorder", "delete", "copy"),
-    *("lost state", "restart", "new node", "lost file", "damaged file"),
+    *("ask", "ask", "ask", "lost", "crash", "append", "reorder", "delete", "copy"),
+    *("lost state", "restart", "new node", "lost file", "damaged file", "lost both"),
 )
+HAPPENS = given(events=st.lists(st.sampled_from(EVENTS), max_size=14), seed=st.integers(0, 99))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(events=st.lists(st.sampled_from(EVENTS), max_size=14), seed=st.integers(0, 99))
-def test_every_sample_arrives_exactly_once(
-    kind: type[Album], tmp_path_factory: pytest.TempPathFactory, events: list[str], seed: int
+@settings(max_examples=20)
+@HAPPENS
+def test_every_sample_arrives_exactly_once(kind: type[Album], events: list[str], seed: int) -> None:
+    _live(kind, events, seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=300)
+@HAPPENS
+def test_every_sample_arrives_exactly_once_in_longer_lives(
+    kind: type[Album], events: list[str], seed: int
 ) -> None:
-    """A device that has its state or its file never sends what has arrived."""
-    rng = np.random.default_rng(seed)
-    source = kind(list(range(10)))
-    world = World(source, tmp_path_factory.mktemp("state"))
-    born, both = 10, False  # whether state and file both know what was sent
-    for event in events:
-        if event in ("ask", "lost"):
-            world.ask(lost=event == "lost")
-            both = True
-        elif event == "append":
-            source.numbers += range(born, born + 3)
-            born += 3
-        elif event == "reorder":
-            rng.shuffle(source.numbers)
-        elif event == "delete":
-            del source.numbers[int(rng.integers(len(source))) :][:2]
-        elif event == "copy" and kind is Album:
-            source.numbers.append(int(rng.choice(source.numbers)))
-        elif both:  # only one of them is lost
-            both = False
-            if event in ("lost file", "damaged file"):
-                _lose(world.file, damaged=event == "damaged file")
-            elif event == "lost state":
-                world.state.clear()
-            else:
-                fresh = int(rng.integers(2**64, dtype=np.uint64))
-                world.restart(node_id=fresh if event == "new node" else None)
+    _live(kind, events * 2, seed)
+
+
+def _live(kind: type[Album], events: list[str], seed: int) -> None:
+    """Let things happen to a device; with its state or its file it sends nothing twice."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, rng = kind(list(range(10))), np.random.default_rng(seed)
+        world = World(source, Path(folder))
+        born, both = 10, False  # whether state and file both know what was sent
+        for event in events:
+            if event in ("ask", "lost"):
+                world.ask(lost=event == "lost")
+                both = True
+            elif event == "crash":  # after the file was written: the state is what it was
+                before = RecordDict(dict(world.state))
+                world.ask(lost=True)
+                world.state, both = before, False
+            elif event == "append":
+                source.numbers += range(born, born + 3)
+                born += 3
+            elif event == "reorder":
+                rng.shuffle(source.numbers)
+            elif event == "delete":
+                del source.numbers[int(rng.integers(len(source) + 1)) :][:2]
+            elif event == "copy" and kind is Album and source.numbers:
+                source.numbers.append(int(rng.choice(source.numbers)))
+            elif both:  # only one of them is lost
+                both = False
+                _mishap(world, event, rng)
+            assert max(world.received.values(), default=1) == 1
+        world.finish()
+        assert set(source.numbers) <= set(world.received)
         assert max(world.received.values(), default=1) == 1
-    world.finish()
-    assert set(source.numbers) <= set(world.received)
-    assert max(world.received.values()) == 1
+
+
+def _mishap(world: World, event: str, rng: np.random.Generator) -> None:
+    if event in ("lost file", "damaged file"):
+        _lose(world.file, damaged=event == "damaged file")
+    elif event == "lost state":
+        world.state.clear()
+    elif event == "lost both":  # then the server knows what it has by the fingerprints
+        _lose(world.file, damaged=False)
+        world.restart()
+        world.drops_known = True
+    else:
+        fresh = int(rng.integers(2**64, dtype=np.uint64))
+        world.restart(node_id=fresh if event == "new node" else None)
 
 
 def _lose(file: Path, *, damaged: bool) -> None:
@@ -61,6 +92,37 @@ def _lose(file: Path, *, damaged: bool) -> None:
         path.unlink()
     if damaged:
         file.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
+
+
+@pytest.mark.parametrize("kills", [15, pytest.param(150, marks=pytest.mark.slow)])
+def test_a_process_killed_at_any_moment_loses_and_doubles_nothing(
+    kills: int, tmp_path: Path
+) -> None:
+    """Each message has a process of its own, which SIGKILL may end; only files stay."""
+    rng = np.random.default_rng(kills)
+    world = World(Album(list(range(4 * kills))), tmp_path)
+    fork, lost = multiprocessing.get_context("fork"), 0
+    while lost < kills:
+        theirs, ours = fork.Pipe()
+        process = fork.Process(target=_answer, args=(world, theirs))
+        process.start()
+        if ours.poll(rng.exponential(0.04)):  # about as long as a message takes
+            reply = ours.recv()
+            world.take(reply)
+        else:
+            process.kill()
+            lost += 1
+        process.join()
+        world.round += 1
+        world.restart()
+    world.finish(most=8 * kills)
+    assert sorted(world.received) == list(range(4 * kills))
+    assert max(world.received.values()) == 1
+
+
+def _answer(world: World, pipe: Any) -> None:
+    world.ask(lost=True)
+    pipe.send(world.reply)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -100,6 +162,19 @@ def test_what_pends_is_told_until_it_is_acknowledged(tmp_path: Path) -> None:
     world.finish()
     world.ask()  # an empty reply leaves nothing open
     assert world.meet() == b"" and sorted(world.received) == list(range(10))
+
+
+def test_a_device_that_has_nothing_left_still_says_what_pends(tmp_path: Path) -> None:
+    world = World(Album(list(range(10))), tmp_path)
+    world.ask()
+    world.source.numbers.clear()
+    assert world.restart() == world.acknowledged != b""
+    world.ask()
+    with pytest.raises(CodecError, match="the data set has 0 samples"):
+        world.meet()
+    world.source.numbers += range(12)
+    world.finish()
+    assert sorted(world.received) == list(range(12)) and max(world.received.values()) == 1
 
 
 def test_nodes_of_one_machine_know_what_any_of_them_delivered(tmp_path: Path) -> None:

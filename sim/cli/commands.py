@@ -22,11 +22,13 @@ from sim.cli.options import (
     Overwrite,
     Quick,
     ResultsFolder,
+    Resume,
     RunFolder,
     absolute,
     folder,
 )
 from sim.cli.results_folder import LOG, results_folder
+from sim.cli.resume import keep_run, kept_run
 from sim.cli.run_help import RunCommand
 from sim.cli.run_log import kept_log, print_line
 from sim.compare.presets import PRESETS, Preset
@@ -52,8 +54,12 @@ def run(
     app: AppFolder = APP,
     out: RunFolder = "",
     overwrite: Overwrite = False,
+    resume: Resume = None,
 ) -> None:
     """Run the app on simulated clients and print the run folder."""
+    if resume is not None:
+        _resume(resume, config or (), run_config, app, out, overwrite=overwrite)
+        return
     overrides = make_run_config(app, config or (), run_config)
     effective = read_defaults(app) | overrides
     check_run(app, effective, clients)
@@ -65,7 +71,35 @@ def run(
         results_folder(place, effective, overwrite=overwrite) as results,
         kept_log(results / LOG, print_line) as echo,
     ):
+        if app.resolve() == APP:
+            keep_run(results, effective | {"out-dir": str(results)}, clients)
         launch(app, overrides | {"out-dir": str(results)}, clients, echo)
+    print_line(f"run folder: {results}")
+
+
+def _resume(
+    place: Path,
+    config: Sequence[str],
+    run_config: Path | None,
+    app: Path,
+    out: str,
+    *,
+    overwrite: bool,
+) -> None:
+    """Go on with the run in a folder."""
+    if out or overwrite or app.resolve() != APP:
+        raise RunConfigError(f"--resume {place} takes no --out, no --overwrite and no other --app")
+    overrides = make_run_config(app, config, run_config)
+    del overrides["data-dir"]  # not asked for: that of the run
+    if any(pair.startswith("data-dir=") for pair in config):
+        overrides |= make_run_config(app, config)
+    known, clients = kept_run(place, overrides)
+    check_run(app, known, clients)
+    with (
+        results_folder(str(place), known) as results,
+        kept_log(results / LOG, print_line, more=True) as echo,
+    ):
+        launch(app, known | {"out-dir": str(results), "resume": True}, clients, echo)
     print_line(f"run folder: {results}")
 
 

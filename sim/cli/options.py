@@ -100,5 +100,12 @@ Overwrite: TypeAlias = Annotated[
 BankFile: TypeAlias = Annotated[
     Path, typer.Argument(parser=absolute, metavar="PATH", help="The bank's file.")
 ]
+Resume: TypeAlias = Annotated[
+    Path | None,
+    _folder(
+        "Go on with the run in DIR, which was stopped or killed, with its config; --config may "
+        "raise num-rounds."
+    ),
+]
 ResultsFolder: TypeAlias = Annotated[Path, _folder("Folder of the results.", "sim/results")]
 Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Small and short: a smoke test.")]

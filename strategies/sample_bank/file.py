@@ -184,8 +184,12 @@ class BankFile:
             raise
 
     def close(self) -> None:
-        """Give the file free."""
-        with contextlib.suppress(AttributeError):  # no connection was ever made
+        """Give the file free; without readers it is then one file, to copy and to keep."""
+        with contextlib.suppress(AttributeError, sqlite3.Error):  # no connection; a reader
+            if self._lock is not None:
+                self._db.execute("PRAGMA busy_timeout = 0")
+                self._db.execute("PRAGMA journal_mode = DELETE")
+        with contextlib.suppress(AttributeError):
             self._db.close()
         if self._lock is not None:
             os.close(self._lock)
