@@ -235,7 +235,7 @@ def test_no_round_reads_everything_again_at_once(
         world.ask()
         remaining.append(world.reply["remaining"])
         assert source.reads.total() <= 30 + 4 + 4 + max(6, 15)
-    assert remaining == [30, 1, 0] and sorted(world.received) == list(range(60))
+    assert remaining == [30, 1, 1, 1, 0] and sorted(world.received) == list(range(60))
 
 
 @pytest.mark.parametrize("size", [0, 2])
