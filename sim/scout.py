@@ -101,7 +101,7 @@ def compare_scouts(
     only: Sequence[str] = (),
     echo: Echo = print,
 ) -> list[Point]:
-    """Run every contender and seed that ``scout-<dataset>.jsonl`` lacks, seed by seed; echo the table.
+    """Run each contender and seed that ``scout-<dataset>.jsonl`` lacks, seed by seed; echo a table.
 
     Parameters
     ----------
