@@ -22,7 +22,6 @@ from sim.in_process import train_in_process
 from strategies import ServerStrategy
 
 Echo = Callable[[str], None]
-FILE = "scout.jsonl"
 CLIENTS = 4
 COMMON: dict[str, Scalar] = {
     "dataset": "cifar10",
@@ -102,7 +101,7 @@ def compare_scouts(
     only: Sequence[str] = (),
     echo: Echo = print,
 ) -> list[Point]:
-    """Run every contender and seed that ``scout.jsonl`` lacks, seed by seed; echo the table.
+    """Run each contender and seed that ``scout-<dataset>.jsonl`` lacks, seed by seed; echo a table.
 
     Parameters
     ----------
@@ -117,8 +116,8 @@ def compare_scouts(
         Called with each line.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE
     config = RunConfig.from_run_config({**COMMON, **overrides})
+    path = folder / f"scout-{config.dataset}.jsonl"
     for seed in range(config.seed, config.seed + seeds):
         for contender in only or contenders():
             points = _like(config, read_points(path))

@@ -21,9 +21,9 @@ from torch.nn import functional
 from codec import Augmentation, CodecError, SampleSpec
 from codec.learning.scout import LINEAR, Floats, Layout, Plan, Scout, plan_of
 from codec.learning.scout_bytes import from_bytes, quantized, to_bytes
-from codec.messages import BankTraining, ReplayRequest
+from codec.messages import BankTraining, ReplayRequest, SampleReply
 from codec.random import Stream, server_generator, torch_seed
-from strategies.received_samples import ReceivedSamples
+from strategies.received import Received
 from strategies.sample_bank import SampleBank
 from strategies.server_model import Batch
 
@@ -201,10 +201,11 @@ class ScoutTrainer:
             self._sent[before.whole] = min(latest.whole, change, key=len)
         return self._sent[before.whole]
 
-    def arrived(self, received: ReceivedSamples) -> None:
+    def arrived(self, received: Received) -> None:
         """Take note of an accepted reply: the node has what it was asked with, or says not."""
-        version = self._asked.pop(received.node_id, None)
-        if version is not None and not received.reply.lacks_scout:
+        version, reply = self._asked.pop(received.node_id, None), received.reply
+        lacks = isinstance(reply, SampleReply) and reply.lacks_scout
+        if version is not None and not lacks:
             self._known[received.node_id] = version
 
     def train(self, server_round: int, bank: SampleBank) -> None:

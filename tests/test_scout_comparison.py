@@ -32,9 +32,9 @@ def test_runs_are_counted_and_kept(tmp_path: Path) -> None:
     # In proportion; larger payloads cost a little less per sample.
     assert equal.all_bytes == pytest.approx(scout.all_bytes, rel=0.25)
     assert scout.scores_seconds > 0 == chance.scores_seconds
-    before = (tmp_path / "scout.jsonl").read_text()
+    before = (tmp_path / "scout-mnist5k.jsonl").read_text()
     assert compare_scouts(tmp_path, SMALL, 1, only, lines.append) == points
-    assert (tmp_path / "scout.jsonl").read_text() == before
+    assert (tmp_path / "scout-mnist5k.jsonl").read_text() == before
     assert any(line.startswith("scout, margin") for line in lines)
     with pytest.raises(ValueError, match="run random and 'scout, loss' first"):
         compare_scouts(tmp_path, SMALL, 1, [EQUAL + "scout, loss"], lines.append)
