@@ -71,7 +71,7 @@ def test_kinds_are_many_and_have_names_of_their_own() -> None:
 
 
 def row(fault: str, lost: int = 0) -> Row:
-    return Row(fault, PROCESSES, 1, 0, 0, 4, 10, lost, 0, 0, 1.0)
+    return Row(fault, PROCESSES, 1, 0, 0, 4, 10, lost, 0, 0, 2, 1.0)
 
 
 def never(bed: Bed, number: int) -> None:
@@ -95,7 +95,7 @@ def test_a_kind_that_lost_samples_is_run_again(tmp_path: Path) -> None:
 
 def test_the_table_has_a_line_for_each_row() -> None:
     lines = table([row("one"), row("two")])
-    assert len(lines) == 4 and lines[2].startswith("| one | processes | 1 | 4 | 10 | 0 | 0 |")
+    assert len(lines) == 4 and lines[2].startswith("| one | processes | 1 | 4 | 10 | 0 | 0 | 2 |")
 
 
 def test_the_page_has_the_table_of_the_results() -> None:

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from sim.faults.marks import (
     Count,
     Mark,
     count,
+    dropped_in,
     marks_in,
     marks_received,
     save,
@@ -169,7 +170,8 @@ class Bed:
         """Compare what is in the bank with what the devices have."""
         existing = [mark for device in self.devices for mark in marks_in(device.folder)]
         gone = [mark for device in self.devices for mark in device.deleted]
-        return count(existing, gone, marks_received(self.bank))
+        counted = count(existing, gone, marks_received(self.bank))
+        return replace(counted, dropped=dropped_in(self.bank))
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -133,7 +133,7 @@ class Deployment(Bed):
 
     def submit(self, *, resume: bool = False) -> None:
         """Start the run, or go on with it."""
-        config = {**self.config, "resume": str(self.out)} if resume else self.config
+        config = {**self.config, "resume": resume}
         file = self.root / "run-config.toml"
         file.write_text(tomli_w.dumps(config), encoding="utf-8")
         command = ["flwr", "run", str(self._app), CONNECTION, "--run-config", str(file)]

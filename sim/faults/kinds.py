@@ -318,15 +318,18 @@ def lasting(seconds: float) -> Mapping[str, ConfigValue]:
 
 
 OF_PROCESSES = (
-    Fault("server killed at random moments", server_killed, 15, 2, rounds_each=3),
+    Fault("server killed at random moments", server_killed, 10, 2, rounds_each=3),
     Fault(
         "server killed in the bank's transactions",
-        server_killed_at(tampering.STATEMENT, 60), 12, 2, rounds_each=2,
+        server_killed_at(tampering.STATEMENT, 60), 8, 2, rounds_each=2,
     ),
-    Fault("server killed while it syncs a file", server_killed_at(tampering.SYNC, 12), 8, 0, rounds_each=3),
+    Fault(
+        "server killed while it syncs a file",
+        server_killed_at(tampering.SYNC, 12), 5, 0, rounds_each=3,
+    ),
     Fault(
         "server killed before it renames a checkpoint",
-        server_killed_at(tampering.RENAME, 6), 8, 1, rounds_each=4,
+        server_killed_at(tampering.RENAME, 6), 5, 1, rounds_each=4,
     ),
     Fault("client killed at random moments", befalling([supernode.KILL], (0.0, 0.12)), 30, 3),
     Fault("client killed with its reply unsent", befalling([supernode.KILL_UNSENT]), 15, 2),
@@ -341,26 +344,26 @@ OF_PROCESSES = (
             befalling(
                 [supernode.POWER_OFF, supernode.POWER_OFF_UNSENT], (0.0, 0.12),
                 {"key": key, "state": state},
-            ), 10, int(key == state),
+            ), 6, int(key == state),
         )
         for key in (True, False)
         for state in (True, False)
     ),
-    Fault("reply duplicated", befalling([supernode.DUPLICATE]), 15, 0),
+    Fault("reply duplicated", befalling([supernode.DUPLICATE]), 12, 0),
     Fault("earlier reply repeated in place of the new one", befalling([supernode.STALE]), 12, 3),
     Fault("request handled twice", befalling([supernode.AGAIN]), 12, 0),
     Fault(
         "reply delayed past the round's end",
         befalling([supernode.DELAY], (1.2, 3.0)), 12, 2, config=lasting(1.0),
     ),
-    Fault("reply truncated", befalling([supernode.TRUNCATE]), 15, 0),
-    Fault("bit of a reply flipped", befalling([supernode.FLIP]), 30, 3),
+    Fault("reply truncated", befalling([supernode.TRUNCATE]), 12, 0),
+    Fault("bit of a reply flipped", befalling([supernode.FLIP]), 24, 3),
     Fault("disk of the bank full", full_bank_disk, 3, 1, rounds_each=8),
     Fault("disk of the devices full", full_device_disk, 4, 0, rounds_each=6),
-    Fault("clock jumps", clock_jumps, 10, 0, rounds_each=2),
-    Fault("source grows, shrinks, is reordered", changing_sources, 18, 3),
+    Fault("clock jumps", clock_jumps, 8, 0, rounds_each=2),
+    Fault("source grows, shrinks, is reordered", changing_sources, 12, 3),
     Fault("devices with the same samples", same_samples, 2, 0),
     Fault("strategies on one bank, one after the other", one_after_the_other, 2, 1),
     Fault("strategies on one bank, at the same time", at_the_same_time, 3, 1, rounds_each=15),
-    Fault("everything at once", everything, 60, 0, rounds=20),
+    Fault("everything at once", everything, 40, 0, rounds=10),
 )  # fmt: skip

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sim.launcher import RunError
+
 SIDE = 8  # pixels
 CLASSES = ("a", "b")
 
@@ -36,12 +38,15 @@ class Count:
         How often one more copy of a sample is there to train on.
     unknown : int
         Samples that are none of those that ever existed.
+    dropped : int
+        Samples that came once more, and were dropped.
     """
 
     samples: int
     lost: int
     doubled: int
     unknown: int = 0
+    dropped: int = 0
 
     @property
     def is_exact(self) -> bool:
@@ -105,11 +110,24 @@ def marks_received(bank: Path) -> list[Mark | None]:
     from strategies.sample_bank import SampleBank
 
     held = SampleBank.open(bank)
-    try:
-        samples = [np.asarray(held[index][0]) for index in range(len(held))]
-    finally:
-        held.close()
+    samples = [np.asarray(held[index][0]) for index in range(len(held))]
     return [read_mark(np.rint(255 * sample).astype(np.uint8)) for sample in samples]
+
+
+def dropped_in(bank: Path) -> int:
+    """Check all of a bank's file; return how many samples it has dropped as duplicates.
+
+    Raises
+    ------
+    RunError
+        If it is damaged.
+    """
+    from strategies.sample_bank.integrity import inventory
+
+    found = inventory(bank, thorough=True)
+    if found.damaged:
+        raise RunError(f"bank {bank} is damaged: {'; '.join(map(str, found.damaged))}")
+    return found.duplicates
 
 
 def count(existing: Iterable[Mark], gone: Iterable[Mark], received: Iterable[Mark | None]) -> Count:

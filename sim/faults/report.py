@@ -47,6 +47,8 @@ class Row:
         Samples that are not in the bank, and copies too many in what it trains on.
     unknown : int
         Samples in the bank that are nobody's.
+    dropped : int
+        Samples that came again and were dropped: bytes that were paid twice.
     seconds : float
     """
 
@@ -60,6 +62,7 @@ class Row:
     lost: int
     doubled: int
     unknown: int
+    dropped: int
     seconds: float
 
     @property
@@ -135,7 +138,7 @@ def measure(fault: Fault, number: int, seed: int) -> Row:
     """Run one kind of fault in a scratch folder, and count."""
     started = time.perf_counter()
     rng = np.random.default_rng([seed, *fault.name.encode()])
-    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+    with _scratch_folder() as scratch:
         with _bed(fault, number, Path(scratch), rng) as bed:
             fault.inject(bed, number)
             bed.book()
@@ -151,8 +154,14 @@ def measure(fault: Fault, number: int, seed: int) -> Row:
             counted.lost,
             counted.doubled,
             counted.unknown,
+            counted.dropped,
             round(time.perf_counter() - started, 1),
         )
+
+
+def _scratch_folder() -> "tempfile.TemporaryDirectory[str]":
+    # What was killed may, for a moment, not be gone.
+    return tempfile.TemporaryDirectory(prefix="faults-", ignore_cleanup_errors=True)
 
 
 @contextmanager
@@ -187,7 +196,8 @@ def line(row: Row) -> str:
     unknown = f", {row.unknown} unknown" if row.unknown else ""
     return (
         f"{row.fault} ({row.engine}): {row.injected} injected, {row.rounds} rounds, "
-        f"{row.samples} samples: {row.lost} lost, {row.doubled} doubled{unknown}; {row.seconds} s"
+        f"{row.samples} samples: {row.lost} lost, {row.doubled} doubled{unknown}, "
+        f"{row.dropped} sent again and dropped; {row.seconds} s"
     )
 
 
@@ -204,7 +214,10 @@ def total(rows: Sequence[Row]) -> str:
 
 def table(rows: Iterable[Row]) -> list[str]:
     """Return the lines of the table, in Markdown."""
-    head = ("fault", "engine", "injected", "rounds", "samples", "lost", "doubled", "seconds")
+    head = (
+        *("fault", "engine", "injected", "rounds", "samples", "lost", "doubled", "dropped"),
+        "seconds",
+    )
     lines = [_joined(head), _joined(["---"] * len(head))]
     for row in rows:
         values = asdict(row)
