@@ -83,8 +83,7 @@ def answer_replay(
     contribution = replay_round(work, inventory)
     contribution.skipped.update(memory.skipped)  # of a reply that was lost
     inventory.send(contribution)
-    if not inventory.counts().left(request.keep_rate):
-        inventory.verify()
+    is_sure = bool(inventory.counts().left(request.keep_rate)) or inventory.verify()
     if inventory.untold():
         contribution.skipped[DUPLICATE] += inventory.untold()
     notes: tuple[str, ...] = (_RANDOM,) if inventory.became_random else ()
@@ -97,7 +96,7 @@ def answer_replay(
     return replace(
         contribution,
         notes=notes,
-        remaining=inventory.counts().left(request.keep_rate),
+        remaining=inventory.counts().left(request.keep_rate) or int(not is_sure),
         growing=bool(getattr(work.source, "growing", False)) or inventory.has_changed,
     )
 
@@ -128,7 +127,7 @@ def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Cont
     order = order[inventory.unsent()[order]]
     candidates = Candidates(work.reader, order, inventory.accept)
     sending = _Sending(work, candidates, work.encoder(by_label=True))
-    pool = sending.pool(wanted) if request.needs_scores else 0
+    pool = sending.pool(wanted) if work.scores_samples else 0
     encoded = sending.encoded(rng, wanted, pool)
     samples, targets, positions = sending.chosen(encoded.selection)
     indices, is_first = candidates.order[positions], not inventory.counts().sent

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sim.keys import LOOPBACK, KeyFolder, make_keys, register
-from sim.launcher import RunError, run_app, with_state_dir
-from sim.run_config import ConfigValue
+from sim.launcher import RunError, of_local_devices, run_app
+from sim.run_config import ConfigValue, read_defaults
 from sim.superlink import CONNECTION, Certificates, SuperLink, free_port, running_superlink
 
 _REFUSED_SECONDS = 60.0
@@ -61,8 +61,8 @@ def run_deployment(
                 start_node(superlink, [*_key(keys, node), *superlink.trust()], node, nodes)
             for name, process in refused.items():
                 echo(f"{name} is refused: exit code {_refusal(name, process)}")
-            run_config = {"min-available-nodes": nodes, **with_state_dir(app, run_config)}
-            run_app(superlink, app, run_config, echo=echo)
+            devices = of_local_devices(run_config, read_defaults(app))
+            run_app(superlink, app, {"min-available-nodes": nodes, **devices}, echo=echo)
 
 
 def start_node(

@@ -77,14 +77,6 @@ def launch(
         raise RunError(": ".join([reason, *_last(lines, 1)])) from error
 
 
-def with_state_dir(app: Path, run_config: Mapping[str, ConfigValue]) -> dict[str, ConfigValue]:
-    """Return a run config in which what the devices of this machine remember is the run's."""
-    out = run_config.get("out-dir")
-    if STATE in read_defaults(app) and out:
-        return {STATE: str(Path(str(out)) / "devices"), **run_config}
-    return dict(run_config)
-
-
 def of_simulated_clients(
     run_config: Mapping[str, ConfigValue], known: Mapping[str, ConfigValue]
 ) -> Mapping[str, ConfigValue]:
@@ -100,9 +92,18 @@ def of_simulated_clients(
     own: dict[str, ConfigValue] = {}
     if KEYED_BY in known:  # node ids differ from run to run, partitions do not
         own[KEYED_BY] = "partition"
+    return of_local_devices({**own, **run_config}, known)
+
+
+def of_local_devices(
+    run_config: Mapping[str, ConfigValue], known: Mapping[str, ConfigValue]
+) -> Mapping[str, ConfigValue]:
+    """Return overrides by which what the devices of this machine remember belongs to the run.
+
+    See `of_simulated_clients`.
+    """
     out = run_config.get("out-dir")
-    if STATE in known and out:  # what the devices remember belongs to the run
-        own[STATE] = str(Path(str(out)) / "devices")
+    own = {STATE: str(Path(str(out)) / "devices")} if STATE in known and out else {}
     return {**own, **run_config}
 
 

@@ -109,6 +109,10 @@ def test_a_run_folder_has_the_name_of_time_data_and_strategy(
             "importance --mode replay --importances losss",
             "--importances: 'losss' is no importance; did you mean 'loss'?",
         ),
+        (
+            "scout --only randon",
+            "--only: 'randon' is not compared here; did you mean 'random'?",
+        ),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(

