@@ -121,6 +121,7 @@ def test_many_payloads_cost_no_more_than_one() -> None:
     assert seconds_of(lambda: read_samples(message, expected)) < SECONDS
 
 
+@pytest.mark.slow
 def test_ten_of_them_do_not_delay_a_round() -> None:
     """All that a node may send without a limit on its samples, ten times in a round."""
     _, payload = dearest(islice(dear_payloads(ROWS), 12))
