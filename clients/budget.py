@@ -106,12 +106,15 @@ class Encoder:
         CodecError
             If a single sample is beyond the server's limits, or cannot be coded.
         """
+        selection = self.in_order(targets, selection)
         positions, inclusion = selection.positions, selection.inclusion
-        if self.by_label and self.reader.kind.classes:
-            order = np.argsort(targets[positions], kind="stable")
-            positions = positions[order]
-            inclusion = None if inclusion is None else inclusion[order]
         return self._encode(samples, targets, positions, inclusion)
+
+    def in_order(self, targets: NDArray[Any], selection: Selection) -> Selection:
+        """Return the selection in the order in which its samples stand in the payloads."""
+        if not (self.by_label and self.reader.kind.classes):
+            return selection
+        return selection.taken(np.argsort(targets[selection.positions], kind="stable"))
 
     def reconstruct(
         self, samples: NDArray[Any], targets: NDArray[Any], selection: Selection

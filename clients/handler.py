@@ -5,28 +5,32 @@ The clock is read here and in the baselines' handlers only. Of Flower, `clients.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.arrays import load_model
-from clients.client_round import ClientRound, Contribution
+from clients.client_round import ClientRound
+from clients.device_file import Device
 from clients.reading import Reader
-from clients.replay import answer_replay
+from clients.replay import answer_replay, recall
+from clients.scout import receive_scout
 from clients.source import as_source
 from clients.stopwatch import Stopwatch
 from clients.streaming import answer_streaming
 from codec import CodecError, Criterion
+from codec.identity import tags
 from codec.messages import (
     ARRAYS,
     CONFIG,
     METRICS,
     PAYLOAD,
-    REPLAY,
-    STREAMING,
+    BankRequest,
     DescribeRequest,
+    Description,
     ReplayRequest,
     Reply,
     Request,
@@ -34,16 +38,15 @@ from codec.messages import (
     StreamingRequest,
 )
 from codec.options import OneOf, Options, check, own_fields
+from codec.packages import needed_packages
 
 if TYPE_CHECKING:
     from torch import nn
 
 RequestT = TypeVar("RequestT", bound=Request)
-Answer = Callable[[ClientRound[Any], RecordDict], tuple[Contribution, int]]
-
-_ANSWERS: Mapping[str, Answer] = {STREAMING: answer_streaming, REPLAY: answer_replay}
 
 
+@needed_packages()
 def train(
     msg: Message,
     context: Context,
@@ -55,6 +58,7 @@ def train(
     class_names: Sequence[str] | None = None,
     value_range: tuple[float, float] | None = None,
     keys: Sequence[str] = (),
+    state_dir: str | Path | None = None,
 ) -> Message:
     """Answer one round's request with quantized samples.
 
@@ -86,6 +90,9 @@ def train(
         0 to 255 for 8-bit images, measured for others.
     keys : (str, str), optional
         Of sample and target, where the items are mappings.
+    state_dir : str or Path, optional
+        Folder in which the device remembers what it has sent to banks that outlive a run.
+        Default: ``$XDG_STATE_HOME/flwr-quantized-data`` (``~/.local/state``).
 
     Returns
     -------
@@ -101,8 +108,15 @@ def train(
     source = as_source(
         dataset, classes=classes, class_names=class_names, value_range=value_range, keys=keys
     )
+    bank = request.bank if isinstance(request, BankRequest) else b""
+    device = Device.of(context.node_id, context.node_config, state_dir) if bank else None
     if isinstance(request, DescribeRequest):
-        return reply_message(msg, Reader(source).describe(partition_id(context)))
+        memory, _ = recall(context.state, bank, device)
+        if len(source) or not memory.unsettled:
+            description = Reader(source).describe(partition_id(context))
+        else:  # everything was taken away since
+            description = Description(client=partition_id(context), num_examples=0)
+        return reply_message(msg, replace(description, pending=memory.unsettled))
     assert isinstance(request, StreamingRequest | ReplayRequest)
     watch = Stopwatch()
     key = client_key(context, request)
@@ -113,7 +127,12 @@ def train(
         if model is None:
             raise CodecError("the request scores or refines with a model: pass model=<factory>")
         work = replace(work, model=load_model(model, msg.content.get(ARRAYS)))
-    contribution, remaining = _ANSWERS[request.mode](work, context.state)
+    lacks_scout = False
+    if isinstance(request, ReplayRequest):
+        scout, lacks_scout = receive_scout(request.scout, context.state)
+        contribution = answer_replay(replace(work, scout=scout), context.state, device)
+    else:
+        contribution = answer_streaming(work, context.state)
     first, *more = contribution.payloads or (b"",)
     reply = SampleReply(
         client=partition_id(context),
@@ -121,7 +140,10 @@ def train(
         more=tuple(more),
         num_examples=contribution.considered,
         num_sent=len(contribution.sent),
-        remaining=remaining,
+        remaining=contribution.remaining,
+        fingerprints=tags(contribution.fingerprints, getattr(request, "identity_bytes", 0)),
+        growing=contribution.growing,
+        lacks_scout=lacks_scout,
         refinement=contribution.refinement,
         memory_bytes=sum(part.nbytes for part in contribution.memory or ()),
         variance_kept=contribution.variance_kept,

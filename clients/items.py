@@ -45,6 +45,10 @@ class ItemError(CodecError):
         self.reason = reason
 
 
+class ItemNotReady(ItemError):
+    """An item that cannot be read yet, such as a file that is being written; it is tried again."""
+
+
 def split_item(item: Any, keys: Sequence[str] = (), likely: Sequence[str] = ()) -> tuple[Any, Any]:
     """Return sample and target of an item.
 

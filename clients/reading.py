@@ -12,7 +12,7 @@ import numpy as np
 from flwr.common import log
 from numpy.typing import NDArray
 
-from clients.items import ItemError, as_sample_dtype
+from clients.items import ItemError, ItemNotReady, as_sample_dtype
 from clients.source import DatasetSource, SampleSource
 from codec import CodecError, CodecOptions, SampleSpec
 from codec.messages import Description, Terms
@@ -50,6 +50,8 @@ class Batch:
         Values that lay outside the declared range.
     first_words : str
         What was wrong with the first sample of no use.
+    later : list of int
+        Places of samples that cannot be read yet.
     """
 
     samples: NDArray[Any]
@@ -58,6 +60,7 @@ class Batch:
     skipped: Counter[str] = field(default_factory=Counter)
     clipped: int = 0
     first_words: str = ""
+    later: list[int] = field(default_factory=list)
 
     def skip(self, reason: str, words: str) -> None:
         """Count a sample of no use."""
@@ -268,7 +271,7 @@ class Reader:
         """
         batch = self._together(indices) or self._singly(indices)
         self._check(batch, indices)
-        missing = len(indices) - len(batch.positions)
+        missing = len(indices) - len(batch.positions) - len(batch.later)
         if missing:
             self._tell(missing, batch.first_words)
         return batch
@@ -297,6 +300,9 @@ class Reader:
         for position, index in enumerate(indices.tolist()):
             try:
                 sample, target = self._fitted(*self._item(index))
+            except ItemNotReady:
+                batch.later.append(position)
+                continue
             except Exception as error:
                 batch.skip(_reason(error), f"sample {index}: {_words(error)}")
                 continue

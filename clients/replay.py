@@ -1,8 +1,8 @@
 """The client's side of replay: each sample is sent once, the most useful ones first."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import ConfigRecord, RecordDict
@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from clients.budget import Encoded, Encoder, encode_within_budget
 from clients.candidates import Candidates
 from clients.client_round import TOO_LARGE, ClientRound, Contribution
-from clients.delivery import SentSamples
+from clients.device_file import Device, DeviceFile
+from clients.inventory import DUPLICATE, Inventory
+from clients.memory import Memory
 from clients.selection import FIRST_TRIED, Selection, Selector, whole
 from codec.messages import ReplayRequest
+from codec.random import Stream
 
 SENT_KEY = "quantized-data"
 _RANDOM = (
@@ -23,7 +26,41 @@ _RANDOM = (
 )
 
 
-def answer_replay(work: ClientRound[ReplayRequest], state: RecordDict) -> tuple[Contribution, int]:
+def recall(
+    state: RecordDict, bank: bytes, device: Device | None
+) -> tuple[Memory, DeviceFile | None]:
+    """Return what a device remembers of a bank, and the file that remembers it, too.
+
+    Parameters
+    ----------
+    state : RecordDict
+        The client's own.
+    bank : bytes
+        Id of a durable bank; empty: the bank, and what is remembered, live as long as the run.
+    device : Device or None
+        Where the file is; None: there is none.
+
+    Raises
+    ------
+    DeviceFileError
+        If the file cannot be used.
+    """
+    record = state.get(_state_key(bank))
+    known = isinstance(record, ConfigRecord)
+    memory = Memory.from_entries(cast(ConfigRecord, record)) if known else Memory()
+    if not bank or device is None:
+        return memory, None
+    file = DeviceFile(device, bank)
+    return memory.joined(file.read(is_new=not known)), file
+
+
+def _state_key(bank: bytes) -> str:
+    return f"{SENT_KEY}-{bank.hex()}" if bank else SENT_KEY
+
+
+def answer_replay(
+    work: ClientRound[ReplayRequest], state: RecordDict, device: Device | None = None
+) -> Contribution:
     """Send samples that the server does not have, and remember them.
 
     Parameters
@@ -31,39 +68,47 @@ def answer_replay(work: ClientRound[ReplayRequest], state: RecordDict) -> tuple[
     work : ClientRound
     state : RecordDict
         The client's own; remembers what was sent.
+    device : Device, optional
+        Where what was sent to a durable bank is remembered, too.
 
-    Returns
-    -------
-    Contribution, int
-        And how many samples are left to send once these arrive.
+    Raises
+    ------
+    CodecError
+        If not one sample of the client can ever be used, or the device cannot remember.
     """
-    request, length = work.request, len(work.source)
-    record, before = state.get(SENT_KEY), SentSamples.none(length)
-    if isinstance(record, ConfigRecord):
-        before = SentSamples.from_entries(record, length)
-    settled = before.settle(request.acknowledged)
-    contribution = replay_round(work, settled.delivered, settled.useless)
-    contribution.skipped.update(settled.skipped)  # of a reply that was lost
-    after = settled.send(contribution)
+    request = work.request
+    memory, file = recall(state, request.bank, device)
+    memory = memory.settle(request.acknowledged)
+    inventory = Inventory(work.reader, memory, request.bank, work.client)
+    contribution = replay_round(work, inventory)
+    contribution.skipped.update(memory.skipped)  # of a reply that was lost
+    inventory.send(contribution)
+    is_sure = bool(inventory.counts().left(request.keep_rate)) or inventory.verify()
+    if inventory.untold():
+        contribution.skipped[DUPLICATE] += inventory.untold()
+    notes: tuple[str, ...] = (_RANDOM,) if inventory.became_random else ()
+    after = inventory.memory(contribution)
+    if file is not None:  # before the reply leaves
+        file.write(after)
+        notes += file.notes
     entries: dict[str, Any] = after.to_entries()
-    state[SENT_KEY] = ConfigRecord(entries)
-    return contribution, after.remaining(replay_quota(after.usable, request.keep_rate))
+    state[_state_key(request.bank)] = ConfigRecord(entries)
+    return replace(
+        contribution,
+        notes=notes,
+        remaining=inventory.counts().left(request.keep_rate) or int(not is_sure),
+        growing=bool(getattr(work.source, "growing", False)) or inventory.has_changed,
+    )
 
 
-def replay_round(
-    work: ClientRound[ReplayRequest],
-    sent: NDArray[np.bool_],
-    useless: NDArray[np.bool_] | None = None,
-) -> Contribution:
+def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Contribution:
     """Send the most useful of the samples that were never sent.
 
     Parameters
     ----------
     work : ClientRound
-    sent : (N,) bool array
-        What earlier rounds sent.
-    useless : (N,) bool array, optional
-        What earlier rounds found to be of no use.
+    inventory : Inventory
+        Knows what was sent, and learns what is read.
 
     Raises
     ------
@@ -71,35 +116,39 @@ def replay_round(
         If not one sample of the client can ever be used; with what is wrong.
     """
     request, rng = work.request, work.generator()
-    tried = sent if useless is None else sent | useless
-    usable = len(sent) - int((tried & ~sent).sum())
-    left = replay_quota(usable, request.keep_rate) - int(sent.sum())
+    inventory.check(work.generator(Stream.CHECKS))
+    left = inventory.counts().left(request.keep_rate)
     wanted = min(left, request.samples_per_round or left)
     if wanted <= 0:
         return Contribution()
     work.check()  # before anything is coded
-    candidates = Candidates(work.reader, rng.permutation(np.flatnonzero(~tried)))
+    # The order does not depend on what is known, so that a round that is repeated is the same.
+    order = rng.permutation(len(work.source))
+    order = order[inventory.unsent()[order]]
+    candidates = Candidates(work.reader, order, inventory.accept)
     sending = _Sending(work, candidates, work.encoder(by_label=True))
-    pool = sending.pool(wanted) if request.needs_scores else 0
+    pool = sending.pool(wanted) if work.scores_samples else 0
     encoded = sending.encoded(rng, wanted, pool)
-    samples, positions = sending.chosen(encoded.selection)
-    indices, is_first = candidates.order[positions], not sent.any()
+    samples, targets, positions = sending.chosen(encoded.selection)
+    indices, is_first = candidates.order[positions], not inventory.counts().sent
     if is_first:
         candidates.check_any_left()
         encoded.check_any_fits(request.uplink_budget)
     candidates.drop(encoded.too_large, TOO_LARGE)
-    if not tried.any():  # told once, with the first samples
+    if inventory.is_new:  # told once, with the first samples
         candidates.skipped.update(work.skipped_before)
-    is_random = is_first and work.reader.is_random(indices, samples)
+    if is_first and not inventory.is_random and work.reader.is_random(indices, samples):
+        inventory.become_random()
     return Contribution(
         encoded.payloads,
         pool or len(positions),
         indices,
+        inventory.fingerprints(indices[sending.places(targets)]),
         variance_kept=sending.variance_kept(samples),
         clipped=candidates.clipped,
         skipped=candidates.skipped,
         useless=tuple(candidates.useless),
-        notes=(_RANDOM,) if is_random else (),
+        refused=tuple(candidates.refused),
     )
 
 
@@ -127,7 +176,7 @@ class _Sending:
         request, self.likely = self.work.request, wanted
         if request.uplink_budget:
             unscored = self._fitting(self._first, wanted, FIRST_TRIED)
-            self.likely = max(1, len(self.chosen(unscored.selection)[1]))
+            self.likely = max(1, len(self.chosen(unscored.selection)[2]))
         pool = math.ceil(request.pool_factor * self.likely)
         return len(self.candidates.first(pool)[0])
 
@@ -138,12 +187,17 @@ class _Sending:
         select = self.work.selector(*self.candidates.first(pool), rng)
         return self._fitting(select, min(wanted, pool), self.likely)
 
-    def chosen(self, selection: Selection) -> tuple[NDArray[Any], NDArray[np.int64]]:
-        """Return selected samples and their positions, without those that turned out useless."""
+    def chosen(self, selection: Selection) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
+        """Return selected samples, targets and positions, without those of no use."""
         positions = selection.positions
-        samples, _ = self.candidates.first(int(positions.max(initial=-1)) + 1)
+        samples, targets = self.candidates.first(int(positions.max(initial=-1)) + 1)
         positions = positions[positions < len(samples)]
-        return samples[positions], positions
+        return samples[positions], targets[positions], positions
+
+    def places(self, targets: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the places of the chosen samples in the order of the payloads."""
+        everything = Selection(np.arange(len(targets)))
+        return self.encoder.in_order(targets, everything).positions
 
     def variance_kept(self, samples: NDArray[Any]) -> float:
         """Return the share of the samples' variance that survives."""
@@ -163,8 +217,3 @@ class _Sending:
         needed = int(selection.positions.max(initial=-1)) + 1
         samples, targets = self.candidates.first(needed)
         return self.encoder.encode(samples, targets, selection.below(len(samples)))
-
-
-def replay_quota(length: int, keep_rate: float) -> int:
-    """Return how many of `length` samples a client ever sends: the rounded share, at least 1."""
-    return min(length, max(1, round(keep_rate * length)))

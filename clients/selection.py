@@ -43,8 +43,12 @@ class Selection:
 
     def where(self, kept: NDArray[np.bool_]) -> "Selection":
         """Return some of the samples, bool (M,)."""
-        inclusion = None if self.inclusion is None else self.inclusion[kept]
-        return Selection(self.positions[kept], inclusion)
+        return self.taken(np.flatnonzero(kept))
+
+    def taken(self, places: NDArray[np.int64]) -> "Selection":
+        """Return the samples at some places of the selection, in their order."""
+        inclusion = None if self.inclusion is None else self.inclusion[places]
+        return Selection(self.positions[places], inclusion)
 
     def below(self, count: int) -> "Selection":
         """Return the samples among the first `count` candidates."""

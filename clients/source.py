@@ -24,8 +24,11 @@ _MOST_LAYERS = 100  # data sets around a data set
 class SampleSource(Protocol):
     """Samples of one client, addressed by index; what to implement for a device of one's own.
 
-    It may also have ``class_names``, a sequence of str, and ``skipped``, a mapping of reasons to
-    numbers of samples that were left out before, such as unreadable files.
+    It may also have ``class_names``, a sequence of str; ``skipped``, a mapping of reasons to
+    numbers of samples that were left out before, such as unreadable files; ``growing``, true if
+    more may come when there is nothing left to send; and ``item_keys(indices)``, which returns a
+    str or bytes for each of some items: equal keys are equal samples for ever, as path, time of
+    change and size of a file. What has a key is read once; other items are known by their content.
     """
 
     @property
@@ -128,6 +131,23 @@ class DatasetSource:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def growing(self) -> bool:
+        """Whether the data set says that more may come."""
+        return bool(getattr(self.dataset, "growing", False))
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """What the data set says that it has left out, by reason."""
+        skipped = getattr(self.dataset, "skipped", None)
+        counts = skipped if isinstance(skipped, Mapping) else {}
+        return {str(why): count for why, count in counts.items() if type(count) is int}
+
+    def item_keys(self, indices: NDArray[np.int64]) -> Sequence[str | bytes] | None:
+        """Return the data set's own keys of some items, if it has any."""
+        give = getattr(self.dataset, "item_keys", None)
+        return give(indices) if callable(give) else None
 
     def get_item(self, index: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return one sample and its target.

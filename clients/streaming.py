@@ -11,8 +11,8 @@ from clients.arrays import array_record, stored_arrays
 from clients.budget import encode_within_budget
 from clients.candidates import Candidates, draw_minibatch
 from clients.client_round import TOO_LARGE, ClientRound, Contribution
-from clients.delivery import pack_flags, unpack_flags
 from clients.importance import needs_features
+from clients.memory import pack_flags, unpack_flags
 from clients.refinement import ForwardPass, forward_pass, gradient_residual
 from clients.selection import Selection
 from codec import DecodedSamples, dropout_seed, per_sample_criterion
@@ -24,7 +24,7 @@ MEMORY_KEY, USELESS_KEY = "refinement-memory", "useless-samples"
 Round = ClientRound[StreamingRequest]
 
 
-def answer_streaming(work: Round, state: RecordDict) -> tuple[Contribution, int]:
+def answer_streaming(work: Round, state: RecordDict) -> Contribution:
     """Send a minibatch, and remember what its refinement left unsent.
 
     Parameters
@@ -35,8 +35,8 @@ def answer_streaming(work: Round, state: RecordDict) -> tuple[Contribution, int]
 
     Returns
     -------
-    Contribution, int
-        And the number of samples that may be asked for again: all of them.
+    Contribution
+        All samples are left, as they may be asked for again.
     """
     length, record = len(work.source), state.get(USELESS_KEY)
     known = record if isinstance(record, ConfigRecord) else None
@@ -49,7 +49,7 @@ def answer_streaming(work: Round, state: RecordDict) -> tuple[Contribution, int]
     if contribution.useless or contribution.skipped:
         useless[list(contribution.useless)] = True
         state[USELESS_KEY] = ConfigRecord({"useless": pack_flags(useless)})
-    return contribution, length
+    return replace(contribution, remaining=length)
 
 
 def streaming_round(

@@ -28,12 +28,13 @@ from codec.gradients.compression import UNCOMPRESSED, Compression
 from codec.gradients.joined import joined
 from codec.gradients.majority_vote import Ballot
 from codec.gradients.refinement import Refinement
-from codec.identity import FINGERPRINT_BYTES
+from codec.identity import BANK_BYTES, FINGERPRINT_BYTES
 from codec.options import (
     COUNT,
     COUNT_OR_NONE,
     PROPER_SHARE,
     SHARE,
+    Entry,
     Options,
     PackedOptions,
     Range,
@@ -54,10 +55,13 @@ SCORED = ("loss", "grad-norm", "margin", "entropy")
 IMPORTANCES = ("all", "random", *SCORED)
 PROBABILITY, TOP = "probability", "top"
 SELECTIONS = (PROBABILITY, TOP)
+MODEL, SCOUT = "model", "scout"
 
 DESCRIBE, STREAMING, REPLAY = "describe", "streaming", "replay"
 GRADIENT, FEDAVG = "gradient", "fedavg"
 
+# No entry is empty: Flower's `message_size_mod` takes none that is.
+_NO_RECEIPT = b"\0"
 _MOMENTUM = Range(0, 0.999)
 _SEED = Range(0, 2**32 - 1)  # what NumPy's and torch's generators take
 
@@ -107,6 +111,11 @@ class Participation(ClientOptions):
     )
     min_available_nodes: int = option(1, "nodes that must be connected before a round", COUNT)
     min_train_nodes: int = option(1, "least number of nodes asked per round", COUNT)
+    quorum: float = option(
+        1.0,
+        "share of the asked nodes whose replies end a round; others may come later",
+        PROPER_SHARE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +151,7 @@ class FilterOptions(Options):
 
     @property
     def needs_scores(self) -> bool:
-        """Whether samples are scored by the model that comes with the request."""
+        """Whether samples are scored, by a network that comes with the request."""
         return self.importance in SCORED
 
 
@@ -190,7 +199,12 @@ class ReplayOptions(SampleOptions):
     samples_per_round: int = option(
         0, "replay: most samples a client sends per round (0 = no limit)", COUNT_OR_NONE
     )
-    pool_factor: float = option(4.0, "replay: samples scored by a model per sample sent", Range(1))
+    scorer: str = choice(
+        "replay: what scores samples: the model, or a small network of the server's beside it that "
+        "travels in kilobytes and runs without torch",
+        *(MODEL, SCOUT),
+    )
+    pool_factor: float = option(4.0, "replay: samples scored per sample sent", Range(1))
     identity_bytes: int = option(
         2,
         "replay: bytes of each sample's fingerprint that travel, so that the server knows "
@@ -205,6 +219,12 @@ class BankTraining(Options):
 
     server_steps: int = option(100, "replay: optimizer steps per round", COUNT_OR_NONE)
     server_batch_size: int = option(64, "replay: samples per optimizer step", COUNT)
+    scout_steps: int = option(
+        200, "replay, scorer scout: optimizer steps of the scout per round", COUNT
+    )
+    scout_bits: int = option(
+        5, "replay, scorer scout: bits of a weight before entropy coding", Range(2, 8)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,6 +362,11 @@ class BankRequest(Request):
 
     bank: bytes = option(b"", "id of a durable bank")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.bank) not in (0, BANK_BYTES):
+            raise OptionError("bank", f"has {len(self.bank)} bytes; legal: 0 or {BANK_BYTES}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeRequest(BankRequest):
@@ -380,17 +405,37 @@ class ReplayRequest(ReplayOptions, BankRequest):
     acknowledged : bytes or None
         Receipt (`codec.identity.receipt`) of the client's last reply that the server could use,
         empty for none. None: the server does not say, and every reply is taken to have arrived.
+    scout : bytes or None
+        The network that scores samples, see `codec.learning.scout_bytes`. None: there is none yet,
+        and samples are sent in random order.
     """
 
     auto_rule = TOP
 
     mode: str = choice("kind of work", REPLAY)
     acknowledged: bytes | None = option(None, "receipt of the last reply that arrived")
+    scout: bytes | None = option(None, "network that scores samples")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.acknowledged == _NO_RECEIPT:
+            object.__setattr__(self, "acknowledged", b"")
+        if self.scorer == SCOUT and not self.needs_scores:
+            raise OptionError(
+                "scorer",
+                f"= {SCOUT!r} has nothing to score: importance is {self.importance!r}; legal with "
+                f"it: importance {', '.join(SCORED)}",
+            )
+
+    def to_entries(self) -> dict[str, Entry]:
+        """Return the fields as entries of a message."""
+        entries = super().to_entries()
+        return entries | ({"acknowledged": _NO_RECEIPT} if self.acknowledged == b"" else {})
 
     @property
     def needs_model(self) -> bool:
-        """Whether the client runs a model at all."""
-        return self.needs_scores
+        """Whether the client runs the server's model."""
+        return self.needs_scores and self.scorer == MODEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -515,6 +560,11 @@ class SampleReply(Reply):
     fingerprints : bytes
         The first bytes of each sample's fingerprint, as many as the request says, in the order of
         the samples; see `codec.identity`.
+    growing : bool
+        Whether more may come: the source says so, or has changed since the client met it.
+    lacks_scout : bool
+        Whether the request's scout changes one that the client does not have: the samples are in
+        random order, and the next scout must be a whole one.
     refinement : bytes or None
         Compressed residual of the gradient.
     variance_kept : float
@@ -536,6 +586,8 @@ class SampleReply(Reply):
     num_sent: int = required(int, "samples in the payloads", COUNT_OR_NONE, metric=True)
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
     fingerprints: bytes = option(b"", "fingerprints of the samples")
+    growing: bool = option(False, "whether the source may grow", telemetry=True)
+    lacks_scout: bool = option(False, "whether the scout was of no use", telemetry=True)
     refinement: bytes | None = option(None, "compressed residual")
     variance_kept: float = option(
         1.0, "share of the variance that survives", SHARE, telemetry=True, metric=True

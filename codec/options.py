@@ -150,7 +150,7 @@ class Options:
         return value if isinstance(value, cls) else cast(Any, cls)(value)
 
     def to_entries(self) -> dict[str, Entry]:
-        """Return the fields as entries of a message; None and empty tuples are left out."""
+        """Return the fields as entries of a message; None and what is empty by default is not."""
         return dict(_entries(self, packed=True))
 
     @classmethod
@@ -481,7 +481,7 @@ def _entries(options: Options, *, packed: bool) -> Iterator[tuple[str, Entry]]:
         elif isinstance(value, tuple):
             if value:  # an empty list tells nothing of its type
                 yield key_of(declared), list(value)
-        elif value is not None:
+        elif value is not None and not (packed and value == b"" == declared.default):
             if declared.metadata.get("float32"):  # as it was written: 0.55, not 0.550000011920929
                 value = float(str(np.float32(value)))
             yield key_of(declared), value

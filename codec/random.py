@@ -54,11 +54,13 @@ class Stream(IntEnum):
     ORDER = 3
     AUGMENTATION = 4
     STATISTICS = 5
+    CHECKS = 6
     # The server's: `server_generator`.
     SERVER_NODES = 100
     SERVER_MINIBATCHES = 101
     SERVER_AUGMENTATION = 102
     SERVER_EVALUATION = 103
+    SERVER_SCOUT = 104
 
 
 _SERVER = 2**32 - 1  # stands where a client's number does

@@ -1,14 +1,20 @@
 """The client of the app: its share of the data and the handler; torch only if a model is needed."""
 
+import time
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 import clients
+from clients.device_file import state_folder
+from codec.messages import REPLAY
 from fl_app.config import RunConfig
-from fl_app.data import load
+from fl_app.data import image_folder, load
+from fl_app.growing_folder import GrowingFolder
 from fl_app.partition import partition_indices
 from fl_app.registry import STRATEGIES
 
@@ -23,21 +29,50 @@ def train(msg: Message, context: Context) -> Message:
     """Answer one round's request from this node's samples.
 
     ``context.node_config`` may hold "partition-id" and "num-partitions" (a simulation sets both),
-    and "data-dir", the node's own folder, which goes before the run config's.
+    and "data-dir" and "state-dir", the node's own folders, which go before the run config's.
     """
     config = RunConfig.from_run_config(context.run_config)
     node = context.node_config
-    source = node_source(
-        config,
-        str(node.get("data-dir", config.data_dir)),
-        int(node.get("partition-id", 0)),
-        int(node.get("num-partitions", 1)),
-    )
+    part, parts = int(node.get("partition-id", 0)), int(node.get("num-partitions", 1))
+    data_dir = str(node.get("data-dir", config.data_dir))
+    folder = growing_folder(config, data_dir, time.time()) if parts == 1 else None
+    source: clients.SampleSource
+    if folder is None:
+        source = arrays = node_source(config, data_dir, part, parts)
+        shape = arrays.samples.shape[1:]
+    else:
+        source, shape = clients.as_source(folder, value_range=(0, 255)), folder.shape
 
     def model() -> "nn.Module":
-        return _model(config.model, source.samples.shape[1:], source.classes, config.stem)
+        return _model(config.model, shape, source.classes or 0, config.stem)
 
+    state_dir = str(node.get("state-dir", config.state_dir))
+    if parts > 1:  # simulated devices of one machine
+        state_dir = str(Path(state_dir or state_folder()) / str(part))
+    config = replace(config, state_dir=state_dir)
     return STRATEGIES[config.strategy].answer(msg, context, source, model, config)
+
+
+def growing_folder(config: RunConfig, data_dir: str, now: float) -> GrowingFolder | None:
+    """Return the folder of a node that sends images as they come; None if it has another source.
+
+    Parameters
+    ----------
+    config : RunConfig
+    data_dir : str
+        Folder of the data set.
+    now : float
+        Time, in seconds.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be listed.
+    """
+    sends_all = config.strategy == REPLAY and not config.max_train_samples
+    if config.dataset != "imagefolder" or not sends_all:
+        return None
+    return GrowingFolder.of(image_folder(data_dir, config.image_size), "train", now)
 
 
 # The actors of a simulation live through all rounds and serve many partitions.

@@ -8,8 +8,10 @@ from codec import CodecError, CodecOptions, Compression, OptionError
 from codec.messages import (
     FEDAVG,
     GRADIENT,
+    MODEL,
     REPLAY,
     REQUESTS,
+    SCOUT,
     STREAMING,
     AveragingOptions,
     BankTraining,
@@ -26,6 +28,7 @@ from codec.options import (
     COUNT,
     COUNT_OR_NONE,
     POSITIVE,
+    SHARE,
     OneOf,
     Options,
     Range,
@@ -76,7 +79,19 @@ class RunOptions(Options):
     threads: int = option(
         0, "CPU threads of the server (0 = 1 for a small model, else all cores)", _THREADS
     )
+    target_accuracy: float = option(
+        0.0, "test accuracy at which the run ends, as a share (0 = none)", SHARE
+    )
     out_dir: str = option("", "run folder (empty: runs/<time>-<dataset>-<strategy>)")
+    bank: str = option(
+        "",
+        "replay: file that keeps the samples, of earlier runs too (empty: bank.sqlite in the run "
+        "folder; in memory without checkpoints)",
+    )
+    checkpoint_every: int = option(
+        1, "rounds between two checkpoints in the run folder (0 = none)", COUNT_OR_NONE
+    )
+    resume: bool = option(False, "go on from the checkpoint in out-dir")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +100,9 @@ class DataOptions(Options):
 
     dataset: str = choice("what is learned", *DATASETS)
     data_dir: str = option("", "folder of the data set (a node's own data-dir goes first)")
+    state_dir: str = option(
+        "", "folder in which a device remembers what it sent (a node's own state-dir goes first)"
+    )
     image_size: int = option(64, "imagefolder: side that images are resized and cropped to", _SIDES)
     max_train_samples: int = option(
         0, "train on a random part of this size (0 = all)", COUNT_OR_NONE
@@ -203,6 +221,13 @@ class RunConfig(
                 f"refinement = {self.refinement.kind!r} needs strategy = {STREAMING!r}; with "
                 f"{self.strategy!r}, set refinement = 'none'"
             )
+        if self.strategy != REPLAY and self.scorer == SCOUT:
+            raise CodecError(
+                f"scorer = {SCOUT!r} needs strategy = {REPLAY!r}, whose server keeps samples to "
+                f"train it on; with {self.strategy!r}, set scorer = {MODEL!r}"
+            )
+        if self.resume and not self.out_dir:
+            raise CodecError("resume needs out-dir, the folder of the run that goes on")
         if self.strategy == REPLAY and not self.server_steps:
             raise CodecError("server-steps = 0 leaves the model as it is; set it to 1 or more")
         self.request()
@@ -218,7 +243,8 @@ class RunConfig(
         config = self
         if self.strategy == GRADIENT and not self.compression:
             config = replace(self, compression=Compression("fp32"))
-        return pick(REQUESTS[self.strategy], config, server_round=1)
+        own: dict[str, Any] = {"bank": b""} if self.strategy == REPLAY else {}  # no file's name
+        return pick(REQUESTS[self.strategy], config, server_round=1, **own)
 
 
 def check_classes(dataset: str, classes: int) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "Skipped",
     "describe",
     "extent",
+    "image_folder",
     "load",
 ]
 
@@ -76,7 +77,7 @@ def load(
     if split not in SPLITS:
         raise DataError(f"split = {split!r} must be one of {', '.join(SPLITS)}")
     images = _known(dataset).load(
-        split, _folder(data_dir, image_size, tuple(class_names or ()), background)
+        split, image_folder(data_dir, image_size, tuple(class_names or ()), background)
     )
     if class_names and images.classes != len(class_names):
         raise DataError(
@@ -97,7 +98,7 @@ def describe(dataset: str, data_dir: str = "", image_size: int = 64) -> ImageKin
     DataError
         If an image folder has neither split, or cannot be read.
     """
-    return _known(dataset).describe(_folder(data_dir, image_size))
+    return _known(dataset).describe(image_folder(data_dir, image_size))
 
 
 def extent(dataset: str, split: str, data_dir: str = "", image_size: int = 64) -> tuple[int, int]:
@@ -110,7 +111,7 @@ def extent(dataset: str, split: str, data_dir: str = "", image_size: int = 64) -
     DataError
         If an image folder cannot be listed.
     """
-    return _known(dataset).extent(split, _folder(data_dir, image_size))
+    return _known(dataset).extent(split, image_folder(data_dir, image_size))
 
 
 def _known(dataset: str) -> "DataSet":
@@ -120,12 +121,19 @@ def _known(dataset: str) -> "DataSet":
     return DATASETS[dataset]
 
 
-def _folder(
+def image_folder(
     data_dir: str,
     image_size: int,
     class_names: tuple[str, ...] = (),
     background: str = BACKGROUND,
 ) -> ImageFolder:
+    """Return where an image folder is, and what is made of its images; see `load`.
+
+    Raises
+    ------
+    DataError
+        If an argument is not legal.
+    """
     if image_size < 1:
         raise DataError(f"image_size = {image_size} must be >= 1")
     try:

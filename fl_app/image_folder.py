@@ -158,11 +158,22 @@ class ImageFolder:
         listing = self._listing(split)
         return len(listing.files), len(listing.names)
 
-    def _listing(self, split: str) -> "_Listing":
+    def listing(self, split: str) -> "Listing":
+        """Return the files of a split that look like images, none of them read; perhaps none.
+
+        Raises
+        ------
+        DataError
+            As `load`, but for what is wrong inside the files.
+        """
         root = self._root(split)
-        names = self._names(root)
-        listing = _Listing(root, names)
+        listing = Listing(root, self._names(root))
         _list(listing)
+        return listing
+
+    def _listing(self, split: str) -> "Listing":
+        listing = self.listing(split)
+        root = listing.root
         if not listing.files:
             hint = f"; beside images there are {listing.skipped}" if listing.skipped else ""
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -200,7 +211,7 @@ class ImageFolder:
                 )
         return names
 
-    def _depths(self, listing: "_Listing", skipped: Skipped) -> dict[int, str]:
+    def _depths(self, listing: "Listing", skipped: Skipped) -> dict[int, str]:
         """Return the depths of the files by their number; count those that are no images."""
         depths: dict[int, str] = {}
         for number, found in _each(lambda n: file_depth(listing.files[n][0]), len(listing.files)):
@@ -212,7 +223,7 @@ class ImageFolder:
             raise DataError(f"cannot decode any image under {listing.root}: skipped {skipped}")
         return depths
 
-    def _decode(self, listing: "_Listing", allocate: Allocate) -> Decoded:
+    def _decode(self, listing: "Listing", allocate: Allocate) -> Decoded:
         """Decode the files straight to disk: a folder of ImageNet's size does not fit in memory."""
         skipped = Skipped()
         depths = self._depths(listing, skipped)
@@ -301,8 +312,18 @@ def _shown(names: Sequence[str]) -> str:
 
 
 @dataclass
-class _Listing:
-    """Files of a split that look like images, with their labels, and what else there is."""
+class Listing:
+    """Files of a split that look like images, with their labels, and what else there is.
+
+    Attributes
+    ----------
+    root : Path
+        Folder of the split.
+    names : tuple of str
+        Classes in the order of the labels.
+    files : list of (Path, int)
+    skipped : Skipped
+    """
 
     root: Path
     names: tuple[str, ...]
@@ -314,7 +335,7 @@ class _Listing:
         return str(self.files[number][0].relative_to(self.root))
 
 
-def _list(listing: _Listing) -> None:
+def _list(listing: Listing) -> None:
     folders = class_folders(listing.root)
     for entry in sorted(listing.root.iterdir()):
         reason = _debris(entry.name)

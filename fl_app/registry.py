@@ -5,6 +5,7 @@ Nothing here imports torch before a model is needed: a client reads this file, t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context, Message
@@ -45,15 +46,15 @@ class AppStrategy:
     Attributes
     ----------
     build : callable
-        ``(config, model, kind of images) -> ServerStrategy``, on the server.
+        ``(config, model, kind of images, file of the bank) -> ServerStrategy``, on the server.
     answer : callable
         ``(msg, context, source, model factory, config) -> Message``, on a client.
     steps_per_round : callable
         ``(config) -> int``, optimizer steps.
     """
 
-    build: "Callable[[RunConfig, nn.Module, ImageKind], ServerStrategy]"
-    answer: "Callable[[Message, Context, clients.ArraySource, Factory, RunConfig], Message]"
+    build: "Callable[[RunConfig, nn.Module, ImageKind, Path | None], ServerStrategy]"
+    answer: "Callable[[Message, Context, clients.SampleSource, Factory, RunConfig], Message]"
     steps_per_round: Callable[[RunConfig], int]
 
 
@@ -87,7 +88,9 @@ def _sample_spec(kind: ImageKind) -> SampleSpec:
     return SampleSpec(kind.shape, kind.dtype, *kind.value_range, kind.classes)
 
 
-def _replay(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "ServerStrategy":
+def _replay(
+    config: RunConfig, model: "nn.Module", kind: ImageKind, bank: Path | None
+) -> "ServerStrategy":
     from strategies import QuantizedDataReplay
 
     return QuantizedDataReplay(
@@ -95,11 +98,14 @@ def _replay(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "ServerSt
         augment=augmentation(config),
         samples=_sample_spec(kind),
         class_names=kind.class_names,
+        bank=bank,
         **values_of(config, ReplayOptions, BankTraining, AveragingOptions) | _participation(config),
     )
 
 
-def _streaming(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "ServerStrategy":
+def _streaming(
+    config: RunConfig, model: "nn.Module", kind: ImageKind, _: Path | None
+) -> "ServerStrategy":
     from strategies import QuantizedDataStreaming
 
     return QuantizedDataStreaming(
@@ -112,7 +118,9 @@ def _streaming(config: RunConfig, model: "nn.Module", kind: ImageKind) -> "Serve
     )
 
 
-def _gradient(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStrategy":
+def _gradient(
+    config: RunConfig, model: "nn.Module", _: ImageKind, __: Path | None
+) -> "ServerStrategy":
     from strategies.baselines import GradientCompression
 
     return GradientCompression(
@@ -122,7 +130,9 @@ def _gradient(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStr
     )
 
 
-def _fedavg(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStrategy":
+def _fedavg(
+    config: RunConfig, model: "nn.Module", _: ImageKind, __: Path | None
+) -> "ServerStrategy":
     from fl_app.training import round_learning_rates
     from strategies.baselines import CompressedFedAvg
 
@@ -139,17 +149,17 @@ def _fedavg(config: RunConfig, model: "nn.Module", _: ImageKind) -> "ServerStrat
 def _send_samples(
     msg: Message,
     context: Context,
-    source: clients.ArraySource,
+    source: clients.SampleSource,
     model: "Factory",
-    _: RunConfig,
+    config: RunConfig,
 ) -> Message:
-    return clients.train(msg, context, source, model)
+    return clients.train(msg, context, source, model, state_dir=config.state_dir or None)
 
 
 def _send_gradient(
     msg: Message,
     context: Context,
-    source: clients.ArraySource,
+    source: clients.SampleSource,
     model: "Factory",
     config: RunConfig,
 ) -> Message:
@@ -160,7 +170,7 @@ def _send_gradient(
 def _send_model(
     msg: Message,
     context: Context,
-    source: clients.ArraySource,
+    source: clients.SampleSource,
     model: "Factory",
     config: RunConfig,
 ) -> Message:

@@ -14,6 +14,13 @@ from torch import nn
 from fl_app.config import ConfigError
 from fl_app.words import size
 
+CONFIG, RUN_CONFIG = "config.json", "run-config"
+# What a run that goes on may have of its own.
+_MAY_CHANGE = (
+    *("num-rounds", "target-accuracy", "round-timeout", "quorum", "checkpoint-every", "resume"),
+    *("min-available-nodes", "min-train-nodes", "device", "threads"),
+    *("out-dir", "bank", "data-dir", "state-dir"),  # where things are
+)
 _VERSIONED = ("flwr", "numpy", "torch", "torchvision", "constriction")
 
 
@@ -103,6 +110,10 @@ class RunFolder:
     ----------
     path : Path
         Created with its parents; an earlier run's round lines there are replaced.
+    config : Mapping
+        The run config, which is kept in ``config.json``.
+    rounds : sequence of RoundRecord
+        Of the run that this one goes on with, see `read_rounds`.
 
     Raises
     ------
@@ -110,12 +121,20 @@ class RunFolder:
         If it cannot be written to.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], rounds: Sequence[RoundRecord] = ()
+    ) -> None:
         self.path = path
         self.rounds: list[RoundRecord] = []
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self._lines = (path / "rounds.jsonl").open("w", encoding="utf-8")
+            write_config(path, config)
+            place = path / "rounds.jsonl"
+            new = place.with_suffix(".new")  # replaced at once: a kill loses no line
+            new.write_text("".join(map(_as_line, rounds)), encoding="utf-8")
+            new.replace(place)
+            self.rounds += rounds
+            self._lines = place.open("a", encoding="utf-8")
         except OSError as error:
             raise ConfigError(
                 f"out-dir = {str(path)!r} must be a folder that can be written to: "
@@ -125,7 +144,7 @@ class RunFolder:
     def append_round(self, record: RoundRecord) -> None:
         """Add a round to ``rounds.jsonl``, at once readable by others."""
         self.rounds.append(record)
-        self._lines.write(json.dumps(asdict(record), allow_nan=False) + "\n")
+        self._lines.write(_as_line(record))
         self._lines.flush()
 
     def write_result(self, result: Mapping[str, Any]) -> None:
@@ -148,6 +167,69 @@ class RunFolder:
     def close(self) -> None:
         """Close ``rounds.jsonl``."""
         self._lines.close()
+
+
+def _as_line(record: RoundRecord) -> str:
+    return json.dumps(asdict(record), allow_nan=False) + "\n"
+
+
+def write_config(folder: Path, config: Mapping[str, Any], **more: Any) -> None:
+    """Write ``config.json``: the run config, and what a launcher adds or has added to it."""
+    known = read_config(folder) if (folder / CONFIG).exists() else {}
+    text = json.dumps({**known, **more, RUN_CONFIG: dict(config)}, indent=2, allow_nan=False)
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read what `write_config` wrote.
+
+    Raises
+    ------
+    ConfigError
+        If the folder has no such file.
+    """
+    path = folder / CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {path} ({error}): only a run of this app can be resumed, in its folder"
+        ) from error
+    return dict(found)
+
+
+def check_same_run(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` unless a run config is one with which the run in a folder can go on."""
+    then = read_config(folder)[RUN_CONFIG]
+    differing = [
+        f"{key} was {then.get(key)!r}, is {config.get(key)!r}"
+        for key in sorted(then.keys() | config.keys())
+        if then.get(key) != config.get(key) and key not in _MAY_CHANGE
+    ]
+    if differing:
+        raise ConfigError(
+            f"the run in {folder} cannot go on with another config: {'; '.join(differing)}. "
+            "Start a new run for that; of use to it may be bank=FILE, the samples of this one"
+        )
+    if config["num-rounds"] < then["num-rounds"]:
+        raise ConfigError(
+            f"num-rounds was {then['num-rounds']}, is {config['num-rounds']}: a run that goes on "
+            "may have more rounds, and no fewer"
+        )
+
+
+def read_rounds(folder: Path, last: int) -> list[RoundRecord]:
+    """Return the rounds in ``rounds.jsonl`` up to one; a line that a kill cut off is dropped."""
+    records: dict[int, RoundRecord] = {}
+    path = folder / "rounds.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            record = RoundRecord(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        if record.round <= last:
+            records[record.round] = record
+    return [records[number] for number in sorted(records)]
 
 
 def plot_accuracy(rounds: Sequence[RoundRecord], title: str, path: Path) -> None:

@@ -3,39 +3,37 @@
 import logging
 import os
 import re
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from logging import INFO, WARNING
-from typing import Any
 
-from flwr.app import Message
 from flwr.common import log
 from flwr.common.logger import FLOWER_LOGGER, update_console_handler
-from flwr.serverapp import Grid
 
 from fl_app.run_folder import RoundRecord
 from fl_app.words import counts, duration
 from strategies.round_book import RoundBook
 
-_WAIT_SECONDS = 10.0
 _LONG = 5  # lines beyond which a record is taken for a traceback
 _ALIKE = 3  # warnings of a kind that one round shows
 # What a line a round says better, and what the run folder has.
 _TOLD_BY_ROUNDS = ("configure_train: asking", "aggregate_train: ")
 _FIGURE = re.compile(r"%[-.\d]*[a-z]")  # what sets like warnings apart
-_FLOWER_STRATEGIES = os.path.join("flwr", "serverapp", "strategy", "")
+_LOOPS = (  # Flower's, and ours which says the same
+    os.path.join("flwr", "serverapp", "strategy", ""),
+    os.path.join("strategies", "round_loop.py"),
+)
 
 
 class OrderlyLog(logging.Filter):
     """Keeps out of Flower's log what a line a round tells, and crowds of like warnings.
 
-    Flower's loop dumps the configuration as a tree, empty lines, each metric twice and all of
-    them at the end. Warnings and whatever is said elsewhere stay; of those that differ in their
-    figures only, as one for each of 1,000 clients, a round shows the first few and a count; of
-    tracebacks that are logged at one place, a run shows the first.
+    The loop of the rounds dumps the configuration as a tree, empty lines, each metric twice and
+    all of them at the end. Warnings and whatever is said elsewhere stay; of those that differ in
+    their figures only, as one for each of 1,000 clients, a round shows the first few and a count;
+    of tracebacks that are logged at one place, a run shows the first.
     """
 
     def __init__(self) -> None:
@@ -65,7 +63,7 @@ class OrderlyLog(logging.Filter):
         self._seen.clear()
 
     def _is_noise(self, record: logging.LogRecord) -> bool:
-        if _FLOWER_STRATEGIES in record.pathname or record.funcName == "summary":
+        if any(place in record.pathname for place in _LOOPS) or record.funcName == "summary":
             return True
         message = record.getMessage()
         return not message.strip() or message.startswith(_TOLD_BY_ROUNDS)
@@ -86,10 +84,18 @@ def orderly_log() -> Iterator[OrderlyLog]:
 
 
 class RoundClock:
-    """Seconds of each round, and an estimate of those that are left."""
+    """Seconds of each round, and an estimate of those that are left.
 
-    def __init__(self, num_rounds: int) -> None:
-        self._num_rounds = num_rounds
+    Parameters
+    ----------
+    num_rounds : int
+        Of the run.
+    before : int
+        Those that another process has gone through.
+    """
+
+    def __init__(self, num_rounds: int, before: int = 0) -> None:
+        self._num_rounds, self._before = num_rounds, before
         self._started = self._lap = time.perf_counter()
 
     def lap(self, server_round: int) -> str:
@@ -102,71 +108,9 @@ class RoundClock:
         left = self._num_rounds - server_round
         text = f", {duration(taken)}"
         if left:
-            text += f", {duration((now - self._started) / server_round * left)} left"
+            each = (now - self._started) / (server_round - self._before)
+            text += f", {duration(each * left)} left"
         return text
-
-
-class ReportingGrid(Grid):
-    """A grid that says so when replies are long in coming; all else is the inner grid's."""
-
-    def __init__(self, grid: Grid, every: float = _WAIT_SECONDS) -> None:
-        self._grid, self._every = grid, every
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._grid, name)
-
-    @property
-    def run(self) -> Any:
-        """The run, as the inner grid knows it."""
-        return self._grid.run
-
-    def set_run(self, run: Any) -> None:
-        """Hand down the run."""
-        self._grid.set_run(run)
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        """Make a message, as old code does."""
-        return self._grid.create_message(*args, **kwargs)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Return the connected nodes."""
-        return self._grid.get_node_ids()
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send messages."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Fetch replies."""
-        return self._grid.pull_messages(message_ids)
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        """Send messages and wait for their replies, with a line every now and then."""
-        sent = list(messages)
-        if not sent:
-            return []
-        with _said_every(self._every, f"waiting for the replies of {len(sent)} nodes"):
-            return list(self._grid.send_and_receive(sent, timeout=timeout))
-
-
-@contextmanager
-def _said_every(seconds: float, text: str) -> Iterator[None]:
-    """Log a text and how long it has been so, again and again while a block takes."""
-    started, over = time.monotonic(), threading.Event()
-
-    def say() -> None:
-        while not over.wait(seconds):
-            log(INFO, "%s for %s", text, duration(time.monotonic() - started))
-
-    thread = threading.Thread(target=say, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def summary_lines(

@@ -5,13 +5,16 @@ import math
 import time
 from datetime import UTC, datetime
 from logging import INFO, WARNING
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
-from torch import nn
+from flwr.serverapp.strategy import Result
 
+from codec.messages import REPLAY
+from codec.packages import needed_packages, require
 from fl_app.config import RunConfig, check_classes
 from fl_app.data import Images, MissingSplit, describe, load
 from fl_app.images import ImageKind
@@ -20,22 +23,27 @@ from fl_app.registry import STRATEGIES
 from fl_app.run_folder import (
     RoundRecord,
     RunFolder,
+    check_same_run,
     fp32_gradient_bytes,
+    read_rounds,
     run_folder_path,
     versions,
 )
 from fl_app.run_log import (
     OrderlyLog,
-    ReportingGrid,
     RoundClock,
     failures_of,
     orderly_log,
     summary_lines,
 )
 from strategies import ServerStrategy
+from strategies.checkpoint import has_checkpoint, read_checkpoint
 from strategies.errors import RunFailed
 from strategies.ledger import DOWNLINK, UPLINK
 from strategies.server_strategy import is_due
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _SMALL_MODEL = 1_000_000  # parameters
 
@@ -43,19 +51,24 @@ app = ServerApp()
 
 
 @app.main()
+@needed_packages()
 def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config asks for and write the run folder."""
+    require("torchvision", "safetensors", "matplotlib")  # else missed when the run has ended
     started = time.perf_counter()
     config = RunConfig.from_run_config(context.run_config)
     with orderly_log() as journal:
         test = load_test(config)
         kind = test.kind if test else describe(config.dataset, config.data_dir, config.image_size)
-        strategy = make_strategy(config, kind)
-        set_threads(config.threads, strategy.model)
+        check_classes(config.dataset, kind.classes)
         path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
-        with contextlib.closing(RunFolder(path)) as folder:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(contextlib.closing(open_folder(path, config)))
             log(INFO, "run folder: %s", path)
-            run_rounds(ReportingGrid(grid), strategy, config, test, kind, folder, journal)
+            strategy = make_strategy(config, kind, bank_path(config, path))
+            stack.callback(strategy.close)
+            set_threads(config.threads, strategy.model)
+            run_rounds(grid, strategy, config, test, kind, folder, journal)
             seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
             write_results(folder, strategy, config, seconds)
         for line in summary_lines(strategy.book, folder.rounds[-1], seconds, str(path)):
@@ -78,7 +91,8 @@ def run_rounds(
     RunFailed
         If nothing was learned, or the model has diverged.
     """
-    clock, failures = RoundClock(config.num_rounds), strategy.failures.copy()
+    before = folder.rounds[-1].round if folder.rounds else 0
+    clock, failures = RoundClock(config.num_rounds, before), strategy.failures.copy()
 
     def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
         nonlocal failures
@@ -93,11 +107,58 @@ def run_rounds(
         scores = {"accuracy": record.accuracy, "loss": record.loss}
         return MetricRecord({k: v for k, v in scores.items() if v is not None})
 
+    if config.target_accuracy and test is None:
+        log(WARNING, "target-accuracy has no effect: there are no test images")
+
+    def should_stop(server_round: int, result: Result) -> bool:
+        scores = result.evaluate_metrics_serverapp.get(server_round, MetricRecord())
+        reached = cast(float, scores.get("accuracy", 0.0))
+        return 0 < config.target_accuracy <= reached
+
     strategy.start(
-        grid, num_rounds=config.num_rounds, timeout=config.round_timeout, evaluate_fn=evaluate
+        grid,
+        num_rounds=config.num_rounds,
+        timeout=config.round_timeout,
+        evaluate_fn=evaluate,
+        should_stop=should_stop,
+        checkpoint=folder.path if config.checkpoint_every else None,
+        checkpoint_every=config.checkpoint_every or 1,
+        resume=folder.path if goes_on(config, folder.path) else None,
     )
     if not strategy.steps_taken:
         raise RunFailed(f"no optimizer step was taken: {strategy.book.why()}")
+
+
+def goes_on(config: RunConfig, path: Path) -> bool:
+    """Whether there is a checkpoint to go on from; a run that was killed early has none yet."""
+    return config.resume and has_checkpoint(path)
+
+
+def open_folder(path: Path, config: RunConfig) -> RunFolder:
+    """Return the run folder; of a run that goes on with its rounds up to the checkpoint.
+
+    Raises
+    ------
+    ConfigError
+        If the run in the folder was another one.
+    CheckpointError
+        If its checkpoint is damaged.
+    """
+    entries = config.to_run_config()
+    if config.resume:
+        check_same_run(path, entries)
+    if not goes_on(config, path):
+        return RunFolder(path, entries)
+    return RunFolder(path, entries, read_rounds(path, read_checkpoint(path).server_round))
+
+
+def bank_path(config: RunConfig, folder: Path) -> Path | None:
+    """Return the file that keeps the samples; None: they live in memory."""
+    if config.strategy != REPLAY:
+        return None
+    if config.bank:
+        return Path(config.bank).expanduser().absolute()
+    return folder / "bank.sqlite" if config.checkpoint_every else None
 
 
 def check_learning(record: RoundRecord, config: RunConfig) -> None:
@@ -120,19 +181,28 @@ def load_test(config: RunConfig) -> Images | None:
         return None
 
 
-def set_threads(threads: int, model: nn.Module) -> None:
+def set_threads(threads: int, model: "nn.Module") -> None:
     """Set torch's CPU threads; 0 means 1 for a small model and torch's choice for others.
 
     Threads gain a small model little, and slow it down several times when other processes,
     such as clients on the same machine, want the cores too.
     """
+    import torch
+
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if threads or parameters < _SMALL_MODEL:
         torch.set_num_threads(threads or 1)
 
 
-def make_strategy(config: RunConfig, kind: ImageKind) -> ServerStrategy:
+def make_strategy(config: RunConfig, kind: ImageKind, bank: Path | None = None) -> ServerStrategy:
     """Build the strategy of a run, its model made for images of a kind.
+
+    Parameters
+    ----------
+    config : RunConfig
+    kind : ImageKind
+    bank : Path, optional
+        File of the samples that are received; by default they live in memory.
 
     Raises
     ------
@@ -141,7 +211,7 @@ def make_strategy(config: RunConfig, kind: ImageKind) -> ServerStrategy:
     """
     check_classes(config.dataset, kind.classes)
     model = build_model(config.model, kind.shape, kind.classes, stem=config.stem, seed=config.seed)
-    return STRATEGIES[config.strategy].build(config, model, kind)
+    return STRATEGIES[config.strategy].build(config, model, kind, bank)
 
 
 def accuracy(strategy: ServerStrategy, test: Images) -> tuple[float, float]:
@@ -210,6 +280,8 @@ def write_results(
             "variance_kept": strategy.book.variance_kept,
             "skipped": dict(strategy.book.skipped),
             "clipped": strategy.book.clipped,
+            "duplicates": strategy.book.duplicates,
+            "late": strategy.book.late,
             "seconds": seconds,
             "config": run_config,
             "seed": config.seed,

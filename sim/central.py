@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from fl_app.config import ConfigError, RunConfig
 from fl_app.data import load
 from fl_app.partition import partition_indices
-from fl_app.server_app import accuracy, make_strategy, set_threads
 from sim import tables
-from sim.launcher import launch
+from sim.launcher import NOTHING_KEPT, launch
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
-from strategies import QuantizedDataReplay
-from strategies.server_strategy import is_due
+from sim.server_alone import make_server, rounds_alone
+from strategies import SampleBank
 
 
 @dataclass(frozen=True)
@@ -139,15 +138,11 @@ def central_points(
     from the first step on what all clients together own.
     """
     test = load(config.dataset, "test", config.data_dir, config.image_size)
-    strategy = make_strategy(config, test.kind)
-    assert isinstance(strategy, QuantizedDataReplay)
-    set_threads(config.threads, strategy.model)
-    strategy.bank.add_arrays(samples, labels, low=0.0, high=255.0)
-    for server_round in range(1, config.num_rounds + 1):
-        strategy.learn(server_round)
-        if is_due(server_round, config.eval_every, config.num_rounds):
-            _, reached = accuracy(strategy, test)
-            yield strategy.steps_taken, reached
+    bank = SampleBank()
+    bank.add_arrays(samples, labels, low=0.0, high=255.0)
+    for record in rounds_alone(make_server(config, test.kind, bank), config, test, test.kind):
+        if record.accuracy is not None:
+            yield record.steps, record.accuracy
 
 
 def summary(comparisons: list[Comparison]) -> list[str]:
@@ -177,7 +172,7 @@ def _compare_seed(
     started = time.perf_counter()
     central_accuracy = train_centrally(config, echo)
     between = time.perf_counter()
-    launch(app, values, clients, echo)
+    launch(app, {**values, **NOTHING_KEPT}, clients, echo)
     ended = time.perf_counter()
     result = json.loads((Path(config.out_dir) / "result.json").read_text(encoding="utf-8"))
     return Comparison(

@@ -18,7 +18,9 @@ from sim.run_config import ConfigValue, read_defaults
 from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superlink
 
 COMPLETED = "finished:completed"
-KEYED_BY = "client-key"
+# Of runs that are measured: what outlives a run takes time, and is of no use to them.
+NOTHING_KEPT: Mapping[str, ConfigValue] = {"checkpoint-every": 0}
+KEYED_BY, STATE = "client-key", "state-dir"
 
 _KEPT_LINES = 500
 _CAUSE_LINES = 3
@@ -57,9 +59,13 @@ def launch(
     ------
     RunError
         If the run was refused, failed or was stopped; names the cause.
+    MissingPackage
+        If Flower's simulation engine is not installed.
     """
-    if KEYED_BY in read_defaults(app):  # node ids differ from run to run, partitions do not
-        run_config = {KEYED_BY: "partition", **run_config}
+    from codec.packages import require  # imports NumPy
+
+    require("ray")
+    run_config = of_simulated_clients(run_config, read_defaults(app))
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:
@@ -69,6 +75,36 @@ def launch(
         for line in lines:
             echo(line)
         raise RunError(": ".join([reason, *_last(lines, 1)])) from error
+
+
+def of_simulated_clients(
+    run_config: Mapping[str, ConfigValue], known: Mapping[str, ConfigValue]
+) -> Mapping[str, ConfigValue]:
+    """Return overrides of an app's run config, and what simulated clients need beside them.
+
+    Parameters
+    ----------
+    run_config : Mapping
+        Overrides, which go first.
+    known : Mapping
+        The app's keys with their defaults.
+    """
+    own: dict[str, ConfigValue] = {}
+    if KEYED_BY in known:  # node ids differ from run to run, partitions do not
+        own[KEYED_BY] = "partition"
+    return of_local_devices({**own, **run_config}, known)
+
+
+def of_local_devices(
+    run_config: Mapping[str, ConfigValue], known: Mapping[str, ConfigValue]
+) -> Mapping[str, ConfigValue]:
+    """Return overrides by which what the devices of this machine remember belongs to the run.
+
+    See `of_simulated_clients`.
+    """
+    out = run_config.get("out-dir")
+    own = {STATE: str(Path(str(out)) / "devices")} if STATE in known and out else {}
+    return {**own, **run_config}
 
 
 def run_app(

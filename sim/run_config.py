@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 ConfigValue: TypeAlias = bool | int | float | str
 
 # Keys that hold a path, and the folder that an empty data-dir stands for.
-_DATA_DIR, _OUT_DIR = "data-dir", "out-dir"
+_DATA_DIR = "data-dir"
+_PATHS = (_DATA_DIR, "out-dir", "bank", "state-dir")
 _DEFAULT_DATA_DIR = "data"
 
 
@@ -105,7 +106,7 @@ def _parse(key: str, text: str, default: ConfigValue) -> ConfigValue:
 
 
 def _absolute(key: str, value: ConfigValue) -> ConfigValue:
-    if key in (_DATA_DIR, _OUT_DIR) and value:
+    if key in _PATHS and value:
         return str(Path(str(value)).expanduser().absolute())
     return value
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO
+from typing import Any
 
 from flwr.common import log
 
@@ -16,6 +17,7 @@ from strategies.server_model import ServerModel
 NODES_ASKED = 3  # for a description, at once: a node that is unlike the others is outvoted
 _FRUITLESS = 3  # rounds in a row in which all say why they cannot describe their samples
 _SHOWN = 12  # class names in the log
+_SPEC = ("shape", "dtype", "low", "high", "classes", "target_size")  # what is agreed on
 
 Kind = tuple[object, ...]
 
@@ -81,6 +83,18 @@ class Agreement:
         self._fruitless = 0
         self.terms: Terms | None = None
         self.spec: SampleSpec | None = None
+
+    def kept(self) -> dict[str, Any]:
+        """Return what is settled, for a checkpoint."""
+        return {
+            "terms": self.terms and self.terms.to_bytes(),
+            "spec": self.spec and {name: getattr(self.spec, name) for name in _SPEC},
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Take over what `kept` returned."""
+        self.terms = None if kept["terms"] is None else Terms.from_bytes(kept["terms"])
+        self.spec = None if kept["spec"] is None else SampleSpec(**kept["spec"])
 
     def state(self) -> None:
         """Settle what the caller stated, if that says it all.

@@ -41,7 +41,7 @@ class NodeTotals:
         kept = self._kept[node_id]
         if getattr(received.reply, "growing", False):
             self._said[node_id] = max(total, kept + count + received.remaining)
-        elif count > total or (count and kept >= total):
+        elif count > total or (count and kept > total):
             raise BadReply(
                 "count", f"{count} samples beside {kept} in the bank, of a node that has {total}"
             )

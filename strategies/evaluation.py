@@ -59,16 +59,23 @@ def evaluation_messages(
 
 
 def evaluating_nodes(
-    options: EvaluationOptions, grid: Grid, stream: np.random.Generator, timeout: float
+    options: EvaluationOptions,
+    grid: Grid,
+    stream: np.random.Generator,
+    timeout: float,
+    busy: set[int],
 ) -> list[int]:
-    """Return the nodes that evaluate; none, and a warning, if there are not enough in time."""
+    """Return the nodes that evaluate; none, and a warning, if there are not enough in time.
+
+    Those that are busy with an earlier request are not among them.
+    """
     try:
         connected = wait_for_nodes(grid, options.min_evaluate_nodes, set(), timeout)
     except RunFailed as error:
         log(WARNING, "no evaluation on clients: %s", error)
         return []
     share = options.fraction_evaluate
-    return choose_nodes(connected, set(), share, stream, options.min_evaluate_nodes)
+    return choose_nodes(connected, busy, share, stream, options.min_evaluate_nodes)
 
 
 def read_metrics(message: Message, weighted_by_key: str) -> MetricRecord:

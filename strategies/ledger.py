@@ -15,8 +15,9 @@ count.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_to_proto
@@ -37,9 +38,12 @@ from flwr.supercore.inflatable.inflatable_object import (
     no_object_id_recompute,
 )
 
+from codec.messages import CONFIG, SCOUT
+
 UPLINK = "uplink"
 DOWNLINK = "downlink"
 MESSAGE = "message"  # section of what no other section has
+RECOVERED = "recovered"  # section of replies of which only the size is known
 # Stand-ins for what is known only later, all of one length: SHA-256 in hex, and a UUID.
 _OBJECT_ID = "0" * 64
 _SESSION_ID = "0" * 36
@@ -86,7 +90,7 @@ class Ledger:
     Attributes
     ----------
     entries : list[LedgerEntry]
-        One entry a message, in the order of their recording.
+        One entry a message, in the order of their recording; after `restore` the later ones alone.
     entropy_bits : dict[str, float]
         Empirical entropy of the accepted payloads, in bits by section: the least that an ideal
         coder would have spent.
@@ -98,6 +102,7 @@ class Ledger:
         self._totals: dict[str, Counter[str]] = {UPLINK: Counter(), DOWNLINK: Counter()}
         self._envelope: Counter[str] = Counter()
         self._rounds: dict[int, Counter[str]] = {}
+        self._nodes: dict[str, Counter[int]] = {UPLINK: Counter(), DOWNLINK: Counter()}
 
     def record_downlink(self, server_round: int, messages: Sequence[Message]) -> None:
         """Record the requests of a round; records shared between them are deflated once.
@@ -118,7 +123,9 @@ class Ledger:
                     for record in message.content.values()
                     if isinstance(record, ArrayRecord)
                 )
-                sections = {"arrays": arrays, MESSAGE: content - arrays}
+                scout = _scout_bytes(message)
+                sections = {"arrays": arrays, MESSAGE: content - arrays - scout}
+                sections |= {SCOUT: scout} if scout else {}
                 node_id = message.metadata.dst_node_id
                 envelope = _request_envelope(message, tree)
                 self._add(LedgerEntry(server_round, node_id, DOWNLINK, sections, *envelope))
@@ -134,8 +141,8 @@ class Ledger:
         *,
         node_id: int | None = None,
         rest: str = MESSAGE,
-    ) -> None:
-        """Record a reply.
+    ) -> LedgerEntry:
+        """Record a reply, and return its entry.
 
         Parameters
         ----------
@@ -163,9 +170,43 @@ class Ledger:
             booked = {**sections, rest: content - sum(sections.values())}
         if node_id is None:
             node_id = message.metadata.src_node_id
-        self._add(LedgerEntry(server_round, node_id, UPLINK, booked, *envelope))
+        entry = LedgerEntry(server_round, node_id, UPLINK, booked, *envelope)
+        self._add(entry)
         for section, bits in (entropy_bits or {}).items():
             self.entropy_bits[section] = self.entropy_bits.get(section, 0.0) + bits
+        return entry
+
+    def record_known(
+        self, server_round: int, node_id: int, content_bytes: int, envelope_bytes: int
+    ) -> None:
+        """Record a reply that an earlier process received, of which only the size is known."""
+        sections = {RECOVERED: content_bytes}
+        self._add(LedgerEntry(server_round, node_id, UPLINK, sections, envelope_bytes, 0))
+
+    def rename(self, old: int, new: int) -> None:
+        """Book what a node has sent and received under the id that it has now."""
+        for nodes in self._nodes.values():
+            if old in nodes:
+                nodes[new] += nodes.pop(old)
+
+    def state(self) -> dict[str, Any]:
+        """Return the totals, for a checkpoint."""
+        return {
+            "entropy_bits": self.entropy_bits,
+            "totals": self._totals,
+            "envelope": self._envelope,
+            "rounds": self._rounds,
+            "nodes": self._nodes,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.entries = []
+        self.entropy_bits = dict(state["entropy_bits"])
+        self._totals = {key: Counter(value) for key, value in state["totals"].items()}
+        self._envelope = Counter(state["envelope"])
+        self._rounds = {key: Counter(value) for key, value in state["rounds"].items()}
+        self._nodes = {key: Counter(value) for key, value in state["nodes"].items()}
 
     def _add(self, entry: LedgerEntry) -> None:
         self.entries.append(entry)
@@ -173,6 +214,7 @@ class Ledger:
         opposite = DOWNLINK if entry.direction == UPLINK else UPLINK
         self._envelope[entry.direction] += entry.envelope_bytes
         self._envelope[opposite] += entry.opposite_bytes
+        self._nodes[entry.direction][entry.node_id] += entry.content_bytes
         in_round = self._rounds.setdefault(entry.server_round, Counter())
         in_round[entry.direction] += entry.content_bytes
 
@@ -206,11 +248,7 @@ class Ledger:
 
     def node_bytes(self, direction: str = UPLINK) -> dict[int, int]:
         """Content bytes by node in a direction."""
-        nodes: Counter[int] = Counter()
-        for entry in self.entries:
-            if entry.direction == direction:
-                nodes[entry.node_id] += entry.content_bytes
-        return dict(nodes)
+        return dict(self._nodes[direction])
 
 
 @dataclass(frozen=True)
@@ -220,6 +258,13 @@ class _Record:
     size: int
     objects: int
     tree: ObjectTree
+
+
+def _scout_bytes(message: Message) -> int:
+    """Bytes of the scout that a request brings."""
+    config = message.content.get(CONFIG) if message.has_content() else None
+    scout = config.get(SCOUT) if isinstance(config, ConfigRecord) else None
+    return len(scout) if isinstance(scout, bytes) else 0
 
 
 def _measure(message: Message, records: dict[int, _Record]) -> tuple[int, int, ObjectTree]:

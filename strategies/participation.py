@@ -1,7 +1,7 @@
 """Which nodes take part in a round, and the messages that ask them."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from logging import INFO
 
 import numpy as np
@@ -23,6 +23,7 @@ def nodes_of_round(
     server_round: int,
     finished: set[int] | None = None,
     timeout: float = 3600.0,
+    busy: Set[int] = frozenset(),
 ) -> list[int]:
     """Wait for the nodes of a round and choose those that are asked.
 
@@ -37,11 +38,13 @@ def nodes_of_round(
         Nodes with nothing left to send.
     timeout : float
         Seconds to wait for enough nodes.
+    busy : set[int]
+        Nodes that owe a reply to an earlier request: they count as connected, and are not asked.
 
     Returns
     -------
     list[int]
-        Node ids, ascending; empty when all have finished.
+        Node ids, ascending; empty when all have finished, or are busy.
 
     Raises
     ------
@@ -53,7 +56,7 @@ def nodes_of_round(
     connected = wait_for_nodes(grid, minimum, done, timeout)
     stream = server_generator(participation.seed, server_round, Stream.SERVER_NODES)
     node_ids = choose_nodes(
-        connected, done, participation.fraction_train, stream, participation.min_train_nodes
+        connected, done | busy, participation.fraction_train, stream, participation.min_train_nodes
     )
     log(INFO, "configure_train: asking %d of %d nodes", len(node_ids), len(connected))
     return node_ids

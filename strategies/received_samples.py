@@ -54,6 +54,11 @@ class ReceivedSamples(Received):
         return self.reply.remaining
 
     @property
+    def growing(self) -> bool:
+        """Whether the client's data may grow."""
+        return self.reply.growing
+
+    @property
     def receipt(self) -> bytes:
         """What the client knows this reply by, see `codec.identity`."""
         return receipt((self.reply.samples, *self.reply.more))
@@ -115,6 +120,8 @@ def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
     sections: Counter[str] = Counter()
     for payload in read:
         sections.update(payload.section_bytes())
+    if reply.fingerprints:
+        sections["fingerprints"] = len(reply.fingerprints)
     payloads = [(payload, _decode(payload, expected)) for payload in read if payload.count]
     refinement = None
     if expected.compressor is not None and reply.refinement is not None:

@@ -1,24 +1,30 @@
 """Training on a growing bank of quantized samples, several optimizer steps per round."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from logging import INFO, WARNING
+from logging import ERROR, INFO, WARNING
+from pathlib import Path
 from typing import Any
 
 import torch
+from flwr.app import Message
 from flwr.common import log
 
 from codec import (
     Augmentation,
     Criterion,
     DecodeLimits,
+    OptionError,
     SampleSpec,
 )
 from codec.messages import (
+    REPLAY,
+    SCOUT,
     AveragingOptions,
     BankTraining,
     ClientOptions,
+    Description,
     MixedOptions,
     Participation,
     ReplayOptions,
@@ -28,17 +34,20 @@ from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
 from strategies.agreement import Agreement
 from strategies.enforcement import NodeTotals, check_fit
+from strategies.errors import BankError, CheckpointError
 from strategies.evaluation import EvaluationOptions
 from strategies.expectation import Expectation
 from strategies.received import BadReply, Received
 from strategies.received_samples import ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
-from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, SampleBank
+from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, Added, Origin, SampleBank
 from strategies.sample_strategy import SampleStrategy
+from strategies.scout import ScoutTrainer
+from strategies.senders import RecoveredSamples, Sender, Senders, recovered_samples
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
-_NOTHING = b""
 _LOG_SECONDS = 10.0
+_UNSTORED = 3  # rounds in a row in which the bank takes nothing
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
 
@@ -55,7 +64,13 @@ class QuantizedDataReplay(SampleStrategy):
 
     A reply may get lost or be rejected. Each request therefore brings the receipt of the last
     reply from that node which was accepted (``"acknowledged"``), and the client counts samples as
-    sent only then.
+    sent only then. A reply that comes after its round is banked in the round in which it comes. A
+    device whose data grow is asked again when it has sent everything: in the next round, and then
+    after two, four and eight while it has nothing new.
+
+    With a `bank` that has a file all that arrives outlives the run. Nodes that this process does
+    not know describe themselves first, so that each is told what has arrived of it: no sample
+    is asked for twice, in whatever run.
 
     In a `mixed` federation the devices that share no samples answer with a model of their own
     training, from the host's own code for FedAvg or `clients.baselines.train_local`. After the
@@ -70,6 +85,9 @@ class QuantizedDataReplay(SampleStrategy):
         ``(samples, torch.Generator) -> samples`` on each minibatch, as the model sees it.
     memory_limit : int
         Bytes of decoded samples that the bank holds, see :class:`SampleBank`.
+    bank : SampleBank, str or Path, optional
+        What is received goes there: a bank, or the file of one, which may hold samples already. By
+        default a new one in memory.
     samples : SampleSpec, optional
         What the clients' samples are. By default some of them are asked before the first round,
         see :class:`Agreement`; either way the model takes a step on made-up samples first.
@@ -95,6 +113,7 @@ class QuantizedDataReplay(SampleStrategy):
     """
 
     request: ReplayRequest
+    takes_late = True
 
     def __init__(
         self,
@@ -105,6 +124,7 @@ class QuantizedDataReplay(SampleStrategy):
         *,
         augment: Augmentation | None = None,
         memory_limit: int = DEFAULT_MEMORY_LIMIT,
+        bank: SampleBank | str | Path | None = None,
         device: str = "auto",
         amp: str | bool = "auto",
         channels_last: str | bool = "auto",
@@ -137,6 +157,12 @@ class QuantizedDataReplay(SampleStrategy):
             channels_last=channels_last,
         )
         limits = limits or DecodeLimits()
+        if not isinstance(bank, SampleBank):
+            bank = SampleBank(memory_limit, limits, scale=request.scale, path=bank)
+        elif bank.scale != request.scale:
+            raise OptionError("bank", f"has scale {bank.scale!r}; the option is {request.scale!r}")
+        self.bank = bank
+        request = replace(request, bank=bank.id)
         super().__init__(
             server_model,
             RoundBook(on_round),
@@ -158,50 +184,186 @@ class QuantizedDataReplay(SampleStrategy):
             averaging=averaging,
             options=[asked, self.training],
         )
-        self.bank = SampleBank(memory_limit, limits, scale=request.scale)
         self._augment = augment
-        self._acknowledged: dict[int, bytes] = {}
-        self._finished: set[int] = set()
+        self._senders = Senders()
         self._totals = NodeTotals()
+        self._unstored = 0  # rounds in a row in which the bank took nothing
+        self._scout = None
+        if request.scorer == SCOUT:
+            self._scout = ScoutTrainer(self.training, request.seed, server_model.device, augment)
 
     def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
         """Return the request with what has arrived of a node."""
-        return replace(request, acknowledged=self._acknowledged.get(node_id, _NOTHING))
+        request = replace(request, acknowledged=self._senders.acknowledged(node_id))
+        if self._scout is not None:
+            request = self._scout.request_to(node_id, request, self._agreement.spec)
+        return request
 
     def finished(self) -> Collection[int]:
-        """Return nodes that have sent everything."""
-        return self._finished
+        """Return nodes that have sent everything, and are not to be asked for more in this round.
+
+        Nor are those whose reply to this round is there already, see `recovered`.
+        """
+        return self._senders.finished(self.book.current_round)
+
+    def must_meet(self, node_id: int) -> bool:
+        """Whether it is not known what has arrived of a node, although something may have."""
+        held = self.bank.replies or self._senders.waiting
+        return bool(self.bank.id and held) and not self._senders.knows(node_id)
+
+    def met(self, node_id: int, description: Description) -> None:
+        """Find out what has arrived of a node."""
+        pending = description.pending
+        has_arrived = bool(pending) and self.bank.has_receipt(pending)
+        former = self._senders.meet(
+            node_id,
+            description.client,
+            pending if has_arrived else b"",
+            by_client=self.request.client_key == "partition",
+        )
+        if former is not None:
+            self.book.rename(former, node_id)
+
+    def num_recovered(self) -> int:
+        """Return how many replies to this round are banked already."""
+        return len(self._senders.waiting)
+
+    def recovered(self, server_round: int) -> Sequence[Received]:
+        """Return the replies to this round that the process before this one has banked."""
+        found = [recovered_samples(stored) for stored in self._senders.take_waiting()]
+        for one in found:
+            self.book.recover(
+                server_round, one.node_id, one.num_sent, one.content_bytes, one.envelope_bytes
+            )
+        return found
+
+    def close(self) -> None:
+        """Let go of the bank's file."""
+        self.bank.close()
+
+    def check_keepable(self) -> None:
+        """Raise `CheckpointError` if the samples would be gone."""
+        if not self.bank.id:
+            raise CheckpointError(
+                "a bank in memory ends with its process, and a checkpoint without its samples is "
+                "of no use: pass bank=FILE"
+            )
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what is agreed on, where the bank is, and what is known of the nodes."""
+        return super().own_state() | {
+            "bank": self.bank.id,
+            "replies": self.bank.replies,
+            "position": self.bank.position(),
+            "senders": self._senders.state(),
+            "scout": {} if self._scout is None else self._scout.position(),
+        }
+
+    def restore_own(self, state: Mapping[str, Any]) -> None:
+        """Take over what `own_state` returned; what has arrived since waits for its round."""
+        super().restore_own(state)
+        if state["bank"] != self.bank.id:
+            raise CheckpointError(
+                f"the checkpoint is of bank {state['bank'].hex()}, this is bank "
+                f"{self.bank.id.hex() or 'in memory'}: pass the bank=FILE of that run"
+            )
+        waiting = self.bank.hold_back(state["replies"])
+        self.bank.restore(state["position"])
+        self._senders.restore(state["senders"], waiting)
+        if self._scout is not None:
+            self._scout.restore(state["scout"])
+
+    def needs_nodes(self) -> bool:
+        """Whether there is nothing yet to train on."""
+        return not len(self.bank)
+
+    def take_leftovers(self, server_round: int, replies: Sequence[Message]) -> None:
+        """Bank what came after the last round."""
+        accepted = self.collect(server_round, replies, self.read) if replies else []
+        self.keep(server_round, accepted)
 
     def train(self, server_round: int, accepted: Sequence[Received]) -> tuple[float, int]:
         """Bank the samples and train on all that the bank holds."""
-        self.keep(server_round, [r for r in accepted if isinstance(r, ReceivedSamples)])
+        self.keep(server_round, accepted)
+        terms = self._agreement.terms
+        if terms is not None and terms.class_names != self.bank.class_names:
+            self.bank.tell_class_names(terms.class_names)
         return self.learn(server_round), len(self.bank)
 
-    def keep(self, server_round: int, accepted: Sequence[ReceivedSamples]) -> None:
-        """Bank the replies' samples; remember what of each node has arrived, and who is done."""
+    def keep(self, server_round: int, accepted: Sequence[Received]) -> None:
+        """Bank the replies' samples; remember what of each node has arrived, and who is done.
+
+        Raises
+        ------
+        BankError
+            If for some rounds the bank could not take a single reply.
+        """
+        stored, refused = 0, None
         for received in accepted:
+            if not isinstance(received, ReceivedSamples | RecoveredSamples):
+                continue
             try:
-                self._totals.check(received)
-                check_fit(self.server_model, received.payloads, self.request.scale)
-                for payload, decoded in received.payloads:
-                    added = self.bank.add_payload(payload, decoded)
-                    self._totals.keep(received.node_id, added)
+                added = self._bank(server_round, received)
+            except BankError as error:
+                refused = error
+                log(ERROR, "nothing of node %d can be kept: %s", received.node_id, error)
+                self.book.reject(received.node_id, BadReply("bank", f"{error!s:.200}"))
             except BadReply as bad:
                 self.book.reject(received.node_id, bad)
-                continue
             except Exception as error:  # out of the bank: whatever it is, others go on
                 self.book.reject(received.node_id, BadReply("fit", f"{error!s:.200}"))
-                continue
-            self._acknowledged[received.node_id] = received.receipt
-            if received.remaining == 0:
-                self._finished.add(received.node_id)
+            else:
+                stored += 1
+                self._take_note_of(received, added)
+        if stored or refused is None:
+            self._unstored = 0
+        else:
+            self._unstored += 1
+            if self._unstored >= _UNSTORED:
+                raise refused
+
+    def _bank(self, server_round: int, received: ReceivedSamples | RecoveredSamples) -> Added:
+        if isinstance(received, RecoveredSamples):
+            return self.bank.admit(received.receipt)
+        self._totals.check(received)
+        check_fit(self.server_model, received.payloads, self.request.scale)
+        reply = received.reply
+        content_bytes, envelope_bytes = self.book.size_of(received.node_id)
+        origin = Origin(
+            receipt=received.receipt,
+            node_id=received.node_id,
+            client=received.client,
+            server_round=server_round,
+            strategy=REPLAY,
+            fingerprints=reply.fingerprints,
+            variance_kept=reply.variance_kept,
+            remaining=reply.remaining,
+            content_bytes=content_bytes,
+            envelope_bytes=envelope_bytes,
+        )
+        return self.bank.add_reply(received.payloads, origin)
+
+    def _take_note_of(self, received: ReceivedSamples | RecoveredSamples, added: Added) -> None:
+        duplicates = received.num_sent if added.known else added.duplicates
+        if duplicates:
+            self.book.drop_duplicates(received.node_id, duplicates)
+        node_id = received.node_id
+        self._totals.keep(node_id, added.samples)
+        if isinstance(received, RecoveredSamples):
+            growing = self._senders.may_grow(node_id)
+        else:
+            growing = received.growing
+            if self._scout is not None:
+                self._scout.arrived(received)
+        sender = Sender(received.client, received.receipt, received.remaining, growing)
+        self._senders.note(node_id, sender, self.book.current_round, is_new=added.samples > 0)
 
     def learn(self, server_round: int) -> float:
         """Train on the bank; mean loss, NaN without a step."""
         if not len(self.bank):
             log(WARNING, "no sample has arrived yet: no training in round %d", server_round)
             return float("nan")
-        return train_on_bank(
+        loss = train_on_bank(
             self.server_model,
             self.bank,
             steps=self.training.server_steps,
@@ -210,6 +372,9 @@ class QuantizedDataReplay(SampleStrategy):
             server_round=server_round,
             augment=self._augment,
         )
+        if self._scout is not None:
+            self._scout.train(server_round, self.bank)
+        return loss
 
 
 def train_on_bank(

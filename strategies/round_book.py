@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import dataclass
 from logging import INFO, WARNING
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from flwr.app import Message, MetricRecord
+from flwr.app import Message, Metadata, MetricRecord
 from flwr.common import log
 
 from codec.messages import SampleReply
-from strategies.ledger import DOWNLINK, MESSAGE, UPLINK, Ledger
+from strategies.client_words import client_words
+from strategies.ledger import DOWNLINK, MESSAGE, UPLINK, Ledger, LedgerEntry
 from strategies.received import BadReply, Received, client_of
 
 ReceivedT = TypeVar("ReceivedT", bound=Received)
@@ -21,6 +22,12 @@ AnswerT = TypeVar("AnswerT")
 
 WARN_BELOW = 0.7  # share of the variance kept
 _SHOWN = 3  # words, and reasons, of as many as this
+# What is of the whole run, and not of a round.
+_KEPT = (
+    *("seconds", "failures", "samples_sent", "client_memory_bytes", "skipped", "clipped"),
+    *("accepted", "useful", "late", "duplicates", "node_steps", "_senders", "_kept_sum"),
+    *("_classes", "_told", "_last_words", "_first_words", "_rounds_before", "_last_round"),
+)
 _WORDS = 160  # characters of a client's words in the summary
 
 
@@ -48,6 +55,10 @@ class RoundResult:
         and ``train`` on the server; ``client_*`` summed over the clients.
     failures : Mapping[str, int]
         Replies that could not be used, by cause.
+    late : int
+        Replies to earlier rounds' requests that came in this one and could be used.
+    duplicates : int
+        Samples that the server had already.
     """
 
     round: int
@@ -60,17 +71,46 @@ class RoundResult:
     train_loss: float
     seconds: Mapping[str, float]
     failures: Mapping[str, int]
+    late: int = 0
+    duplicates: int = 0
 
     def __str__(self) -> str:
         """Return the round as a line of a log."""
         loss = "" if math.isnan(self.train_loss) else f", loss {self.train_loss:.4f}"
         server = sum(s for stage, s in self.seconds.items() if not stage.startswith("client_"))
+        late = f" and {self.late} late" if self.late else ""
         return (
-            f"round {self.round}: {self.answered} of {self.asked} nodes, "
+            f"round {self.round}: {self.answered} of {self.asked} nodes{late}, "
             f"{self.steps_taken} steps{loss}, {self.samples_sent} samples, "
             f"{self.uplink_bytes} bytes up, {self.downlink_bytes} down, "
             f"{sum(self.failures.values())} failures, {server:.1f} s"
         )
+
+
+@dataclass
+class _Asked:
+    """A request without a reply yet.
+
+    Attributes
+    ----------
+    metadata : Metadata
+        Of the message; the grid numbers it later, when it sends it.
+    number : int
+        Of the round.
+    trains : bool
+        Whether it asks to train.
+    is_missed : bool
+        Whether the missing reply has been counted as a failure.
+    """
+
+    metadata: Metadata
+    number: int
+    trains: bool
+    is_missed: bool = False
+
+    @property
+    def node_id(self) -> int:
+        return self.metadata.dst_node_id
 
 
 class RoundBook:
@@ -103,11 +143,15 @@ class RoundBook:
         Replies that could be used, empty ones included.
     useful : int
         Replies that brought something to learn from.
+    late : int
+        Replies that could be used, and came in a later round than they were asked for.
+    duplicates : int
+        Samples that were paid for although the server had them, or got them twice.
     node_steps : int
         Sum over the rounds of their steps times the nodes that were asked: the gradients that
         data-parallel training would have sent.
     any_missing : bool
-        Whether some node was silent the last time that nodes were asked.
+        Whether some node that was asked in this round was silent.
     """
 
     def __init__(self, on_round: Callable[[RoundResult], None] | None = None) -> None:
@@ -120,6 +164,8 @@ class RoundBook:
         self.clipped = 0
         self.accepted = 0
         self.useful = 0
+        self.late = 0
+        self.duplicates = 0
         self.node_steps = 0
         self.any_missing = False
         self._on_round = on_round
@@ -132,12 +178,15 @@ class RoundBook:
         self._first_words: dict[str, str] = {}
         # Of the run, and of the round.
         self._rounds_before = self._last_round = 0
-        self._messages: list[Message] = []
+        self._asked: list[_Asked] = []
         self._missing: set[int] = set()
         self._num_asked = 0
         self._asked_at = 0.0
         self._round_seconds: defaultdict[str, float] = defaultdict(float)
         self._failures_before: Counter[str] = Counter()
+        self._late_before = self._duplicates_before = 0
+        self._sizes: dict[int, LedgerEntry] = {}
+        self._is_open = False
 
     @property
     def variance_kept(self) -> float:
@@ -148,11 +197,34 @@ class RoundBook:
         return self._kept_sum / self.samples_sent if self.samples_sent else 1.0
 
     @property
+    def current_round(self) -> int:
+        """Number of the round that is open, or was last, as `RoundResult` has it."""
+        return self._number(self._last_round)
+
+    @property
     def round_failures(self) -> Counter[str]:
         """Replies of this round that could not be used, by cause."""
         return self.failures - self._failures_before
 
     # A round
+
+    def turn_to(self, server_round: int) -> None:
+        """Open the books of a new round."""
+        if server_round <= self._last_round:
+            self._rounds_before += self._last_round
+            self._asked = []
+        self._last_round = server_round
+        self._is_open = True
+        self.any_missing = False
+        self._round_seconds = defaultdict(float)
+        self._failures_before = self.failures.copy()
+        self._late_before, self._duplicates_before = self.late, self.duplicates
+        self._sizes = {}
+
+    def open(self, server_round: int) -> None:
+        """Open the books of a round, if they are not open."""
+        if not self._is_open:
+            self.turn_to(server_round)
 
     def begin(self, server_round: int, messages: Sequence[Message], answered: int = 0) -> None:
         """Book the requests of a round, which are about to leave.
@@ -164,13 +236,10 @@ class RoundBook:
         answered : int
             Nodes whose replies are there already.
         """
-        if server_round <= self._last_round:
-            self._rounds_before += self._last_round
-        self._last_round = server_round
-        self._round_seconds = defaultdict(float)
-        self._failures_before = self.failures.copy()
+        self.open(server_round)
+        self._is_open = False
         self._num_asked = len(messages) + answered
-        self._expect(server_round, messages)
+        self._expect(server_round, messages, trains=True)
         self._asked_at = time.perf_counter()
 
     def collect(
@@ -178,6 +247,7 @@ class RoundBook:
         server_round: int,
         replies: Iterable[Message],
         read: Callable[[Message], ReceivedT],
+        unhurried: Collection[int] = (),
     ) -> list[ReceivedT]:
         """Read a round's replies; count and log those that cannot be used.
 
@@ -188,6 +258,8 @@ class RoundBook:
             As they came from the grid.
         read : callable
             Decodes and checks a reply, which may be an error; `BadReply` if it cannot be used.
+        unhurried : collection of int
+            Nodes that need not have answered yet.
 
         Returns
         -------
@@ -197,10 +269,13 @@ class RoundBook:
         if self._num_asked:
             self._round_seconds["round_trip"] += time.perf_counter() - self._asked_at
         accepted = []
+        self._missing -= set(unhurried)
         with self.stage("decode"):
-            for message, node_id in self._by_client(replies):
-                received = self._read(server_round, message, node_id, read)
+            for message, asked in self._by_client(replies):
+                node_id = _node_of(message, asked)
+                received = self._read(server_round, message, asked, read)
                 if not isinstance(received, BadReply):
+                    self.late += self._is_late(server_round, asked)
                     self._accept(server_round, message, node_id, received)
                     accepted.append(received)
             self._miss_replies()
@@ -233,7 +308,7 @@ class RoundBook:
         result = RoundResult(
             round=number,
             asked=self._num_asked,
-            answered=len(accepted),
+            answered=len(accepted) - (self.late - self._late_before),
             steps_taken=steps,
             samples_sent=sent,
             uplink_bytes=uplink,
@@ -241,6 +316,8 @@ class RoundBook:
             train_loss=loss,
             seconds=dict(self._round_seconds),
             failures=dict(self.round_failures),
+            late=self.late - self._late_before,
+            duplicates=self.duplicates - self._duplicates_before,
         )
         for name, seconds in result.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
@@ -256,11 +333,65 @@ class RoundBook:
         yield
         self._round_seconds[name] += time.perf_counter() - start
 
+    # What a bank knows of a reply
+
+    def size_of(self, node_id: int) -> tuple[int, int]:
+        """Content and envelope bytes of the reply that a node's was booked with in this round."""
+        entry = self._sizes.get(node_id)
+        return (0, 0) if entry is None else (entry.content_bytes, entry.envelope_bytes)
+
+    def recover(
+        self, server_round: int, node_id: int, num_sent: int, content_bytes: int, envelope: int
+    ) -> None:
+        """Book a reply that the process received that this one goes on for."""
+        self.ledger.record_known(self._number(server_round), node_id, content_bytes, envelope)
+        self.accepted += 1
+        self.useful += 1
+        self._kept_sum += self.variance_kept * num_sent
+        self.samples_sent += num_sent
+        self._senders.add(node_id)
+
+    def drop_duplicates(self, node_id: int, number: int) -> None:
+        """Count samples that the server had already, and tell of the first ones."""
+        self.duplicates += number
+        text = (
+            "node %d has sent %d samples that were here already; they are dropped. Equal samples "
+            "are sent once by one device, but by each device that has them"
+        )
+        self.tell("duplicates", text, node_id, number)
+
+    def rename(self, old: int, new: int) -> None:
+        """Book what a node did under the id that it has now."""
+        self.ledger.rename(old, new)
+        if old in self._senders:
+            self._senders = self._senders - {old} | {new}
+
+    # A run that goes on in another process
+
+    def state(self) -> dict[str, Any]:
+        """Return what is on the books, for a checkpoint."""
+        return {name: getattr(self, name) for name in _KEPT} | {"ledger": self.ledger.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self.ledger.restore(state["ledger"])
+        for name in _KEPT:
+            kind = type(getattr(self, name))
+            value = state[name]
+            # The failures' counter is one that others hold, too.
+            if name == "failures":
+                self.failures.clear()
+                self.failures.update(value)
+            elif kind in (Counter, dict, set):
+                setattr(self, name, kind(value))
+            else:
+                setattr(self, name, value)
+
     # Other questions: what samples are, how good the model is
 
     def ask(self, server_round: int, messages: Sequence[Message]) -> None:
         """Book questions that are no requests to train."""
-        self._expect(server_round, messages)
+        self._expect(server_round, messages, trains=False)
 
     def answers(
         self,
@@ -270,6 +401,7 @@ class RoundBook:
         *,
         what: str,
         kept: Collection[Message] = (),
+        unhurried: Collection[int] = (),
     ) -> list[tuple[int, AnswerT | BadReply]]:
         """Return the answers to `ask` by node; count and log those that cannot be used.
 
@@ -283,16 +415,55 @@ class RoundBook:
             Section under which the bytes of the answers are booked.
         kept : collection of Message
             Replies that are kept for `collect`: they are answers, too.
+        unhurried : collection of int
+            Nodes that need not have answered yet.
         """
         found: list[tuple[int, AnswerT | BadReply]] = []
-        self._by_client(kept)
-        for message, node_id in self._by_client(replies):
-            answer = self._read(server_round, message, node_id, read)
+        self._missing -= {*unhurried, *(message.metadata.src_node_id for message in kept)}
+        for message, asked in self._by_client(replies):
+            node_id = _node_of(message, asked)
+            answer = self._read(server_round, message, asked, read)
             if not isinstance(answer, BadReply):
                 self._book_uplink(server_round, message, node_id, {}, rest=what)
             found.append((node_id, answer))
         self._miss_replies()
         return found
+
+    # What comes late, or never
+
+    def late_among(self, server_round: int, replies: Iterable[Message]) -> list[Message]:
+        """Return the replies to earlier rounds' requests."""
+        requests = self._requests()
+        return [
+            message
+            for message in replies
+            if self._is_late(server_round, requests.get(message.metadata.reply_to_message_id))
+        ]
+
+    def training_among(self, replies: Iterable[Message]) -> list[Message]:
+        """Return the replies to requests to train, as far as these are on the books."""
+        requests = self._requests()
+        asked = (
+            (message, requests.get(message.metadata.reply_to_message_id)) for message in replies
+        )
+        return [message for message, request in asked if request is None or request.trains]
+
+    def drop_late(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Book late replies of which no use can be made: bytes, and a failure each."""
+
+        def refuse(message: Message) -> None:
+            raise too_late(message)
+
+        for message, asked in self._by_client(replies):
+            self._read(server_round, message, asked, refuse)
+
+    def give_up(self, nodes: Iterable[int]) -> None:
+        """Count replies that were waited for in vain, unless they were missed before."""
+        gone = set(nodes)
+        for asked in self._asked:
+            if asked.node_id in gone and not asked.is_missed:
+                self.reject(asked.node_id, BadReply("no-reply", "none by the end of all patience"))
+        self._asked = [asked for asked in self._asked if asked.node_id not in gone]
 
     # Replies that could not be used
 
@@ -324,13 +495,15 @@ class RoundBook:
         all_up = up + ledger.envelope_bytes(UPLINK)
         all_down = down + ledger.envelope_bytes(DOWNLINK)
         skipped = _listed(self.skipped)
+        twice = f", {self.duplicates:,} of them known already" if self.duplicates else ""
         causes = (
             f"{number} {cause} ({self._first_words.get(cause, '')[:_WORDS]})"
             for cause, number in self.failures.items()
         )
         stages = (f"{name} {spent:.1f}" for name, spent in self.seconds.items())
         lines = [
-            f"samples: {self.samples_sent:,} of {len(self._senders)} nodes; skipped: {skipped}",
+            f"samples: {self.samples_sent:,} of {len(self._senders)} nodes{twice}; "
+            f"skipped: {skipped}",
             f"coding: {self.variance_kept:.1%} of the variance, {self.clipped:,} values clipped",
             f"bytes: {up:,} up, {down:,} down; with envelope {all_up:,} up, {all_down:,} down",
             f"failures: {'; '.join(causes) or 'none'}",
@@ -344,32 +517,49 @@ class RoundBook:
     def _number(self, server_round: int) -> int:
         return self._rounds_before + server_round
 
-    def _expect(self, server_round: int, messages: Sequence[Message]) -> None:
-        self.ledger.record_downlink(self._number(server_round), messages)
-        # The grid numbers messages later, when it sends them.
-        self._messages = list(messages)
+    def _expect(self, server_round: int, messages: Sequence[Message], *, trains: bool) -> None:
+        number = self._number(server_round)
+        self.ledger.record_downlink(number, messages)
         self._missing = {message.metadata.dst_node_id for message in messages}
+        # Who is asked anew owes nothing any more.
+        self._asked = [asked for asked in self._asked if asked.node_id not in self._missing]
+        self._asked += [_Asked(message.metadata, number, trains) for message in messages]
 
-    def _by_client(self, replies: Iterable[Message]) -> list[tuple[Message, int]]:
-        """Return replies and their nodes in the order of the clients, whoever was faster."""
-        asked = {m.metadata.message_id: m.metadata.dst_node_id for m in self._messages}
-        asked.pop("", None)  # not numbered
-        found = []
+    def _requests(self) -> dict[str, _Asked]:
+        """Return the open requests by the ids that the grid has given them."""
+        found = {asked.metadata.message_id: asked for asked in self._asked}
+        found.pop("", None)  # not numbered
+        return found
+
+    def _is_late(self, server_round: int, asked: _Asked | None) -> bool:
+        return asked is not None and asked.number < self._number(server_round)
+
+    def _by_client(self, replies: Iterable[Message]) -> list[tuple[Message, _Asked | None]]:
+        """Return replies and their requests in the order of the clients, whoever was faster."""
+        requests, found = self._requests(), []
         for message in sorted(replies, key=client_of):
-            # Of a node that died, Flower makes the reply itself, in another node's name.
-            metadata = message.metadata
-            node_id = asked.get(metadata.reply_to_message_id, metadata.src_node_id)
-            self._missing.discard(node_id)
-            found.append((message, node_id))
+            asked = requests.get(message.metadata.reply_to_message_id)
+            self._missing.discard(_node_of(message, asked))
+            found.append((message, asked))
+        answered = {id(asked) for _, asked in found}
+        self._asked = [asked for asked in self._asked if id(asked) not in answered]
         return found
 
     def _read(
-        self, server_round: int, message: Message, node_id: int, read: Callable[[Message], AnswerT]
+        self,
+        server_round: int,
+        message: Message,
+        asked: _Asked | None,
+        read: Callable[[Message], AnswerT],
     ) -> AnswerT | BadReply:
+        node_id = _node_of(message, asked)
         try:
             return read(message)
         except BadReply as bad:
-            self.reject(node_id, bad)
+            if asked is not None and asked.is_missed and message.has_error():
+                log(INFO, "node %d, which did not answer: %s", node_id, bad)
+            else:
+                self.reject(node_id, bad)
             self._book_uplink(server_round, message, node_id, None)
             return bad
 
@@ -396,14 +586,16 @@ class RoundBook:
         rest: str = MESSAGE,
     ) -> None:
         number = self._number(server_round)
-        self.ledger.record_uplink(
+        self._sizes[node_id] = self.ledger.record_uplink(
             number, message, sections, entropy_bits, node_id=node_id, rest=rest
         )
 
     def _miss_replies(self) -> None:
-        self.any_missing = bool(self._missing)
+        self.any_missing |= bool(self._missing)
         for node_id in sorted(self._missing):
             self.reject(node_id, BadReply("no-reply", "none before the timeout"))
+        for asked in self._asked:
+            asked.is_missed |= asked.node_id in self._missing
         self._missing = set()
 
     def _note(self, node_id: int, reply: SampleReply) -> None:
@@ -445,6 +637,19 @@ class RoundBook:
 
     def _nothing_sent(self) -> str:
         return f"skipped: {_listed(self.skipped)}" if self.skipped else "nobody sent anything"
+
+
+def too_late(message: Message) -> BadReply:
+    """Return why a late reply is of no use: what it says of itself if it is an error."""
+    if message.has_error():
+        error = message.error
+        return BadReply("error", f"code {error.code}, {client_words(error.reason)}")
+    return BadReply("late", "the reply came after its round, in which alone it was of use")
+
+
+def _node_of(message: Message, asked: _Asked | None) -> int:
+    """Return a reply's node: of one that died, Flower makes the reply, in another's name."""
+    return message.metadata.src_node_id if asked is None else asked.node_id
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -1,7 +1,7 @@
 """What streaming and replay have in common: samples are agreed on, asked for and read."""
 
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -82,7 +82,7 @@ class SampleStrategy(ServerStrategy):
         options: Sequence[Options],
     ) -> None:
         told = (*options, mixed, averaging, evaluation, participation)
-        super().__init__(server_model, book, request, told, evaluation)
+        super().__init__(server_model, book, request, told, evaluation, participation.quorum)
         self.participation, self.mixed, self.averaging = participation, mixed, averaging
         self._agreement, self._expected = agreement, expected
         self._sharing: set[int] = set()  # nodes that described or sent samples
@@ -104,28 +104,73 @@ class SampleStrategy(ServerStrategy):
             Mean loss, NaN without a step, and how many examples the server's model stands for.
         """
 
-    def finished(self) -> Collection[int]:
-        """Return nodes that have nothing left to send."""
+    def must_meet(self, node_id: int) -> bool:
+        """Whether a node must describe itself before it is asked for samples."""
+        return False
+
+    def met(self, node_id: int, description: Description) -> None:
+        """Take note of what a node says of itself."""
+
+    def num_recovered(self) -> int:
+        """Return how many replies `recovered` will return."""
+        return 0
+
+    def recovered(self, server_round: int) -> Sequence[Received]:
+        """Return replies to this round that an earlier process received, once."""
         return ()
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what is agreed on, and who shares what."""
+        return {
+            "agreement": self._agreement.kept(),
+            "sharing": self._sharing,
+            "private": self._private,
+        }
+
+    def restore_own(self, state: Mapping[str, Any]) -> None:
+        """Take over what `own_state` returned."""
+        self._agreement.restore(state["agreement"])
+        self._sharing, self._private = set(state["sharing"]), set(state["private"])
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Ask the round's nodes for their samples, once it is agreed on what these are like."""
         arrays, config = self.prepare(arrays, config)
+        self.book.open(server_round)
         self._agreement.state()
         finished = set(self.finished())
-        nodes = nodes_of_round(grid, self.participation, server_round, finished, self.timeout)
+        nodes = nodes_of_round(
+            grid, self.participation, server_round, finished, self.timeout, self.busy()
+        )
         self._sent_model, self._early = arrays, []
         terms = self._settle(server_round, nodes, config, grid)
+        self._meet(server_round, [n for n in nodes if self.must_meet(n)], config, grid)
         answered = {message.metadata.src_node_id for message in self._early}
-        asked = [n for n in nodes if n not in answered and (terms or n in self._private)]
+        # Some owe their description, or it says that nothing is to be asked of them.
+        left_out = answered | self.busy() | set(self.finished())
+        asked = [
+            node_id
+            for node_id in nodes
+            if node_id not in left_out
+            and (terms or node_id in self._private)
+            and not self.must_meet(node_id)
+        ]
         request = replace(self.request, server_round=server_round, terms=terms or Terms())
         messages: list[Message] = []
         for node_id in asked:
             messages += self._messages([node_id], self.request_to(node_id, request), config)
-        self.book.begin(server_round, messages, len(answered))
+        self.book.begin(server_round, messages, len(answered) + self.num_recovered())
         return messages
+
+    def _meet(
+        self, server_round: int, nodes: Sequence[int], config: ConfigRecord, grid: Grid
+    ) -> None:
+        """Ask nodes to describe themselves, but for those that say something else anyway."""
+        silent = self._private | self.busy()
+        asked = [node_id for node_id in nodes if node_id not in silent]
+        if asked:
+            self._describe(server_round, asked, config, grid)
 
     def read(self, message: Message) -> Received:
         """Decode and check a reply; `BadReply` if it cannot be used."""
@@ -152,6 +197,8 @@ class SampleStrategy(ServerStrategy):
         for received in accepted:
             of_samples = isinstance(received, ReceivedSamples)
             (self._sharing if of_samples else self._private).add(received.node_id)
+        if recovered := self.recovered(server_round):
+            accepted = sorted([*accepted, *recovered], key=lambda one: (one.client, one.node_id))
         before = self.steps_taken
         with self.book.stage("train"):
             loss, examples = self.train(server_round, accepted)
@@ -168,28 +215,39 @@ class SampleStrategy(ServerStrategy):
         this request: their replies are kept for the end of the round.
         """
         open_nodes = [node_id for node_id in nodes if node_id not in self._private]
-        told = values_of(self.request, ClientOptions)
-        request = DescribeRequest(server_round=server_round, **told)
 
         def ask(asked: Sequence[int]) -> Mapping[int, Description | str]:
-            messages = self._messages(asked, request, config)
-            self.book.ask(server_round, messages)
-            replies = list(grid.send_and_receive(messages, timeout=self.timeout))
-            if self.mixed.mixed:
-                self._early = [reply for reply in replies if _kind_of(reply) != _SAMPLES]
-            early = set(map(id, self._early))
-            answers = self.book.answers(
-                server_round,
-                [reply for reply in replies if id(reply) not in early],
-                _read_description,
-                what="description",
-                kept=self._early,
-            )
-            self._sharing |= {n for n, answer in answers if isinstance(answer, Description)}
-            return {n: str(a) if isinstance(a, BadReply) else a for n, a in answers}
+            return self._describe(server_round, asked, config, grid)
 
         most = len(open_nodes) if self.mixed.mixed else NODES_ASKED
         return self._agreement.settle(open_nodes, ask, most=most)
+
+    def _describe(
+        self, server_round: int, nodes: Sequence[int], config: ConfigRecord, grid: Grid
+    ) -> Mapping[int, Description | str]:
+        """Return the descriptions of nodes, or what they said instead; silent ones are left out."""
+        told = values_of(self.request, ClientOptions)
+        bank = self.request.bank if isinstance(self.request, ReplayRequest) else b""
+        request = DescribeRequest(server_round=server_round, bank=bank, **told)
+        messages = self._messages(nodes, request, config)
+        self.book.ask(server_round, messages)
+        replies = list(grid.send_and_receive(messages, timeout=self.timeout))
+        early = [r for r in replies if self.mixed.mixed and _kind_of(r) != _SAMPLES]
+        self._early += early
+        kept = set(map(id, early))
+        answers = self.book.answers(
+            server_round,
+            [reply for reply in replies if id(reply) not in kept],
+            _read_description,
+            what="description",
+            kept=early,
+            unhurried=self._post.unhurried if self._post is not None else (),
+        )
+        for node_id, answer in answers:
+            if isinstance(answer, Description):
+                self._sharing.add(node_id)
+                self.met(node_id, answer)
+        return {n: str(a) if isinstance(a, BadReply) else a for n, a in answers}
 
     def _messages(
         self, nodes: Sequence[int], request: SampleRequest | DescribeRequest, config: ConfigRecord
@@ -244,7 +302,7 @@ def _kind_of(message: Message) -> str:
         return _SAMPLES
     payload = message.content.get(PAYLOAD)
     keys = payload.keys() if isinstance(payload, ConfigRecord) else ()
-    if "samples" in keys:
+    if "samples" in keys or "shape" in keys:
         return _SAMPLES
     if "gradient" in keys:
         return _GRADIENT

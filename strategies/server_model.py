@@ -1,7 +1,8 @@
 """The model that the server trains: device, precision, optimizer and scheduler in one place."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from logging import INFO
 from typing import Any, TypeAlias
@@ -18,6 +19,7 @@ from codec import CodecError, Criterion, OptionError, SampleSpec, per_sample_cri
 from codec.learning.forward import forward, training_forward
 from codec.learning.inputs import in_units
 from codec.learning.state import load_state, model_state
+from strategies.errors import CheckpointError
 from strategies.rehearsal import rehearse
 
 ModelLike: TypeAlias = nn.Module | Callable[[], nn.Module]
@@ -27,6 +29,7 @@ SchedulerLike: TypeAlias = LRScheduler | Callable[[Optimizer], LRScheduler]
 # float32 (B,) or float32 (B, t); importance weights float32 (B,)
 Batch: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
+_BY_LOSS = ReduceLROnPlateau
 _TOKENS = (torch.int32, torch.int64)
 
 
@@ -384,6 +387,44 @@ class ServerModel:
         """Return the model's state as Flower arrays (a copy); a compiled one's as a plain one's."""
         return ArrayRecord(model_state(self.model))
 
+    def state(self) -> dict[str, Any]:
+        """Return model, optimizer and scheduler, for a checkpoint."""
+        return {
+            "model": model_state(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler and _scheduler_state(self.scheduler),
+            "steps_taken": self.steps_taken,
+        }
+
+    def restore(self, state: Mapping[str, Any], *, reschedule: bool = False) -> None:
+        """Take over what `state` returned, of the same model and optimizer.
+
+        Parameters
+        ----------
+        state : mapping
+        reschedule : bool
+            Whether the scheduler is one of another length: it is brought as far as it would be by
+            now, unless it goes by the loss.
+
+        Raises
+        ------
+        CheckpointError
+            If it is the state of another model, optimizer or scheduler.
+        """
+        scheduler = self.scheduler
+        if (scheduler is None) != (state["scheduler"] is None):
+            raise CheckpointError("the checkpoint's run had another scheduler, or none")
+        try:
+            load_state(self.model, state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if scheduler is not None and reschedule and not isinstance(scheduler, _BY_LOSS):
+                _advance_to(scheduler, state["steps_taken"])
+            elif scheduler is not None:
+                scheduler.load_state_dict(state["scheduler"])
+        except (CodecError, ValueError, KeyError) as error:
+            raise CheckpointError(f"the checkpoint is of another model: {error}") from error
+        self.steps_taken = state["steps_taken"]
+
     def load_arrays(self, arrays: ArrayRecord) -> None:
         """Load a state that :meth:`state_arrays` made; the optimizer's state stays."""
         load_state(self.model, arrays.to_torch_state_dict())
@@ -451,6 +492,21 @@ def _build_scheduler(scheduler: SchedulerLike | None, optimizer: Optimizer) -> L
     if built.optimizer is not optimizer:
         raise ValueError("scheduler belongs to another optimizer; pass a factory instead")
     return built
+
+
+def _scheduler_state(scheduler: LRScheduler) -> dict[str, Any]:
+    """Return a scheduler's state without what is no state but its code."""
+    return {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
+
+
+def _advance_to(scheduler: LRScheduler, steps: int) -> None:
+    """Bring a new scheduler where it is after so many steps."""
+    for group in scheduler.optimizer.param_groups:
+        group["lr"] = group.get("initial_lr", group["lr"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of steps without the optimizer's
+        for _ in range(steps):
+            scheduler.step()
 
 
 def _needs_closure(optimizer: Optimizer) -> bool:

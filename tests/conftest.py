@@ -23,6 +23,12 @@ def task_identity() -> None:
     TaskIdentity.node_id = 1
 
 
+@pytest.fixture(autouse=True)
+def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test remember on this machine's disk what it sent."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Use one thread: for models this small, waiting for a busy core costs far more."""

@@ -42,7 +42,7 @@ class InProcessGrid(DirectGrid):
         """Run the clients one after the other."""
         sent = list(messages)
         replies = list(super().send_and_receive(sent))
-        if not any(map(_is_question, sent)):
+        if not any(map(is_question, sent)):
             self.requests.append(sent)
             self.replies.append(replies)
         return replies
@@ -59,7 +59,8 @@ class InProcessGrid(DirectGrid):
         return None if reply is None else over_the_wire(reply)
 
 
-def _is_question(message: Message) -> bool:
+def is_question(message: Message) -> bool:
+    """Whether a message asks for no training."""
     config = message.content.get("config")
     asked = config.get("mode") if isinstance(config, ConfigRecord) else None
     return asked == "describe" or message.metadata.message_type == "evaluate"

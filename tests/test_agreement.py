@@ -1,5 +1,6 @@
 """Both ends agree on shapes, classes and a step that works before a sample is paid for."""
 
+import itertools
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -24,6 +25,8 @@ NAMES = ("bird", "cat", "dog")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+_SEEDS = itertools.count()
+
 
 def _model(outputs: int = CLASSES) -> nn.Module:
     torch.manual_seed(0)
@@ -34,7 +37,7 @@ def _model(outputs: int = CLASSES) -> nn.Module:
 def _source(
     shape: tuple[int, ...] = SHAPE, size: int = 12, names: tuple[str, ...] = ()
 ) -> ArraySource:
-    rng = np.random.default_rng(size)
+    rng = np.random.default_rng(next(_SEEDS))  # what two nodes have alike is kept once
     samples = rng.integers(0, 256, (size, *shape), dtype=np.uint8)
     classes = len(names) or CLASSES
     return ArraySource(samples, np.arange(size) % classes, classes, 0.0, 255.0, class_names=names)
@@ -86,7 +89,7 @@ def test_what_is_stated_is_asked_of_nobody() -> None:
 
 
 def test_three_nodes_describe_their_samples_once() -> None:
-    grid = _Asking([_client(_source())] * 5)
+    grid = _Asking([_client(_source()) for _ in range(5)])
     strategy = _strategy()
     strategy.start(grid, num_rounds=3)
     assert [len(asked) for asked in grid.described] == [3]
@@ -122,12 +125,12 @@ def test_one_odd_device_is_outvoted(place: int) -> None:
 @pytest.mark.parametrize("outputs", [CLASSES, 1])
 def test_floats_that_are_whole_are_what_the_model_can_learn(outputs: int) -> None:
     """Labels for cross-entropy, numbers for a squared error: the data alone do not tell."""
-    rows = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
-    samples = list(zip(rows, (np.arange(60) % CLASSES).astype(np.float32), strict=True))
+    rows = np.random.default_rng(0).normal(size=(120, 5)).astype(np.float32)
+    samples = list(zip(rows, (np.arange(120) % CLASSES).astype(np.float32), strict=True))
     strategy = _strategy(
         lambda: nn.Linear(5, outputs), criterion=nn.MSELoss() if outputs == 1 else None
     )
-    strategy.start(_Asking([_client(samples)] * 2), num_rounds=1)
+    strategy.start(_Asking([_client(samples[:60]), _client(samples[60:])]), num_rounds=1)
     assert len(strategy.bank) == 120 and not strategy.failures
     assert strategy.steps_taken == 2
 
@@ -227,7 +230,7 @@ def test_too_many_class_names() -> None:
 
 
 def test_a_single_output_tells_two_classes_apart() -> None:
-    samples = np.zeros((6, *SHAPE), np.uint8)
+    samples = np.arange(6, dtype=np.uint8).repeat(np.prod(SHAPE)).reshape(6, *SHAPE)
     two = ArraySource(samples, np.arange(6) % 2, 2, 0.0, 255.0)
     strategy = _strategy(partial(_model, 1), criterion=nn.BCEWithLogitsLoss())
     strategy.start(InProcessGrid([_client(two)]), num_rounds=1)
@@ -245,6 +248,7 @@ def _folders(*names: tuple[str, ...]) -> list[Client]:
         labels = np.arange(8 * len(own)) % len(own)
         values = np.array([bright[own[label]] for label in labels], np.uint8)
         samples = np.broadcast_to(values[:, None, None, None], (len(labels), *SHAPE)).copy()
+        samples[:, 0, -1, -1] = np.arange(len(labels))  # no two are the same
         clients.append(_client(ArraySource(samples, labels, len(own), 0.0, 255.0, class_names=own)))
     return clients
 
@@ -309,7 +313,7 @@ def test_a_reply_unlike_the_others_costs_only_itself() -> None:
         floats = ArraySource(samples, rng.random(12).astype(np.float32), 0, 0.0, 255.0)
         return train(message, context, floats)
 
-    grid = InProcessGrid([*[_client(_source())] * 3, unaware])
+    grid = InProcessGrid([*[_client(_source()) for _ in range(3)], unaware])
     strategy = _strategy(samples=SampleSpec(SHAPE, "uint8", 0, 255, CLASSES))
     strategy.start(grid, num_rounds=2)
     assert strategy.failures == {"target": 2}

@@ -76,7 +76,19 @@ def test_dropped_candidates_count_as_of_no_use() -> None:
     candidates = Candidates(Reader(source()), np.array([4, 9, 2]))
     candidates.first(3)
     candidates.drop((2,), "too dull")
-    assert candidates.useless == [2] and candidates.skipped == {"too dull": 1}
+    assert candidates.refused == [2] and not candidates.useless
+    assert candidates.skipped == {"too dull": 1}
+
+
+def test_where_few_are_accepted_more_are_read_at_a_time() -> None:
+    data = source()
+    even = Candidates(
+        Reader(data), np.array([1, 3, 5, 7, 2, 4, 6, 8]), lambda indices, *_: indices % 2 == 0
+    )
+    data.asked.clear()
+    samples, _ = even.first(2)
+    assert (samples == data.samples[[2, 4]]).all() and even.order.tolist()[:2] == [2, 4]
+    assert len(data.asked) == 2 and not even.useless
 
 
 def test_nothing_of_use_is_an_error_with_what_was_wrong() -> None:

@@ -1,5 +1,6 @@
 """Tests of fl_app.client_app, without torch where none is needed."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,10 +92,7 @@ def ask(
     return {**record, **metrics}
 
 
-@pytest.mark.parametrize(
-    "partitions",
-    [1, pytest.param(10, marks=pytest.mark.slow)],  # flwr-datasets takes its time to import
-)
+@pytest.mark.parametrize("partitions", [1, 10])
 def test_client_trains_without_torch(partitions: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH + ONE_ROUND, str(partitions)],
@@ -138,12 +136,31 @@ def test_node_with_its_own_folder_owns_all_of_it(tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         for i in range(3):
             Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(folder / f"{i}.png")
+            os.utime(folder / f"{i}.png", (0, 0))
     record = ask(
         {"config": request(samples_per_round=0)},
         {"partition-id": 5, "data-dir": str(tmp_path)},
         {"dataset": "imagefolder", "image-size": 8, "data-dir": "elsewhere"},
     )
     assert (record["num-sent"], record["remaining"], record["client"]) == (6, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("node", "folder"),
+    [
+        ({"partition-id": 2, "num-partitions": 4}, "run/2"),
+        ({"partition-id": 2}, "run"),
+        ({"partition-id": 2, "state-dir": "node"}, "node"),
+        ({"partition-id": 2, "num-partitions": 4, "state-dir": "node"}, "node/2"),
+    ],
+)
+def test_a_device_remembers_where_it_is_told(
+    node: dict[str, int | str], folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ask({"config": request(bank=b"the bank")}, node, {"state-dir": "run"})
+    (found,) = tmp_path.rglob("*.sqlite")
+    assert found.parent == tmp_path / folder and found.stem == b"the bank".hex()
 
 
 def test_data_are_loaded_once_per_partition() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message
+from flwr.app import Context, Message
 from numpy.typing import NDArray
 from requested_client import (
     COARSE,
@@ -23,11 +23,12 @@ from requested_client import (
 )
 
 from clients import ArraySource, train
-from clients.delivery import SentSamples
 from clients.importance import model_outputs, score
+from clients.memory import Memory
 from clients.selection import FIRST_TRIED
-from codec import CodecError
-from codec.messages import IMPORTANCES, SCORED
+from codec import CodecError, SamplePayload, decode_samples
+from codec.identity import fingerprints, receipt, tags
+from codec.messages import IMPORTANCES, SCORED, Terms
 from codec.random import client_generator
 
 
@@ -62,15 +63,27 @@ def test_replay_sends_in_random_order_sorted_by_label_within_a_payload() -> None
     assert (decoded(reply).targets == source.targets[indices]).all()
 
 
-def test_replay_state_holds_one_bit_a_sample() -> None:
+def remembered(ctx: Context) -> Memory:
+    return Memory.from_entries(ctx.state.config_records["quantized-data"])
+
+
+def test_the_state_holds_what_was_sent_until_it_is_known_to_have_arrived() -> None:
     ctx, source = context(), digits()
-    indices = sent_indices(answer(replay(), ctx, source))
-    record = ctx.state["quantized-data"]
-    assert isinstance(record, ConfigRecord)
-    assert len(record["sent"]) == len(record["pending"]) == 7  # type: ignore[arg-type]
-    state = SentSamples.from_entries(record, 50)
-    assert np.flatnonzero(state.pending).tolist() == sorted(indices)
-    assert not state.delivered.any() and state.pending_round == 1
+    reply = answer(replay(acknowledged=b""), ctx, source)
+    state, indices = remembered(ctx), sent_indices(reply)
+    assert sorted(state.pending) == sorted(fingerprints(source.samples, source.targets)[indices])
+    assert not len(state.delivered) and state.unsettled == receipt_of(reply)
+    answer(replay(server_round=2, acknowledged=receipt_of(reply)), ctx, source)
+    assert sorted(remembered(ctx).delivered) == sorted(state.pending)
+
+
+def test_the_state_takes_nine_bytes_a_sample() -> None:
+    ctx, source = context(), digits(2000)
+    answer(replay(samples_per_round=0), ctx, source)
+    answer(replay(server_round=2), ctx, source)
+    record = ctx.state.config_records["quantized-data"]
+    size = sum(len(value) for value in record.values() if isinstance(value, bytes | str))
+    assert size < 9 * 2000
 
 
 def test_replay_marks_only_what_fits_the_budget() -> None:
@@ -192,15 +205,34 @@ def test_a_failed_round_leaves_the_state_alone() -> None:
     assert not ctx.state
 
 
+@pytest.mark.parametrize("size", [0, 2, 8])
+def test_fingerprints_travel_in_the_order_of_the_payloads(size: int) -> None:
+    source, ctx = digits(), context()
+    terms = Terms(samples=5)
+    msg = replay(identity_bytes=size, bank=b"8 bytes.", terms=terms.to_bytes())
+    reply = answer(msg, ctx, source)
+    parts = [SamplePayload.from_bytes(part) for part in (reply["samples"], *reply["more"])]
+    assert len(parts) == 3
+    samples = np.concatenate([decode_samples(part).samples for part in parts]).astype(np.uint8)
+    targets = np.concatenate([decode_samples(part).targets for part in parts]).astype(np.int64)
+    expected = tags(fingerprints(samples, targets, b"8 bytes."), size)
+    assert reply.get("fingerprints", b"") == expected
+
+
+def receipt_of(reply: dict[str, Any]) -> bytes:
+    return receipt((reply["samples"], *reply.get("more", ())))
+
+
 def test_lost_replies_are_sent_again() -> None:
-    """Round 1 arrives, round 2 is lost, round 3 arrives: what round 2 held comes later."""
-    ctx, source, sent = context(), digits(), []
-    for server_round, acknowledged in ((1, -1), (2, 1), (3, 1), (5, 3), (6, 5), (7, 6)):
-        msg = replay(server_round=server_round, acknowledged=acknowledged)
+    """Replies 0 and 2 to 4 arrive, reply 1 is lost: what it held comes later."""
+    ctx, source, sent, arrived = context(), digits(), [], b""
+    for number in range(6):
+        msg = replay(server_round=number + 1, acknowledged=arrived)
         reply = answer(msg, ctx, source)
         sent.append(sent_indices(reply))
-        arrived = sum(map(len, sent)) - (12 if server_round > 2 else 0)
-        assert reply["remaining"] == 50 - arrived
+        assert reply["remaining"] == max(0, 50 - 12 * (number + (number < 2)))
+        if number != 1:
+            arrived = receipt_of(reply)
     delivered = [index for reply in sent[:1] + sent[2:] for index in reply]
     assert sorted(delivered) == list(range(50))
     assert len(sent[5]) == 2
@@ -253,16 +285,18 @@ def test_no_more_is_read_than_the_budget_allows_to_send(importance: str) -> None
 
 
 def test_a_reply_that_was_lost_counts_again_what_it_skipped() -> None:
-    ctx, data, told = context(), Photographs(7), []
-    for server_round, acknowledged in ((1, -1), (2, -1), (3, 2)):
-        msg = replay(server_round=server_round, acknowledged=acknowledged, samples_per_round=49)
-        told.append(skipped(answer(msg, ctx, data, classes=4)))
+    ctx, data, told, arrived = context(), Photographs(7), [], b""
+    for number in range(3):
+        msg = replay(server_round=number + 1, acknowledged=arrived, samples_per_round=49)
+        reply = answer(msg, ctx, data, classes=4)
+        told.append(skipped(reply))
+        arrived = receipt_of(reply) if number else b""
     assert told == [{"unreadable (OSError)": 1}, {"unreadable (OSError)": 1}, {}]
 
 
 def test_a_sample_too_large_for_the_budget_is_left_out_for_good() -> None:
     source, ctx, told = digits(), context(), Counter[str]()
-    samples = np.full((50, 1, 8, 8), 90, np.uint8)
+    samples = np.repeat(np.arange(60, 110, dtype=np.uint8), 64).reshape(50, 1, 8, 8)
     samples[[3, 20]] = np.random.default_rng(5).integers(0, 256, (2, 1, 8, 8))
     mostly_flat = replace(source, samples=samples)
     for server_round in range(25):
@@ -275,10 +309,8 @@ def test_a_sample_too_large_for_the_budget_is_left_out_for_good() -> None:
         reply = answer(msg, ctx, mostly_flat)
         told.update(skipped(reply))
         assert len(reply["samples"]) <= 60
-    record = ctx.state["quantized-data"]
-    assert isinstance(record, ConfigRecord)
-    state = SentSamples.from_entries(record, 50)
-    assert np.flatnonzero(state.useless).tolist() == [3, 20]
+    refused = fingerprints(samples[[3, 20]], source.targets[[3, 20]])
+    assert sorted(remembered(ctx).refused) == sorted(refused)
     assert told == {"larger than uplink-budget": 2} and reply["remaining"] == 0
 
 

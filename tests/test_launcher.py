@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from sim.launcher import of_simulated_clients
+
 pytestmark = [pytest.mark.slow, pytest.mark.simulation]
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +162,19 @@ def _leftovers(scratch: Path) -> list[str]:
         except OSError:  # ended meanwhile, or somebody else's
             continue
     return found
+
+
+def test_simulated_clients_are_keyed_by_partition_and_remember_in_the_run_folder() -> None:
+    app = {"client-key": "node", "state-dir": "", "out-dir": ""}
+    assert of_simulated_clients({"out-dir": "/runs/1", "seed": 2}, app) == {
+        "client-key": "partition",
+        "state-dir": "/runs/1/devices",
+        "out-dir": "/runs/1",
+        "seed": 2,
+    }
+    own = {"out-dir": "/runs/1", "state-dir": "/mine", "client-key": "node"}
+    assert of_simulated_clients(own, app) == own
+    assert of_simulated_clients({"out-dir": "/runs/1"}, {"out-dir": ""}) == {"out-dir": "/runs/1"}
 
 
 def test_success_prints_the_run_folder(launches: dict[str, Launch]) -> None:

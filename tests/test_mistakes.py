@@ -442,7 +442,7 @@ API: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         lambda: RunConfig.from_run_config({"learning_rate": 1}),
         ("'learning_rate'", "did you mean 'learning-rate'?"),
     ),
-    "out-dir": (lambda: RunFolder(Path(__file__)), ("out-dir = ", "choose another")),
+    "out-dir": (lambda: RunFolder(Path(__file__), {}), ("out-dir = ", "choose another")),
 }
 
 

@@ -77,6 +77,19 @@ def test_a_good_reply_is_read() -> None:
     assert reply.refinement is None
 
 
+def test_fingerprints_are_counted_as_a_section_of_their_own() -> None:
+    reply = _read(fingerprints=bytes(10))
+    assert reply.sections["fingerprints"] == 10
+    assert sum(reply.sections.values()) == len(_payload().to_bytes()) + 10
+
+
+@pytest.mark.parametrize("size", [1, 9, 45])
+def test_fingerprints_that_fit_no_number_of_bytes_a_sample_are_refused(size: int) -> None:
+    with pytest.raises(BadReply, match=f"{size} bytes of fingerprints for 5") as caught:
+        _read(fingerprints=bytes(size))
+    assert caught.value.cause == "record"
+
+
 def test_a_refinement_without_samples_is_legal() -> None:
     expected = Expectation(compressor=FP32, gradient_shapes=[g.shape for g in GRADIENT])
     reply = _read(expected, samples=b"", num_sent=0, refinement=_refinement())

@@ -26,7 +26,9 @@ CONFIG = RunConfig(num_rounds=3, server_steps=7, local_steps=5, device="cpu", mo
 
 def built(config: RunConfig) -> ServerStrategy:
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
-    return STRATEGIES[config.strategy].build(config, network, ImageKind((1, 28, 28), "uint8", 10))
+    return STRATEGIES[config.strategy].build(
+        config, network, ImageKind((1, 28, 28), "uint8", 10), None
+    )
 
 
 def test_every_kind_of_work_is_a_strategy() -> None:

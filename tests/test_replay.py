@@ -12,6 +12,8 @@ from torch import nn
 
 from clients import ArraySource, train
 from codec import CodecOptions
+from codec.identity import receipt
+from codec.messages import ReplayRequest
 from strategies import QuantizedDataReplay, RoundResult, SampleBank, ServerModel, train_on_bank
 
 SHAPE, CLASSES, CLIENTS = (1, 4, 4), 2, 3
@@ -150,19 +152,22 @@ def test_nothing_is_lost_when_replies_fail(how: str) -> None:
     assert _marks(strategy.bank) == ALL_MARKS
 
 
-def test_acknowledged_is_the_last_accepted_round() -> None:
+def test_acknowledged_is_the_receipt_of_the_last_accepted_reply() -> None:
     clients = [_client(source) for source in _sources()]
     clients[0] = _fails_in((1, 3), "truncated", clients[0])
     grid = InProcessGrid(clients)
     _strategy().start(grid, num_rounds=4)
     node_id = next(iter(grid.clients))
-    acknowledged: list[int] = []
-    for sent in grid.requests[::2]:
+    acknowledged, receipts = [], []
+    for sent, answers in zip(grid.requests[::2], grid.replies[::2], strict=True):
         (request,) = (message for message in sent if message.metadata.dst_node_id == node_id)
-        record = request.content["config"]
-        assert isinstance(record, ConfigRecord) and isinstance(record["acknowledged"], int)
-        acknowledged.append(record["acknowledged"])
-    assert acknowledged == [-1, -1, 2, 2]
+        asked = ReplayRequest.from_entries(request.content.config_records["config"])
+        acknowledged.append(asked.acknowledged)
+        (reply,) = (message for message in answers if message.metadata.src_node_id == node_id)
+        samples = reply.content.config_records["payload"]["samples"]
+        assert isinstance(samples, bytes)
+        receipts.append(receipt((samples,)))
+    assert acknowledged == [b"\0", b"\0", receipts[1], receipts[1]]
 
 
 def test_all_replies_failed_is_a_round_without_steps(
@@ -262,7 +267,7 @@ def test_summary_and_progress_are_logged(
         "server-steps: 5",
         "fraction-train: 1.0",
         "min-available-nodes: 1",
-        "└── min-train-nodes: 1",
+        "└── quorum: 1.0",
         "training: 5/5 steps, loss",
     ):
         assert part in text

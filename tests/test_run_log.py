@@ -2,15 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterable
 
 import pytest
-from flwr.app import Message, RecordDict
 from flwr.common import log
-from inprocess_grid import InProcessGrid
 
 from fl_app.run_folder import RoundRecord
-from fl_app.run_log import ReportingGrid, RoundClock, failures_of, orderly_log, summary_lines
+from fl_app.run_log import RoundClock, failures_of, orderly_log, summary_lines
 from fl_app.words import counts, duration, size
 from strategies.round_book import RoundBook
 
@@ -69,30 +66,6 @@ def test_colours_are_left_out_on_request(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("NO_COLOR", "1")
     with orderly_log():
         assert not handler.colored
-
-
-class SlowGrid(InProcessGrid):
-    """Takes a while."""
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        time.sleep(0.35)
-        return super().send_and_receive(messages, timeout=timeout)
-
-
-def test_a_long_wait_for_replies_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    inner = SlowGrid([lambda message, _: Message(RecordDict(), reply_to=message)] * 2)
-    grid = ReportingGrid(inner, every=0.1)
-    messages = [Message(RecordDict(), node, "train") for node in grid.get_node_ids()]
-    assert len(list(grid.send_and_receive(messages))) == 2
-    told = lines(caplog)
-    assert 1 <= len(told) <= 4
-    assert told[0] == "waiting for the replies of 2 nodes for 0.1 s"
-    time.sleep(0.2)
-    assert lines(caplog) == told
-    assert list(grid.send_and_receive([])) == []
-    assert grid.contexts is inner.contexts
 
 
 def test_the_clock_tells_a_round_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from codec.samples.spec import SampleSpec
@@ -67,6 +68,15 @@ def model_inputs(
     if not sees_floats(spec):
         return tensor.long()
     return in_units(tensor, mapped_range(spec, scale))
+
+
+def float_inputs(samples: NDArray[Any], spec: SampleSpec, scale: str) -> NDArray[np.float32]:
+    """Return what a model of floats sees of samples, as `model_inputs` does, without torch."""
+    values, bounds = samples.astype(np.float32), mapped_range(spec, scale)
+    if bounds is None:
+        return values
+    low, high = bounds
+    return (values - np.float32(low)) / np.float32(high - low)
 
 
 def in_units(samples: "torch.Tensor", bounds: Bounds | None) -> "torch.Tensor":

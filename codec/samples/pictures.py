@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from codec.errors import CodecError, PayloadError
+from codec.packages import needed_packages
 from codec.samples.avif_size import frame_sizes
 from codec.samples.sheets import Pixels
 
@@ -126,7 +127,8 @@ def load_jxl(file: bytes, shape: tuple[int, ...]) -> Pixels:
 
 
 def _pillow(kind: str) -> Any:
-    from PIL import Image
+    with needed_packages():
+        from PIL import Image
 
     Image.init()
     if kind not in Image.SAVE:

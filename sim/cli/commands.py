@@ -14,6 +14,7 @@ from sim.cli.options import (
     APP,
     RESULTS,
     AppFolder,
+    BankFile,
     Clients,
     Config,
     ConfigFile,
@@ -21,11 +22,13 @@ from sim.cli.options import (
     Overwrite,
     Quick,
     ResultsFolder,
+    Resume,
     RunFolder,
     absolute,
     folder,
 )
 from sim.cli.results_folder import LOG, results_folder
+from sim.cli.resume import keep_run, kept_run
 from sim.cli.run_help import RunCommand
 from sim.cli.run_log import kept_log, print_line
 from sim.compare.presets import PRESETS, Preset
@@ -39,6 +42,9 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+bank = typer.Typer(help="Check, show or export the samples that a run has received.")
+cli.add_typer(bank, name="bank")
+
 
 @cli.command(cls=RunCommand)
 def run(
@@ -48,8 +54,12 @@ def run(
     app: AppFolder = APP,
     out: RunFolder = "",
     overwrite: Overwrite = False,
+    resume: Resume = None,
 ) -> None:
     """Run the app on simulated clients and print the run folder."""
+    if resume is not None:
+        _resume(resume, config or (), run_config, app, out, overwrite=overwrite)
+        return
     overrides = make_run_config(app, config or (), run_config)
     effective = read_defaults(app) | overrides
     check_run(app, effective, clients)
@@ -61,7 +71,35 @@ def run(
         results_folder(place, effective, overwrite=overwrite) as results,
         kept_log(results / LOG, print_line) as echo,
     ):
+        if app.resolve() == APP:
+            keep_run(results, effective | {"out-dir": str(results)}, clients)
         launch(app, overrides | {"out-dir": str(results)}, clients, echo)
+    print_line(f"run folder: {results}")
+
+
+def _resume(
+    place: Path,
+    config: Sequence[str],
+    run_config: Path | None,
+    app: Path,
+    out: str,
+    *,
+    overwrite: bool,
+) -> None:
+    """Go on with the run in a folder."""
+    if out or overwrite or app.resolve() != APP:
+        raise RunConfigError(f"--resume {place} takes no --out, no --overwrite and no other --app")
+    overrides = make_run_config(app, config, run_config)
+    del overrides["data-dir"]  # not asked for: that of the run
+    if any(pair.startswith("data-dir=") for pair in config):
+        overrides |= make_run_config(app, config)
+    known, clients = kept_run(place, overrides)
+    check_run(app, known, clients)
+    with (
+        results_folder(str(place), known) as results,
+        kept_log(results / LOG, print_line, more=True) as echo,
+    ):
+        launch(app, known | {"out-dir": str(results), "resume": True}, clients, echo)
     print_line(f"run folder: {results}")
 
 
@@ -83,6 +121,120 @@ def central(
     with results_folder(out, effective | {"strategy": "central"}) as results:
         beside_central_training(app, overrides, clients, seeds, results, print_line)
     print_line(f"results: {results}")
+
+
+@cli.command()
+def train(
+    bank: Annotated[
+        Path, typer.Option("--bank", parser=absolute, metavar="PATH", help="The bank's file.")
+    ],
+    config: Config = None,
+    run_config: ConfigFile = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,VALUE ...", help="Train on all combinations of these."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N")] = 1,
+    out: RunFolder = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train any model on the samples that a run has received, with no further byte."""
+    from sim.bank_training import POINTS, grid_of, train_on
+
+    points = grid_of(APP, grid or ())
+    effective = read_defaults(APP) | make_run_config(APP, config or (), run_config)
+    several = len(points) * seeds > 1  # which go on where they were left off
+    with results_folder(
+        out, effective | {"strategy": "bank"}, overwrite=None if several else overwrite
+    ) as results:
+        if overwrite:
+            (results / POINTS).unlink(missing_ok=True)
+        train_on(bank, effective, points, seeds, results, print_line)
+    print_line(f"results: {results}")
+
+
+@cli.command()
+def keys(
+    out: Annotated[
+        Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the keys; kept if there.")
+    ],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME ...",
+            help="DNS names and addresses of the server; the first goes to Flower's configuration.",
+            show_default="localhost, or as before",
+        ),
+    ] = None,
+    devices: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Devices in all; those with keys keep them.")
+    ] = 0,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, help="Port of the server.", show_default="8000, or as before"
+        ),
+    ] = 0,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="Validity of the server's certificate.")
+    ] = 365,
+    connection: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of the server in Flower's configuration.",
+            show_default="fleet, or as before",
+        ),
+    ] = "",
+    register: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Register the devices with the running server of this connection."
+        ),
+    ] = "",
+) -> None:
+    """Make the certificates and device keys of a deployment, and register the devices."""
+    from codec.packages import needed_packages
+
+    with needed_packages():
+        from sim.keys import KeyFolder, configuration, make_keys
+        from sim.keys import register as register_devices
+
+    place = KeyFolder(out)
+    for line in make_keys(place, host or (), devices, connection=connection, port=port, days=days):
+        print_line(f"made {line}")
+    if register:
+        with configuration(place, register) as env:
+            new, known = register_devices(env, place.public_keys(), register, print_line)
+        print_line(f"registered with {register}: {new} devices, {known} known before")
+    print_line(f"keys: {out}; what to do with them: {out / 'README.md'}")
+
+
+@cli.command()
+def deploy(
+    config: Config = None,
+    run_config: ConfigFile = None,
+    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="SuperNodes.")] = 3,
+    app: AppFolder = APP,
+    out: RunFolder = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the app on a SuperLink and SuperNodes of this machine, with TLS and device keys."""
+    from codec.packages import needed_packages
+
+    with needed_packages():
+        from sim.deploy import run_deployment
+
+    overrides = make_run_config(app, config or (), run_config)
+    effective = read_defaults(app) | overrides
+    check_run(app, effective, nodes, "--nodes")
+    place = out or str(effective.get("out-dir", ""))
+    with (
+        results_folder(place, effective, overwrite=overwrite) as results,
+        kept_log(results / LOG, print_line) as echo,
+    ):
+        run_deployment(app, overrides | {"out-dir": str(results)}, nodes, echo)
+    print_line(f"run folder: {results}")
 
 
 @cli.command()
@@ -174,6 +326,28 @@ def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
 
 
 @cli.command()
+def faults(
+    out: ResultsFolder = RESULTS,
+    quick: Quick = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FAULT ...", help="Run these kinds, even if there are results."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
+) -> None:
+    """Kill and spoil whatever can be, and count the samples that are lost or doubled."""
+    from sim.faults.report import FAULTS, run_faults
+
+    names = [fault.name for fault in FAULTS]
+    for name in only or ():
+        if name not in names:
+            legal = "; ".join(names)
+            raise RunConfigError(f"--only: {name!r} is no kind of fault; legal: {legal}")
+    run_faults(out, quick=quick, only=only or (), seed=seed, echo=print_line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
 def importance(
     mode: Annotated[Literal["streaming", "replay"], typer.Option()],
     config: Config = None,
@@ -199,6 +373,70 @@ def importance(
     except ValueError as error:
         raise RunConfigError(str(error)) from error
     compare_importances(out, first, mode, seeds, importances or IMPORTANCES, print_line)
+    print_line(f"results: {out}")
+
+
+@bank.command("check")
+def bank_check(path: BankFile) -> None:
+    """Check that all of a bank is what was written: structure, checksums, every payload."""
+    from sim.banks import check_bank
+
+    check_bank(path, print_line)
+
+
+@bank.command("show")
+def bank_show(path: BankFile) -> None:
+    """Show what a bank holds: samples by class, replies, and bytes."""
+    from sim.banks import show_bank
+
+    show_bank(path, print_line)
+
+
+@bank.command("export")
+def bank_export(
+    path: BankFile,
+    to: Annotated[Path, typer.Option(parser=folder, metavar="DIR", help="Where to.")],
+    kind: Annotated[
+        str, typer.Option("--format", metavar="NAME", help="folder, npz, parquet or datasets.")
+    ] = "folder",
+) -> None:
+    """Write a bank's samples as an image folder, npz, Parquet, or for Hugging Face datasets."""
+    from sim.banks import export_bank
+
+    export_bank(path, to, kind, print_line)
+
+
+@bank.command("compact")
+def bank_compact(path: BankFile) -> None:
+    """Remove payloads that are nothing but duplicates, and what room the file does not need."""
+    from sim.banks import compact_bank
+
+    compact_bank(path, print_line)
+
+
+@cli.command()
+def scout(
+    config: Config = None,
+    run_config: ConfigFile = None,
+    app: AppFolder = APP,
+    out: ResultsFolder = RESULTS,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N")] = 3,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME ...")] = None,
+) -> None:
+    """Compare a scout's scores with the model's and with chance, at equal bytes too (CIFAR-10)."""
+    from codec.options import did_you_mean
+    from sim.scout import compare_scouts, contenders
+
+    for name in only or ():
+        if name not in contenders():
+            hint = did_you_mean(name, contenders())
+            raise RunConfigError(f"--only: {name!r} is not compared here; {hint}")
+    try:
+        compare_scouts(
+            out, make_run_config(app, config or (), run_config), seeds, only or (), print_line
+        )
+    except ValueError as error:
+        raise RunConfigError(str(error)) from error
     print_line(f"results: {out}")
 
 

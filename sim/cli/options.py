@@ -13,7 +13,7 @@ APP = Path(__file__).resolve().parents[2]
 RESULTS = APP / "sim" / "results"
 
 # Flags that take all arguments up to the next flag.
-MULTIPLE = ("--config", "--only", "--importances")
+MULTIPLE = ("--config", "--grid", "--only", "--importances", "--host")
 
 
 def repeat_flags(arguments: Sequence[str], flags: Sequence[str] = MULTIPLE) -> list[str]:
@@ -96,6 +96,16 @@ RunFolder: TypeAlias = Annotated[
 Overwrite: TypeAlias = Annotated[
     bool,
     typer.Option("--overwrite", help="Replace the results in DIR, which are refused otherwise."),
+]
+BankFile: TypeAlias = Annotated[
+    Path, typer.Argument(parser=absolute, metavar="PATH", help="The bank's file.")
+]
+Resume: TypeAlias = Annotated[
+    Path | None,
+    _folder(
+        "Go on with the run in DIR, which was stopped or killed, with its config; --config may "
+        "raise num-rounds."
+    ),
 ]
 ResultsFolder: TypeAlias = Annotated[Path, _folder("Folder of the results.", "sim/results")]
 Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Small and short: a smoke test.")]

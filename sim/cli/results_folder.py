@@ -12,7 +12,13 @@ from pathlib import Path
 from sim.cli.options import absolute
 from sim.run_config import ConfigValue, RunConfigError
 
-RESULTS = ("result.json", "rounds.jsonl", "accuracy_vs_uplink.png", "model.safetensors")
+RESULTS = (
+    *("result.json", "rounds.jsonl", "accuracy_vs_uplink.png", "model.safetensors"),
+    *("config.json", "checkpoint.safetensors"),
+    *("bank.sqlite", "bank.sqlite-wal", "bank.sqlite-shm", "bank.sqlite.lock"),
+)
+CONFIG, STARTED = "config.json", ("rounds.jsonl", "log.txt")
+DEVICES = "devices"  # folder of what simulated devices remember
 LOCK, LOG = ".lock", "log.txt"
 LEAST_FREE = 200_000_000  # bytes: logs, what Flower unpacks, and results
 
@@ -47,6 +53,8 @@ def results_folder(
             yield folder
     except BaseException:
         if new:
+            if not any((folder / name).exists() for name in STARTED):
+                (folder / CONFIG).unlink(missing_ok=True)
             with suppress(OSError):  # what was written before the failure stays
                 folder.rmdir()
         raise
@@ -134,3 +142,4 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
         )
     for file in [*found, folder / LOG]:
         file.unlink(missing_ok=True)
+    shutil.rmtree(folder / DEVICES, ignore_errors=True)

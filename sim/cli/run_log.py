@@ -19,12 +19,15 @@ _NOISE = re.compile(
 
 
 @contextmanager
-def kept_log(path: Path, echo: Callable[[str], None]) -> Iterator[Callable[[str], None]]:
+def kept_log(
+    path: Path, echo: Callable[[str], None], *, more: bool = False
+) -> Iterator[Callable[[str], None]]:
     """Yield an ``echo`` that also keeps each line in a file, without colours.
 
-    The file is made with the first line; a `RunError` from the block says where it is.
+    The file is made with the first line, unless there is `more` of one; a `RunError` from the
+    block says where it is.
     """
-    kept = False
+    kept = more
 
     def keep(line: str) -> None:
         nonlocal kept

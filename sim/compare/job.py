@@ -17,7 +17,7 @@ from typing import NoReturn
 from sim.compare.presets import Method, Preset
 from sim.compare.results import Results, Row, append_rows, read_results
 from sim.compare.search import search
-from sim.launcher import RunError, launch
+from sim.launcher import NOTHING_KEPT, RunError, launch
 from sim.run_config import ConfigValue
 from sim.superlink import interrupt
 
@@ -152,7 +152,8 @@ class Job:
         """Run the app with overrides of its run config; return the run and its points."""
         out = self.path.parent / "runs" / f"{self.preset.name}-{time.time_ns()}"
         started = time.perf_counter()
-        launch(self.app, config | {"out-dir": str(out)}, self.preset.clients, self._progress)
+        entries = {**config, **NOTHING_KEPT, "out-dir": str(out)}
+        launch(self.app, entries, self.preset.clients, self._progress)
         return _read_run(out, time.perf_counter() - started)
 
     def _progress(self, line: str) -> None:

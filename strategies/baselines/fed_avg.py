@@ -29,7 +29,7 @@ from codec.options import pick, split_options, takes_options, values_of
 from strategies.averaging import clipped_model
 from strategies.baselines.statistics import StatisticsOptions
 from strategies.evaluation import EvaluationOptions
-from strategies.participation import wait_for_nodes
+from strategies.participation import nodes_of_round, train_messages
 from strategies.received import BadReply, decoded_statistics, decompressed, read_reply
 from strategies.received_arrays import read_arrays, require_finite
 from strategies.received_model import (
@@ -56,8 +56,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     trainable parameters, with error feedback on the client where the compressor has it; the server
     adds it to the model that it sent and hands the sum to Flower. ``Compression("qsgd", bits=7)``
     makes changes of int8. Integer buffers are then not sent, and statistics of batch normalization
-    in half precision every `buffers_every` rounds and in the last one. Which nodes are asked is
-    drawn by Flower, unseeded.
+    in half precision every `buffers_every` rounds and in the last one.
 
     Parameters
     ----------
@@ -91,7 +90,13 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.statistics_options, participation, evaluation, self.averaging = split_options(
+        (
+            asked,
+            self.statistics_options,
+            self.participation,
+            evaluation,
+            self.averaging,
+        ) = split_options(
             options,
             LocalOptions,
             StatisticsOptions,
@@ -99,6 +104,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             EvaluationOptions,
             AveragingOptions,
         )
+        participation = self.participation
         FedAvg.__init__(
             self,
             fraction_train=participation.fraction_train,
@@ -113,7 +119,10 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         client_options = values_of(participation, ClientOptions)
         request = pick(LocalRequest, asked, server_round=1, learning_rate=0.0, **client_options)
         told = (asked, self.statistics_options, self.averaging, participation, evaluation)
-        ServerStrategy.__init__(self, server_model, RoundBook(on_round), request, told, evaluation)
+        book = RoundBook(on_round)
+        ServerStrategy.__init__(
+            self, server_model, book, request, told, evaluation, participation.quorum
+        )
         self.learning_rate = learning_rate
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
@@ -122,7 +131,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Let Flower make the round's messages, and book them."""
+        """Send the round's nodes the model."""
         options = self.statistics_options
         due = self._statistics and self.is_due(server_round, options.buffers_every)
         request = replace(
@@ -132,10 +141,11 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             buffers=options.buffer_batches if due and self.compressor else 0,
         )
         arrays, config = self.prepare(arrays, config, private=self.compressor is None)
-        config = ConfigRecord({**config, **request.to_entries()})
-        needed = max(self.min_available_nodes, self.min_train_nodes)
-        wait_for_nodes(grid, needed, set(), self.timeout)  # Flower itself would wait for ever
-        messages = list(FedAvg.configure_train(self, server_round, arrays, config, grid))
+        # Flower itself would wait for ever, ask nodes that are busy, and draw unseeded.
+        node_ids = nodes_of_round(
+            grid, self.participation, server_round, timeout=self.timeout, busy=self.busy()
+        )
+        messages = train_messages(node_ids, lambda _: request, config, arrays)
         self._sent = arrays
         self.book.begin(server_round, messages)
         return messages

@@ -128,7 +128,8 @@ class GradientCompression(ServerStrategy):
                 "optimizer's momentum, which must be 0"
             )
         told = (asked, self.statistics_options, self.averaging, self.participation, evaluation)
-        super().__init__(server_model, RoundBook(on_round), request, told, evaluation)
+        quorum = self.participation.quorum
+        super().__init__(server_model, RoundBook(on_round), request, told, evaluation, quorum)
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
 
@@ -141,7 +142,9 @@ class GradientCompression(ServerStrategy):
         due = self._statistics and self.is_due(server_round, options.buffers_every)
         buffers = options.buffer_batches if due else 0
         request = replace(self.request, server_round=server_round, buffers=buffers)
-        node_ids = nodes_of_round(grid, self.participation, server_round, timeout=self.timeout)
+        node_ids = nodes_of_round(
+            grid, self.participation, server_round, timeout=self.timeout, busy=self.busy()
+        )
         messages = train_messages(node_ids, lambda _: request, config, arrays)
         self.book.begin(server_round, messages)
         return messages

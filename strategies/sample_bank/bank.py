@@ -1,0 +1,747 @@
+"""What the server has received: coded at rest, decoded while the memory limit allows."""
+
+import math
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codec import CodecError, DecodedSamples, DecodeLimits, SamplePayload, decode_samples
+from codec.identity import receipt
+from codec.learning.inputs import in_units
+from codec.options import COUNT, check
+from strategies.errors import BankError
+from strategies.sample_bank.arrays import (
+    DEFAULT_MEMORY_LIMIT,
+    Arrays,
+    concatenate,
+    held,
+    nothing_like,
+)
+from strategies.sample_bank.dataset import BankDataset
+from strategies.sample_bank.duplicates import (
+    Coded,
+    Incoming,
+    Loss,
+    TagIndex,
+    comparable,
+    dropped_of,
+    marks_of,
+    split_tags,
+)
+from strategies.sample_bank.file import BankFile, NewPayload
+from strategies.sample_bank.records import Added, Origin, StoredReply
+from strategies.server_model import Batch
+
+_FLOAT_BYTES = 4
+_COMPARED_BYTES = 64 << 20  # of decoded samples kept at hand for comparisons
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Samples that came together, at rest.
+
+    Attributes
+    ----------
+    data : bytes, Arrays or int
+        Payload, arrays given by :meth:`SampleBank.add_arrays`, or the row of a bank's file.
+    count, nbytes : int
+        Samples that are not dropped, and bytes at rest.
+    loss : Loss
+        What their coding has changed.
+    kept : (count,) int array, optional
+        Which samples of the payload these are; None: all.
+    """
+
+    data: bytes | Arrays | int
+    count: int
+    nbytes: int
+    loss: Loss
+    kept: NDArray[np.int64] | None = None
+
+
+class SampleBank:
+    """Pool of received samples from which the server draws minibatches.
+
+    Payloads stay as their bytes, in memory or in a file. Decoded samples are held in one contiguous
+    array, the *window*: all of them while they fit in ``memory_limit``; beyond it the window holds
+    as many payloads as fit, in random order, and an epoch goes from window to window.
+
+    Payloads may differ in type, range and codec; shape and kind of targets must agree. Samples of
+    uint8 sources are held as uint8 when their codec is biased anyway or lossless; once others come,
+    all are held as float32, which keeps an unbiased codec unbiased.
+
+    A bank with a `path` outlives the process, killed or not: what :meth:`add_reply` has returned
+    for is on the disk, whole. One process writes it at a time; :meth:`open` reads it meanwhile.
+
+    Parameters
+    ----------
+    memory_limit : int
+        Most bytes of decoded samples in the window. A payload larger than this makes a window of
+        its own.
+    limits : DecodeLimits
+        What one payload may make the decoder allocate.
+    scale : str
+        What the model sees of samples, see `codec.messages.ClientOptions`.
+    path : str or Path, optional
+        File of the bank, which is made or goes on. By default the bank lives in memory.
+
+    Raises
+    ------
+    BankError
+        If the file is in use by another writer, damaged, of another version, or no bank.
+    """
+
+    _blocks: list[_Block]
+    _receipts: set[bytes]
+    # None of the first samples, but all that they are. Others are held in the same type and range
+    # until some differ; from then on all are held as floats.
+    _first: Arrays | None
+    # The running epoch: blocks not reached yet, and the window with what is not yet drawn. Of its
+    # blocks the first are decoded, in one part or several, the others when needed.
+    _queue: list[int]
+    _in_window: list[int]
+    _window: list[Arrays]
+    _window_starts: dict[int, int]  # where in it a block begins
+    _undrawn: NDArray[np.int64]
+    # What duplicates are found by: tags, the place of each block's first sample, and some blocks
+    # that were compared last.
+    _tags: TagIndex
+    _starts: list[int]
+    _compared_last: OrderedDict[int, Coded]
+
+    def __init__(
+        self,
+        memory_limit: int = DEFAULT_MEMORY_LIMIT,
+        limits: DecodeLimits | None = None,
+        *,
+        scale: str = "auto",
+        path: str | Path | None = None,
+    ) -> None:
+        check("memory_limit", memory_limit, COUNT)
+        self.memory_limit = memory_limit
+        self.scale = scale
+        self._limits = limits or DecodeLimits()
+        self._file = None if path is None else BankFile(Path(path), writable=True)
+        self._clear()
+        if self._file is not None:
+            try:
+                self._file.tell("scale", scale)
+                self._seat_all()
+                self._load()
+            except BaseException:
+                self.close()
+                raise
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __enter__(self) -> "SampleBank":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @staticmethod
+    def open(
+        path: str | Path, *, scale: str | None = None, memory_limit: int = DEFAULT_MEMORY_LIMIT
+    ) -> BankDataset:
+        """Return what a bank's file holds as a torch data set, to read; see `BankDataset`.
+
+        Raises
+        ------
+        BankError
+            If there is no such bank, it is damaged, or holds no sample.
+        """
+        return BankDataset(Path(path), scale=scale, memory_limit=memory_limit)
+
+    @classmethod
+    def of_dataset(cls, dataset: BankDataset) -> "SampleBank":
+        """Return a bank in memory of what a bank's file held, to draw minibatches from."""
+        bank = cls(scale=dataset.scale)
+        low, high = dataset.bounds or (None, None)
+        bank.add_arrays(
+            dataset.samples, dataset.targets, low=low, high=high, weights=dataset.weights
+        )
+        return bank
+
+    def close(self) -> None:
+        """Give the file free for other writers; a bank in memory has nothing to close."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def id(self) -> bytes:
+        """What the bank is known by; empty for a bank in memory."""
+        return b"" if self._file is None else self._file.id
+
+    @property
+    def replies(self) -> int:
+        """Replies that are part of the bank."""
+        return self._replies
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes at rest."""
+        return sum(block.nbytes for block in self._blocks)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the labels, if they were told."""
+        return () if self._file is None else self._file.class_names
+
+    def tell_class_names(self, names: Sequence[str]) -> None:
+        """Keep the names of the classes in the bank's file, for exports."""
+        if self._file is not None and names:
+            self._file.tell("class-names", "\n".join(name.replace("\n", " ") for name in names))
+
+    def add_reply(
+        self, payloads: Sequence[tuple[SamplePayload, DecodedSamples]], origin: Origin
+    ) -> Added:
+        """Add what a client has sent, all of it or nothing.
+
+        Parameters
+        ----------
+        payloads : sequence of (SamplePayload, DecodedSamples)
+            In the order of the reply. Empty ones are no matter; a reply of nothing else is not
+            remembered.
+        origin : Origin
+            Where it comes from.
+
+        Returns
+        -------
+        Added
+            Once it returns, a bank with a file holds the reply for good.
+
+        Raises
+        ------
+        ValueError
+            If shape or kind of targets differ from those of the samples held.
+        BankError
+            If the file cannot be written; `BankFull` for want of room.
+        """
+        sent = [(payload, decoded) for payload, decoded in payloads if payload.count]
+        if not sent:
+            return Added(0, 0, known=False)
+        if self.has_receipt(origin.receipt):
+            return Added(0, 0, known=True)
+        parts = [held(payload.spec, decoded, self.scale) for payload, decoded in sent]
+        self._check_kinds(parts)
+        losses = [Loss.of(payload.spec, origin.variance_kept) for payload, _ in sent]
+        tags = split_tags(origin.fingerprints, [payload.count for payload, _ in sent])
+        incoming, masks = self._compared(parts, losses, tags, [marks_of(p.targets) for p in parts])
+        new = [
+            NewPayload(payload.to_bytes(), payload.spec, payload.count, one.tags, one.marks, mask)
+            for (payload, _), one, mask in zip(sent, incoming, masks, strict=True)
+        ]
+        places: Sequence[bytes | int] = [payload.data for payload in new]
+        if self._file is not None:
+            places = self._file.add(origin, self._replies + 1, new)
+        added = self._take_in(places, [len(payload.data) for payload in new], incoming, masks)
+        self._receipts.add(origin.receipt)
+        return added
+
+    def has_receipt(self, receipt: bytes) -> bool:
+        """Whether a reply has arrived, be it part of the bank or waiting to be."""
+        return receipt in self._receipts
+
+    def hold_back(self, replies: int) -> list[StoredReply]:
+        """Leave all but the first replies out of the bank, as if they were still to come.
+
+        For a run that resumes where fewer had arrived. What is held back counts as received (see
+        `has_receipt`) until :meth:`admit` makes it part of the bank; where that never happens, all
+        of it is part of the bank when it is next made.
+
+        Parameters
+        ----------
+        replies : int
+            How many of them stay.
+
+        Returns
+        -------
+        list of StoredReply
+            Those that wait, by their clients.
+
+        Raises
+        ------
+        BankError
+            If there are fewer, or the bank has no file.
+        """
+        if not 0 <= replies <= self._replies:
+            raise BankError(
+                f"{self._named} has {self._replies} replies, {replies} were to stay: it is not "
+                "the bank, or not the checkpoint, of this run"
+            )
+        if replies < self._replies:
+            self._of_file().hold_back(replies)
+            self._clear()
+            self._load()
+        waiting = [] if self._file is None else list(self._file.replies())
+        stored = [row.stored for row in waiting if row.place is None]
+        return sorted(stored, key=lambda one: (one.client, one.node_id, one.receipt))
+
+    def admit(self, receipt: bytes) -> Added:
+        """Make a reply that waits part of the bank, behind all that are.
+
+        Raises
+        ------
+        BankError
+            If no reply with this receipt waits.
+        """
+        file = self._of_file()
+        reply = file.reply(receipt)
+        if reply is None or reply.place is not None:
+            raise BankError(f"{self._named} has no reply {receipt.hex()} that waits")
+        rows = list(file.payloads(reply.id))
+        parts = [self._decoded_row(row.id) for row in rows]
+        self._check_kinds(parts)
+        losses = [Loss.of(row.spec, reply.origin.variance_kept) for row in rows]
+        tags, marks = [row.tags for row in rows], [row.marks for row in rows]
+        incoming, masks = self._compared(parts, losses, tags, marks)
+        file.admit(reply, self._replies + 1, zip(rows, masks, strict=True))
+        return self._take_in(
+            [row.id for row in rows], [row.nbytes for row in rows], incoming, masks
+        )
+
+    def add_payload(
+        self, payload: bytes | SamplePayload, decoded: DecodedSamples | None = None
+    ) -> int:
+        """Add a payload of which nothing else is known.
+
+        Parameters
+        ----------
+        payload : bytes or SamplePayload
+            What the client sent. A bank with a file takes it for a reply, and holds it once.
+        decoded : DecodedSamples, optional
+            Its decoded form, if it is at hand already.
+
+        Returns
+        -------
+        int
+            Number of samples added.
+
+        Raises
+        ------
+        PayloadError
+            If the bytes are malformed.
+        ValueError
+            If shape or kind of targets differ from those of the samples held.
+        BankError
+            If the file cannot be written.
+        """
+        data = payload if isinstance(payload, bytes) else payload.to_bytes()
+        if isinstance(payload, bytes):
+            payload = SamplePayload.from_bytes(payload, self._limits)
+        decoded = decoded or decode_samples(payload)
+        if self._file is not None:
+            return self.add_reply([(payload, decoded)], Origin(receipt=receipt((data,)))).samples
+        arrays = held(payload.spec, decoded, self.scale)
+        self._check_kinds([arrays])
+        loss = Loss.of(payload.spec, 1.0)
+        self._append(_Block(data, payload.count, len(data), loss), arrays)
+        return payload.count
+
+    def add_arrays(
+        self,
+        samples: NDArray[Any],
+        targets: NDArray[Any],
+        *,
+        low: float | None = None,
+        high: float | None = None,
+        weights: NDArray[np.float32] | None = None,
+    ) -> int:
+        r"""Add samples that were never coded, such as a central baseline's.
+
+        Parameters
+        ----------
+        samples : ndarray
+            (N, \*shape) uint8, floats, or int32 or int64 tokens; uint8 and float32 are kept by
+            reference.
+        targets : ndarray
+            (N,) labels, or (N,) or (N, t) float targets.
+        low, high : float, optional
+            Value range that is mapped to [0, 1]. By default uint8 samples are, unless the scale is
+            ``none``, and others are not.
+        weights : ndarray, optional
+            (N,) float32 importance weights; default ones.
+
+        Returns
+        -------
+        int
+            Number of samples added.
+
+        Raises
+        ------
+        BankError
+            If the bank has a file, which holds what was coded.
+        """
+        if self._file is not None:
+            raise BankError(f"{self._named} holds coded samples; arrays need a bank in memory")
+        if weights is None:
+            weights = np.ones(len(samples), np.float32)
+        kind = np.float32 if np.issubdtype(targets.dtype, np.floating) else np.int64
+        bounds = None
+        if low is not None or high is not None:
+            bounds = low or 0.0, 1.0 if high is None else high
+        elif samples.dtype == np.uint8 and self.scale != "none":
+            bounds = 0.0, 255.0
+        if samples.dtype != np.uint8 and (bounds or samples.dtype not in (np.int32, np.int64)):
+            samples = samples.astype(np.float32, copy=False)
+        arrays = Arrays(samples, targets.astype(kind), weights, bounds)
+        self._check_kinds([arrays])
+        loss = Loss(exact=True, square=0.0)
+        self._append(_Block(arrays, len(samples), samples.nbytes, loss), arrays)
+        return len(samples)
+
+    def minibatches(
+        self,
+        batch_size: int,
+        steps: int,
+        generator: np.random.Generator,
+        device: torch.device | str = "cpu",
+    ) -> Iterator[Batch]:
+        r"""Draw minibatches, epoch by epoch without replacement.
+
+        An epoch goes on over calls; samples that arrived in between join it. The last samples of
+        an epoch that do not fill a batch are left out of it; a bank smaller than ``batch_size``
+        gives batches of the whole bank.
+
+        Parameters
+        ----------
+        batch_size : int
+            Samples per batch, >= 1.
+        steps : int
+            Number of batches.
+        generator : np.random.Generator
+            Source of the order.
+        device : torch.device or str
+            Where the batches are made; uint8 samples travel there as uint8.
+
+        Yields
+        ------
+        tuple[Tensor, Tensor, Tensor]
+            Samples (B, \*shape) as the model sees them, float32 or int64 for tokens; targets;
+            weights (B,) float32.
+
+        Raises
+        ------
+        BankError
+            If a payload of the bank's file is damaged.
+        """
+        check("batch_size", batch_size, COUNT)
+        if not len(self):
+            raise ValueError("the bank is empty: no minibatch can be drawn")
+        size = min(batch_size, len(self))
+        self._undrawn = generator.permutation(self._undrawn)
+        generator.shuffle(self._queue)
+        for _ in range(steps):
+            yield self._to_batch(self._draw(size, generator), torch.device(device))
+
+    def position(self) -> dict[str, NDArray[np.int64]]:
+        """Return where the running epoch is; see `restore`."""
+        return {
+            "held": np.array([self._replies, len(self._blocks), self._count], np.int64),
+            "queue": np.array(self._queue, np.int64),
+            "window": np.array(self._in_window, np.int64),
+            "undrawn": self._undrawn.astype(np.int64),
+        }
+
+    def restore(self, position: Mapping[str, NDArray[np.int64]]) -> None:
+        """Go on where a bank that held the same was: minibatches are those it would have drawn.
+
+        Parameters
+        ----------
+        position : mapping of str to int64 array
+            What :meth:`position` has returned.
+
+        Raises
+        ------
+        BankError
+            If it is of a bank that held something else.
+        """
+        now = [self._replies, len(self._blocks), self._count]
+        parts = [
+            np.asarray(position.get(name, ()), np.int64).ravel()
+            for name in ("held", "queue", "window", "undrawn")
+        ]
+        told, queue, window, undrawn = parts
+        blocks = len(self._blocks)
+        inside = sum(self._blocks[k].count for k in window if 0 <= k < blocks)
+        if told.tolist() != now or any(
+            len(part) and not 0 <= part.min() <= part.max() < end
+            for part, end in ((queue, blocks), (window, blocks), (undrawn, inside))
+        ):
+            raise BankError(
+                f"{self._named} holds {now[0]} replies with {now[2]} samples; the position is of "
+                f"a bank with {told.tolist()}: it is not the bank of this run"
+            )
+        self._empty_window()
+        for number in window.tolist():
+            self._extend_window(number)
+        self._queue, self._undrawn = queue.tolist(), undrawn.copy()
+
+    @property
+    def _named(self) -> str:
+        return "a bank in memory" if self._file is None else f"bank {self._file.path}"
+
+    def _of_file(self) -> BankFile:
+        if self._file is None:
+            raise BankError("a bank in memory holds nothing back: give it a path")
+        return self._file
+
+    def _clear(self) -> None:
+        """Forget all that is held in memory."""
+        self._blocks, self._receipts = [], set()
+        self._count = self._replies = 0
+        self._first, self._holds_floats = None, False
+        self._tags, self._starts, self._compared_last = TagIndex(), [], OrderedDict()
+        self._queue, self._undrawn = [], np.empty(0, np.int64)
+        self._empty_window()
+
+    def _seat_all(self) -> None:
+        """Make replies that an earlier run has left waiting part of the bank."""
+        file = self._of_file()
+        for place, reply in enumerate(list(file.replies()), start=1):
+            if reply.place is None:
+                rows = list(file.payloads(reply.id))
+                file.admit(reply, place, [(row, row.dropped) for row in rows])
+            elif reply.place != place:
+                raise file.damaged(f"reply {reply.id} is out of place")
+
+    def _load(self) -> None:
+        """Take over what the file holds, without decoding it."""
+        file = self._of_file()
+        kept: dict[int, float] = {}
+        for reply in file.replies():
+            self._receipts.add(reply.origin.receipt)
+            if reply.place is not None:
+                self._replies += 1
+                kept[reply.id] = reply.origin.variance_kept
+        for row in file.payloads():
+            if row.reply in kept:
+                loss = Loss.of(row.spec, kept[row.reply])
+                self._tags.add(row.tags, row.marks, self._count, ~row.dropped)
+                self._place(
+                    _block(row.id, row.dropped, row.nbytes, loss),
+                    nothing_like(row.spec, self.scale),
+                )
+        self._undrawn = np.arange(self._window_count)
+
+    def _compared(
+        self,
+        parts: Sequence[Arrays],
+        losses: Sequence[Loss],
+        tags: Sequence[bytes],
+        marks: Sequence[NDArray[np.uint16]],
+    ) -> tuple[list[Incoming], list[NDArray[np.bool_]]]:
+        """Return a reply's payloads for comparison, and which of their samples are duplicates."""
+        reply = [Incoming(*one) for one in zip(parts, losses, tags, marks, strict=True)]
+        return reply, dropped_of(reply, self._tags, self._held_at)
+
+    def _take_in(
+        self,
+        places: Sequence[bytes | int],
+        sizes: Sequence[int],
+        reply: Sequence[Incoming],
+        masks: Sequence[NDArray[np.bool_]],
+    ) -> Added:
+        """Make a reply's payloads part of the bank."""
+        for place, size, incoming, mask in zip(places, sizes, reply, masks, strict=True):
+            self._tags.add(incoming.tags, incoming.marks, self._count, ~mask)
+            self._append(_block(place, mask, size, incoming.loss), incoming.arrays)
+        self._replies += 1
+        dropped = sum(int(mask.sum()) for mask in masks)
+        return Added(sum(map(len, masks)) - dropped, dropped, known=False)
+
+    def _held_at(self, place: int) -> tuple[Coded, int]:
+        """Return the payload of one of the bank's samples, and which of its samples it is."""
+        number = bisect_right(self._starts, place) - 1
+        return self._coded(number), place - self._starts[number]
+
+    def _coded(self, number: int) -> Coded:
+        """Return the samples of a block for comparison, from the window if it has them."""
+        if number in self._compared_last:
+            self._compared_last.move_to_end(number)
+            return self._compared_last[number]
+        block = self._blocks[number]
+        arrays = self._window_part(number)
+        coded = comparable(self._decode(block) if arrays is None else arrays, block.loss)
+        self._compared_last[number] = coded
+        while (
+            len(self._compared_last) > 1
+            and sum(one.samples.nbytes for one in self._compared_last.values()) > _COMPARED_BYTES
+        ):
+            self._compared_last.popitem(last=False)
+        return coded
+
+    def _window_part(self, number: int) -> Arrays | None:
+        """Return a block's samples where the window has them decoded."""
+        start = self._window_starts.get(number)
+        if start is None:
+            return None
+        for part in self._window:
+            if start < len(part):
+                return part.take(slice(start, start + self._blocks[number].count))
+            start -= len(part)
+        return None
+
+    def _check_kinds(self, parts: Sequence[Arrays]) -> None:
+        first = parts[0] if self._first is None else self._first
+        for arrays in parts:
+            if arrays.kind != first.kind:
+                raise ValueError(f"samples do not fit those held: {arrays.kind}, not {first.kind}")
+
+    def _append(self, block: _Block, arrays: Arrays) -> None:
+        """Add samples, which are at hand decoded."""
+        before, whole = self._window_count, self._decoded == len(self._in_window)
+        if self._place(block, arrays):
+            self._undrawn = np.append(self._undrawn, np.arange(before, self._window_count))
+            if whole:
+                self._fill_window(self._kept(block, arrays))
+
+    def _place(self, block: _Block, like: Arrays) -> bool:
+        """Add a block, whose samples are like some, decoded or not; whether the window has it."""
+        if not block.count:
+            return False
+        if self._first is None:
+            self._first = like.take(slice(0))
+        first = self._first
+        self._blocks.append(block)
+        self._starts.append(self._count)
+        self._count += block.count
+        same = (like.samples.dtype, like.bounds) == (first.samples.dtype, first.bounds)
+        if first.is_float and not same and not self._holds_floats:
+            self._hold_floats()
+        if self._bytes_of(self._count) > self.memory_limit:
+            self._queue.append(len(self._blocks) - 1)
+            return False
+        self._extend_window(len(self._blocks) - 1)
+        return True
+
+    def _hold_floats(self) -> None:
+        """Hold all samples as float32 from now on; what no longer fits starts a new epoch."""
+        self._holds_floats = True
+        if self._bytes_of(self._count) > self.memory_limit:
+            self._empty_window()
+            self._undrawn, self._queue = np.empty(0, np.int64), []
+        self._window = [part.in_floats() for part in self._window]
+
+    def _bytes_of(self, count: int) -> int:
+        """Bytes of so many samples when they are decoded."""
+        assert self._first is not None
+        itemsize = _FLOAT_BYTES if self._holds_floats else self._first.samples.itemsize
+        return count * math.prod(self._first.samples.shape[1:]) * itemsize
+
+    def _empty_window(self) -> None:
+        self._window, self._in_window, self._window_starts = [], [], {}
+        self._decoded = self._window_count = 0
+
+    def _extend_window(self, number: int) -> None:
+        """Give a block its place in the window, where it is decoded when it is needed."""
+        self._in_window.append(number)
+        self._window_starts[number] = self._window_count
+        self._window_count += self._blocks[number].count
+
+    def _fill_window(self, arrays: Arrays) -> None:
+        """Put the samples of the next block of the window into it."""
+        self._window.append(arrays.in_floats() if self._holds_floats else arrays)
+        self._decoded += 1
+
+    def _draw(self, size: int, generator: np.random.Generator) -> Arrays:
+        """Take the next ``size`` samples of the epoch, over as many windows as it needs."""
+        parts: list[Arrays] = []
+        missing = size
+        while missing:
+            if not len(self._undrawn) and not self._next_window(generator):
+                # The epoch is over: its incomplete last batch is left out.
+                parts, missing = [], size
+                self._start_epoch(generator)
+                continue
+            taken, self._undrawn = self._undrawn[:missing], self._undrawn[missing:]
+            parts.append(self._merged_window().take(taken))
+            missing -= len(taken)
+        return concatenate(parts)
+
+    def _start_epoch(self, generator: np.random.Generator) -> None:
+        if self._bytes_of(self._count) <= self.memory_limit:
+            self._undrawn = generator.permutation(len(self))
+            return
+        self._queue = generator.permutation(len(self._blocks)).tolist()
+
+    def _next_window(self, generator: np.random.Generator) -> bool:
+        """Fill the window from the queue up to the memory limit; False at the epoch's end."""
+        if not self._queue:
+            return False
+        self._empty_window()
+        filled = 0
+        while self._queue:
+            filled += self._bytes_of(self._blocks[self._queue[-1]].count)
+            if self._in_window and filled > self.memory_limit:
+                break
+            self._extend_window(self._queue.pop())
+        self._undrawn = generator.permutation(self._window_count)
+        return True
+
+    def _merged_window(self) -> Arrays:
+        """Return the window in one piece, decoded."""
+        for number in self._in_window[self._decoded :]:
+            self._fill_window(self._decode(self._blocks[number]))
+        if len(self._window) > 1:
+            self._window = [concatenate(self._window)]
+        return self._window[0]
+
+    def _decode(self, block: _Block) -> Arrays:
+        """Return the samples of a block that are not dropped."""
+        if isinstance(block.data, int):
+            arrays = self._decoded_row(block.data)
+        elif isinstance(block.data, bytes):
+            arrays = self._decoded_bytes(block.data)
+        else:
+            arrays = block.data
+        return self._kept(block, arrays)
+
+    def _decoded_row(self, row: int) -> Arrays:
+        file = self._of_file()
+        try:
+            return self._decoded_bytes(file.data(row))
+        except BankError:
+            raise
+        except CodecError as error:
+            raise file.damaged(f"payload {row}: {error}") from error
+
+    def _decoded_bytes(self, data: bytes) -> Arrays:
+        payload = SamplePayload.from_bytes(data, self._limits)
+        return held(payload.spec, decode_samples(payload), self.scale)
+
+    def _kept(self, block: _Block, arrays: Arrays) -> Arrays:
+        """Return what is not dropped of a block, its targets in the bank's shape."""
+        assert self._first is not None
+        if block.kept is not None:
+            arrays = arrays.take(block.kept)
+        shape = self._first.targets.shape[1:]
+        return replace(arrays, targets=arrays.targets.reshape(block.count, *shape))
+
+    def _to_batch(self, arrays: Arrays, device: torch.device) -> Batch:
+        samples, targets, weights = (
+            torch.from_numpy(part).to(device)
+            for part in (arrays.samples, arrays.targets, arrays.weights)
+        )
+        seen = in_units(samples, arrays.bounds) if arrays.is_float else samples.long()
+        return seen, targets, weights
+
+
+def _block(data: bytes | int, dropped: NDArray[np.bool_], nbytes: int, loss: Loss) -> _Block:
+    kept = np.flatnonzero(~dropped) if dropped.any() else None
+    return _Block(data, len(dropped) if kept is None else len(kept), nbytes, loss, kept)
