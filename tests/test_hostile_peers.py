@@ -272,6 +272,29 @@ def test_floats_that_the_model_sees_alike_are_taken(kind: str) -> None:
         assert len(strategy.bank) == (HONEST + 1) * SIZE
 
 
+@pytest.mark.parametrize("kind", STRATEGIES)
+@pytest.mark.parametrize("codec", ["dct", "columns", "lossless"])
+def test_black_images_all_arrive(kind: str, codec: str) -> None:
+    """Of which a byte stands for thousands of values: they come in smaller payloads."""
+    count, shape = 300, (3, 16, 16)
+    black = np.zeros((count, *shape), np.uint8)
+    other = ArraySource(black, np.zeros(count, np.int64), CLASSES, 0.0, 255.0)
+
+    def small() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(768, CLASSES))
+
+    refined = {"refinement": "fp32", "batch_size": count}
+    options = refined if kind == "streaming" else {"samples_per_round": 0, "identity_bytes": 0}
+    strategy = STRATEGIES[kind](model=small, codec=CodecOptions(codec), **options)
+    grid = InProcessGrid([lambda message, context: train(message, context, other, small)])
+    strategy.start(grid, num_rounds=1)
+    assert not strategy.failures and strategy.book.samples_sent == count
+    (reply,) = grid.replies[0]
+    record = reply.content["payload"]
+    assert isinstance(record, ConfigRecord) and "more" in record
+
+
 def test_a_node_sends_no_more_than_it_has() -> None:
     rounds = 6
 
