@@ -25,6 +25,7 @@ from fl_app.run_folder import (
     RunFolder,
     check_same_run,
     fp32_gradient_bytes,
+    has_config,
     read_rounds,
     run_folder_path,
     versions,
@@ -63,10 +64,12 @@ def main(grid: Grid, context: Context) -> None:
         check_classes(config.dataset, kind.classes)
         path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
         with contextlib.ExitStack() as stack:
-            folder = stack.enter_context(contextlib.closing(open_folder(path, config)))
-            log(INFO, "run folder: %s", path)
+            check_resumable(path, config)
+            # First, as another process may be at this very run: then the bank is locked.
             strategy = make_strategy(config, kind, bank_path(config, path))
             stack.callback(strategy.close)
+            folder = stack.enter_context(contextlib.closing(open_folder(path, config)))
+            log(INFO, "run folder: %s", path)
             set_threads(config.threads, strategy.model)
             run_rounds(grid, strategy, config, test, kind, folder, journal)
             seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
@@ -134,19 +137,26 @@ def goes_on(config: RunConfig, path: Path) -> bool:
     return config.resume and has_checkpoint(path)
 
 
+def check_resumable(path: Path, config: RunConfig) -> None:
+    """Raise `ConfigError` if the run in a folder cannot go on with a config.
+
+    One that was killed before it had written its config begins again: who restarts it cannot know.
+    """
+    if config.resume and (has_config(path) or not path.is_dir()):
+        check_same_run(path, config.to_run_config())
+
+
 def open_folder(path: Path, config: RunConfig) -> RunFolder:
     """Return the run folder; of a run that goes on with its rounds up to the checkpoint.
 
     Raises
     ------
     ConfigError
-        If the run in the folder was another one.
+        If it cannot be written to.
     CheckpointError
         If its checkpoint is damaged.
     """
     entries = config.to_run_config()
-    if config.resume:
-        check_same_run(path, entries)
     if not goes_on(config, path):
         return RunFolder(path, entries)
     return RunFolder(path, entries, read_rounds(path, read_checkpoint(path).server_round))

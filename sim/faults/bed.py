@@ -162,9 +162,18 @@ class Bed:
         """Count what has happened without the caller; called once, at the end."""
 
     def rounds(self) -> int:
-        """Return the rounds that the run folder tells of."""
+        """Return the rounds that the run folder tells of so far."""
+        return max(self._told_rounds(), default=0)
+
+    def check_rounds(self) -> None:
+        """Raise `RunError` unless the run folder tells of every round, once."""
+        told = self._told_rounds()
+        if told != list(range(int(self.config["num-rounds"]) + 1)):
+            raise RunError(f"of {self.config['num-rounds']} rounds, rounds.jsonl tells of {told}")
+
+    def _told_rounds(self) -> list[int]:
         lines = (self.out / "rounds.jsonl").read_text().splitlines()
-        return max((json.loads(line)["round"] for line in lines), default=0)
+        return [json.loads(line)["round"] for line in lines]
 
     def count(self) -> Count:
         """Compare what is in the bank with what the devices have."""

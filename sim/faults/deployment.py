@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -26,7 +26,9 @@ from sim.superlink import (
 
 SERVER_APP, CLIENT_APP = "flwr-serverapp", "flwr-clientapp"  # programs
 
-_PATIENCE = 420.0  # seconds that a run may take
+_PATIENCE = 900.0  # seconds that a run may take
+_GONE_SECONDS = 40.0  # after which a server's app that is not there is started again
+_POLL = 0.5
 # A SuperNode that is refused ends by itself within the first; a killed one is known to be gone
 # within the other.
 _REFUSAL_SECONDS, _REFUSED_SECONDS = 10.0, 150.0
@@ -63,7 +65,8 @@ class Deployment(Bed):
         size: Size | None = None,
         config: Mapping[str, ConfigValue] | None = None,
     ) -> None:
-        super().__init__(root, rng, size, config)
+        # A round takes seconds, on a busy machine many, as each message starts a Python process.
+        super().__init__(root, rng, size, {"round-timeout": 120.0, **(config or {})})
         self._superlink, self._options, self._app, self._keys = superlink, options, app, keys
         # A group ends with its last process, and the SuperLink that leads it will be killed.
         self._hold = superlink.start(["sleep", "infinity"])
@@ -183,22 +186,35 @@ class Deployment(Bed):
 
     # The run
 
-    def wait_for_round(self, server_round: int, seconds: float = 180.0) -> None:
+    def wait_for_round(self, server_round: int) -> None:
         """Wait until the run folder tells of a round."""
-        lines = self.out / "rounds.jsonl"
-        wait_until(
-            lambda: lines.exists() and self.rounds() >= server_round,
+        self._wait_for(
+            lambda: (self.out / "rounds.jsonl").exists() and self.rounds() >= server_round,
             f"round {server_round} is not over",
-            seconds,
         )
-
-    def wait_for_server_app(self, seconds: float = 60.0) -> None:
-        """Wait until the app's server runs."""
-        wait_until(lambda: bool(self._pids_of(SERVER_APP)), "no server app runs", seconds)
 
     def finish(self) -> None:
         """Wait for the run's end."""
-        wait_until((self.out / "result.json").exists, "the run is not over", _PATIENCE)
+        self._wait_for((self.out / "result.json").exists, "the run is not over")
+
+    def _wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
+        """Wait for something, and see that the server's app runs meanwhile.
+
+        While its SuperLink is away for long, Flower takes the app for dead: what watches over a
+        deployment then resumes the run.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        seen = time.monotonic()
+        while not condition():
+            now = time.monotonic()
+            if now > deadline:
+                raise RunError(f"{otherwise} after {_PATIENCE:g} s")
+            if self._pids_of(SERVER_APP):
+                seen = now
+            elif now - seen > _GONE_SECONDS:
+                self.submit(resume=True)
+                seen = time.monotonic()
+            time.sleep(_POLL)
 
     # Details
 

@@ -143,8 +143,7 @@ class Federation(Bed):
             Run config, before the federation's.
         """
         config = {**self.config, **(config or {})}
-        # Killed earlier than that, there is nothing yet to go on with.
-        config["resume"] = resume and (self.out / "config.json").exists()
+        config["resume"] = resume and self.out.is_dir()  # killed earlier, there is no run yet
         log = self.root / "server.log"
         job = ServerJob(self.spool.root, config, log, environment(self.root), death, largest_file)
         process = self._context.Process(target=self.serverapp, args=(job,), daemon=True)

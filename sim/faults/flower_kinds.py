@@ -8,7 +8,7 @@ from sim.faults.fault import FLOWER, Fault
 
 _ROUND_SECONDS = 6.0  # that a round takes, about
 # A round does not wait for the node that a killed SuperNode was, nor for a dead client's error.
-_HURRIED = {"round-timeout": 25.0, "quorum": 0.5}
+_HURRIED = {"round-timeout": 60.0, "quorum": 0.5}
 
 
 def superlink_killed(deployment: Deployment, number: int) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sim.faults import supernode, tampering
-from sim.faults.bed import Device, wait_until
+from sim.faults.bed import Device
 from sim.faults.fault import Fault
 from sim.faults.federation import Federation
 from sim.faults.marks import mark_of, write_pictures
@@ -276,18 +276,20 @@ def one_after_the_other(federation: Federation, number: int) -> None:
 
 
 def at_the_same_time(federation: Federation, number: int) -> None:
-    """Start more servers on a bank that is in use; each must be refused."""
+    """Start more servers on a bank that is in use, of other runs and of the very run.
+
+    Each must be refused, and the run that is going on be none the worse.
+    """
     first = federation.start_server()
-    wait_until(federation.bank.exists, "there is no bank")
-    time.sleep(0.5)
     for index in range(number):
-        other: dict[str, ConfigValue] = {"out-dir": str(federation.root / f"run-{index}")}
-        second = federation.start_server(config=other)
+        wait_for_a_round(federation)
+        other = {} if index % 2 else {"out-dir": str(federation.root / f"run-{index}")}
+        second = federation.start_server(config=other, resume=not other)
         second.join(60)
         if second.exitcode != 1:
             raise RunError(f"a second server on the bank ended with {second.exitcode}, not 1")
         federation.injected += 1
-    federation.server = first
+        federation.server = first
     federation.finish()
 
 
@@ -364,6 +366,6 @@ OF_PROCESSES = (
     Fault("source grows, shrinks, is reordered", changing_sources, 12, 3),
     Fault("devices with the same samples", same_samples, 2, 0),
     Fault("strategies on one bank, one after the other", one_after_the_other, 2, 1),
-    Fault("strategies on one bank, at the same time", at_the_same_time, 3, 1, rounds_each=15),
+    Fault("strategies on one bank, at the same time", at_the_same_time, 4, 2, rounds_each=15),
     Fault("everything at once", everything, 40, 0, rounds=10),
 )  # fmt: skip

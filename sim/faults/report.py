@@ -142,6 +142,7 @@ def measure(fault: Fault, number: int, seed: int) -> Row:
         with _bed(fault, number, Path(scratch), rng) as bed:
             fault.inject(bed, number)
             bed.book()
+        bed.check_rounds()
         counted = bed.count()
         return Row(
             fault.name,
