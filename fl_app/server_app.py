@@ -45,6 +45,7 @@ from strategies.server_strategy import is_due
 if TYPE_CHECKING:
     from torch import nn
 
+_LOCK_SECONDS = 10.0  # that the process before has to end
 _SMALL_MODEL = 1_000_000  # parameters
 
 app = ServerApp()
@@ -149,7 +150,12 @@ def open_folder(path: Path, config: RunConfig) -> RunFolder:
         check_same_run(path, entries)
     if not goes_on(config, path):
         return RunFolder(path, entries)
-    return RunFolder(path, entries, read_rounds(path, read_checkpoint(path).server_round))
+    return RunFolder(
+        path,
+        entries,
+        lambda: read_rounds(path, read_checkpoint(path).server_round),
+        wait=_LOCK_SECONDS,
+    )
 
 
 def bank_path(config: RunConfig, folder: Path) -> Path | None:
