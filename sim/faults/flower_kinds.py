@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sim.faults.deployment import Deployment
 from sim.faults.fault import FLOWER, Fault
 
 _ROUND_SECONDS = 6.0  # that a round takes, about
 # A round does not wait for the node that a killed SuperNode was, nor for a dead client's error.
+# A round takes some seconds, as each message starts a Python process.
+_SMALL: dict[str, Any] = {"engine": FLOWER, "devices": 2, "rounds": 3}
 _HURRIED = {"round-timeout": 60.0, "quorum": 0.5}
 
 
@@ -98,28 +101,24 @@ def sleep_within_round(deployment: Deployment) -> None:
 
 
 OF_FLOWER = (
-    Fault("SuperLink killed, restarted with its database", superlink_killed, 3, 0, engine=FLOWER),
-    Fault("server's machine killed, run resumed", machine_killed, 3, 0, engine=FLOWER),
-    Fault("ServerApp killed, run resumed", server_app_killed, 2, 0, engine=FLOWER),
+    Fault("SuperLink killed, restarted with its database", superlink_killed, 2, 0, **_SMALL),
+    Fault("server's machine killed, run resumed", machine_killed, 2, 0, **_SMALL),
+    Fault("ServerApp killed, run resumed", server_app_killed, 2, 0, **_SMALL),
     Fault(
         "SuperNode killed in a round, without key, with state",
-        supernodes_killed(state=True), 4, 0, config=_HURRIED, engine=FLOWER,
+        supernodes_killed(state=True), 3, 0, config=_HURRIED, **_SMALL,
     ),
     Fault(
         "SuperNode killed in a round, without key, without state",
-        supernodes_killed(state=False), 3, 0, config=_HURRIED, engine=FLOWER,
+        supernodes_killed(state=False), 2, 0, config=_HURRIED, **_SMALL,
     ),
     Fault(
         "SuperNode killed in a round, with key, with state",
-        supernodes_killed(state=True), 2, 0, config=_HURRIED, engine=FLOWER, with_keys=True,
+        supernodes_killed(state=True), 2, 0, config=_HURRIED, **_SMALL, with_keys=True,
     ),
-    Fault(
-        "SuperNode killed in a round, with key, without state",
-        supernodes_killed(state=False), 2, 0, config=_HURRIED, engine=FLOWER, with_keys=True,
-    ),
-    Fault("ClientApp killed in a round", clients_killed, 4, 0, config=_HURRIED, engine=FLOWER),
+    Fault("ClientApp killed in a round", clients_killed, 3, 0, config=_HURRIED, **_SMALL),
     Fault(
         "SuperNode, SuperLink and server's machine killed in one run",
-        all_killed, 6, 3, config=_HURRIED, engine=FLOWER, devices=2,
+        all_killed, 3, 3, config=_HURRIED, **_SMALL,
     ),
 )  # fmt: skip
