@@ -1,4 +1,4 @@
-"""The scouts that a client has: the one that came last, and the one that it changed."""
+"""The scout that a client has: the one that came last, which the next request may change."""
 
 from flwr.app import ConfigRecord, RecordDict
 
@@ -6,14 +6,11 @@ from codec.learning.scout import Scout
 from codec.learning.scout_bytes import base_of, digest, from_bytes, to_bytes
 
 STATE_KEY = "quantized-data-scout"
-_LATEST, _BEFORE = "latest", "before"
+_WHOLE = "whole"
 
 
 def receive_scout(data: bytes | None, state: RecordDict) -> tuple[Scout | None, bool]:
     """Read a request's scout and remember it.
-
-    A request may come twice, as from a server that was killed and resumed: what it changed is
-    therefore kept, too.
 
     Parameters
     ----------
@@ -36,23 +33,13 @@ def receive_scout(data: bytes | None, state: RecordDict) -> tuple[Scout | None, 
     """
     if data is None:
         return None, False
-    named = base_of(data)
-    if not named:
-        scout = from_bytes(data)
-        state[STATE_KEY] = ConfigRecord({_LATEST: to_bytes(scout)})
-        return scout, False
-    before = _kept(state, named)
-    if before is None:
-        return None, True
-    scout = from_bytes(data, from_bytes(before))
-    state[STATE_KEY] = ConfigRecord({_LATEST: to_bytes(scout), _BEFORE: before})
+    base, named = None, base_of(data)
+    if named:
+        record = state.get(STATE_KEY)
+        kept = record.get(_WHOLE) if isinstance(record, ConfigRecord) else None
+        if not isinstance(kept, bytes) or digest(kept) != named:
+            return None, True
+        base = from_bytes(kept)
+    scout = from_bytes(data, base)
+    state[STATE_KEY] = ConfigRecord({_WHOLE: to_bytes(scout)})
     return scout, False
-
-
-def _kept(state: RecordDict, named: bytes) -> bytes | None:
-    """Return the whole form of a scout that the client has, by its digest."""
-    record = state.get(STATE_KEY)
-    for whole in record.values() if isinstance(record, ConfigRecord) else ():
-        if isinstance(whole, bytes) and digest(whole) == named:
-            return whole
-    return None

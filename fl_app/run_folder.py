@@ -1,20 +1,24 @@
 """What a run leaves behind: results, one line a round, a plot and the model."""
 
+import fcntl
 import json
+import os
 import platform
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torch import nn
 
 from fl_app.config import ConfigError
 from fl_app.words import size
 
-CONFIG, RUN_CONFIG = "config.json", "run-config"
+CONFIG, RUN_CONFIG, LOCK = "config.json", "run-config", ".run.lock"
+_POLL_SECONDS = 0.2
 # What a run that goes on may have of its own.
 _MAY_CHANGE = (
     *("num-rounds", "target-accuracy", "round-timeout", "quorum", "checkpoint-every", "resume"),
@@ -104,36 +108,46 @@ def versions() -> dict[str, str]:
 
 
 class RunFolder:
-    """Writer of one run's files.
+    """Writer of one run's files, and the only one while it is open.
 
     Parameters
     ----------
     path : Path
         Created with its parents; an earlier run's round lines there are replaced.
-    config : Mapping
+    config : Mapping, optional
         The run config, which is kept in ``config.json``.
-    rounds : sequence of RoundRecord
-        Of the run that this one goes on with, see `read_rounds`.
+    rounds : callable
+        Returns those of the run that this one goes on with, see `read_rounds`; by default none.
+
+    wait : float
+        Seconds that another process, such as one that was just told to end, has to let go of it.
 
     Raises
     ------
     ConfigError
-        If it cannot be written to.
+        If it cannot be written to, or is in use.
     """
 
     def __init__(
-        self, path: Path, config: Mapping[str, Any], rounds: Sequence[RoundRecord] = ()
+        self,
+        path: Path,
+        config: Mapping[str, Any] | None = None,
+        rounds: Callable[[], Sequence[RoundRecord]] = tuple,
+        wait: float = 0.0,
     ) -> None:
         self.path = path
         self.rounds: list[RoundRecord] = []
         try:
             path.mkdir(parents=True, exist_ok=True)
-            write_config(path, config)
+            self._lock = _locked(path, wait)
+            before = rounds()
+            if config is not None:
+                write_config(path, config)
             place = path / "rounds.jsonl"
             new = place.with_suffix(".new")  # replaced at once: a kill loses no line
-            new.write_text("".join(map(_as_line, rounds)), encoding="utf-8")
+            new.write_text("".join(map(_as_line, before)), encoding="utf-8")
             new.replace(place)
-            self.rounds += rounds
+            self.rounds += before
             self._lines = place.open("a", encoding="utf-8")
         except OSError as error:
             raise ConfigError(
@@ -165,8 +179,33 @@ class RunFolder:
         plot_accuracy(self.rounds, title, self.path / "accuracy_vs_uplink.png")
 
     def close(self) -> None:
-        """Close ``rounds.jsonl``."""
+        """Close ``rounds.jsonl``, and let others have the folder."""
         self._lines.close()
+        self._lock.close()
+
+
+def _locked(folder: Path, wait: float) -> TextIO:
+    """Return a file whose lock keeps other processes out until it is closed, or they die."""
+    file = (folder / LOCK).open("a+", encoding="utf-8")
+    until = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
+                continue
+            file.seek(0)
+            process = file.read().strip() or "?"
+            file.close()
+            raise ConfigError(
+                f"out-dir = {str(folder)!r} is in use by process {process}: a run is going on "
+                "there; wait until it has ended, or choose another folder"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        return file
 
 
 def _as_line(record: RoundRecord) -> str:

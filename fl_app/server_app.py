@@ -46,6 +46,7 @@ from strategies.server_strategy import is_due
 if TYPE_CHECKING:
     from torch import nn
 
+_LOCK_SECONDS = 10.0  # that the process before has to end
 _SMALL_MODEL = 1_000_000  # parameters
 
 app = ServerApp()
@@ -65,11 +66,10 @@ def main(grid: Grid, context: Context) -> None:
         path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
         with contextlib.ExitStack() as stack:
             check_resumable(path, config)
-            # First, as another process may be at this very run: then the bank is locked.
-            strategy = make_strategy(config, kind, bank_path(config, path))
-            stack.callback(strategy.close)
             folder = stack.enter_context(contextlib.closing(open_folder(path, config)))
             log(INFO, "run folder: %s", path)
+            strategy = make_strategy(config, kind, bank_path(config, path))
+            stack.callback(strategy.close)
             set_threads(config.threads, strategy.model)
             run_rounds(grid, strategy, config, test, kind, folder, journal)
             seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
@@ -159,7 +159,12 @@ def open_folder(path: Path, config: RunConfig) -> RunFolder:
     entries = config.to_run_config()
     if not goes_on(config, path):
         return RunFolder(path, entries)
-    return RunFolder(path, entries, read_rounds(path, read_checkpoint(path).server_round))
+    return RunFolder(
+        path,
+        entries,
+        lambda: read_rounds(path, read_checkpoint(path).server_round),
+        wait=_LOCK_SECONDS,
+    )
 
 
 def bank_path(config: RunConfig, folder: Path) -> Path | None:

@@ -20,11 +20,12 @@ from codec import (
 )
 from fl_app.data import load
 from sim import tables
+from sim.data_kinds.tasks import wine_task
 from strategies.sample_bank.arrays import held
 from strategies.sample_bank.duplicates import Coded, Loss, are_one, comparable
 
 SIZES = (100, 30)  # samples of a payload, the first time and the second
-_PAIRS = 4000  # of other samples of one class, for each two codings
+_PAIRS = 2000  # of other samples of one class, for each two codings
 CODINGS = {
     "lossless": CodecOptions("lossless"),
     "step 0.3": CodecOptions(step=0.3),
@@ -71,7 +72,7 @@ def measure_duplicates(out: Path, data_dir: str, count: int, echo: Callable[[str
     ----------
     out : Path
     data_dir : str
-        Folder of CIFAR-10; empty: digits and tables alone.
+        Folder of CIFAR-10; empty: digits and a table alone.
     count : int
         Images of a data set.
     echo : callable
@@ -98,10 +99,10 @@ def _data_sets(data_dir: str, count: int) -> Iterator[tuple[str, Samples]]:
         images = load(name, "train", folder)
         chosen = np.random.default_rng(0).permutation(len(images.labels))[:count]
         yield title, (images.samples[chosen], images.labels[chosen])
-    from sklearn.datasets import load_breast_cancer, load_wine
-
-    for title, table in (("breast cancer", load_breast_cancer()), ("wine", load_wine())):
-        yield title, (table.data.astype(np.float32), table.target.astype(np.int64))
+    wines = wine_task(0, 0, standardized=False)
+    both = [(wines.samples, wines.targets), (wines.test_samples, wines.test_targets)]
+    samples, targets = (np.concatenate(parts) for parts in zip(*both, strict=True))
+    yield "wine", (samples, targets)
 
 
 def _measured(name: str, data: Samples) -> Iterator[Row]:

@@ -39,7 +39,7 @@ class NodeTotals:
         node_id, count = received.node_id, received.num_sent
         total = self._said.setdefault(node_id, count + received.remaining)
         kept = self._kept[node_id]
-        if getattr(received.reply, "growing", False):
+        if received.growing:
             self._said[node_id] = max(total, kept + count + received.remaining)
         elif count > total or (count and kept > total):
             raise BadReply(
@@ -70,7 +70,7 @@ def check_fit(server_model: ServerModel, payloads: Payloads, scale: str) -> None
             losses = _losses(server_model, samples, targets)
         except Exception as error:  # of the host's model or criterion: of any type
             raise BadReply("fit", f"{error!s:.200}") from error
-        if not torch.isfinite(losses).all() and _is_finite(server_model):
+        if not torch.isfinite(losses) and _knows_others(server_model, samples, targets):
             raise BadReply("fit", "the model's loss on the samples is not finite")
 
 
@@ -92,5 +92,10 @@ def _extremes(decoded: DecodedSamples) -> NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
-def _is_finite(server_model: ServerModel) -> bool:
-    return all(bool(torch.isfinite(part).all()) for part in server_model.model.parameters())
+def _knows_others(server_model: ServerModel, samples: Tensor, targets: Tensor) -> bool:
+    """Whether the loss is finite on zeros; else the model has diverged, or the criterion is odd."""
+    try:
+        losses = _losses(server_model, torch.zeros_like(samples), torch.zeros_like(targets))
+    except Exception:  # of the host's model or criterion
+        return False
+    return bool(torch.isfinite(losses))

@@ -213,6 +213,7 @@ class QuantizedDataReplay(SampleStrategy):
 
     def met(self, node_id: int, description: Description) -> None:
         """Find out what has arrived of a node."""
+        self._totals.describe(node_id, description.num_examples)
         pending = description.pending
         has_arrived = bool(pending) and self.bank.has_receipt(pending)
         former = self._senders.meet(

@@ -239,7 +239,10 @@ class ScoutTrainer:
             )  # the next has other inputs, and changes none of these
 
     def position(self) -> dict[str, NDArray[Any]]:
-        """Return all that a resumed run needs, see `restore`; nothing before the first training."""
+        """Return all that a resumed run needs, see `restore`; nothing before the first training.
+
+        Not who has which version: what a client keeps ends with its run, and each gets a whole one.
+        """
         latest, network, optimizer = self._latest, self._network, self._optimizer
         if latest is None or network is None or optimizer is None:
             return {}
@@ -247,29 +250,16 @@ class ScoutTrainer:
         for place, values in optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{place}.{name}": value for name, value in values.items()}
         arrays = {key: value.detach().cpu().numpy().copy() for key, value in found.items()}
-        holders: dict[bytes, list[int]] = {latest.whole: []}
-        for node_id, version in self._known.items():
-            holders.setdefault(version.whole, []).append(node_id)
-        for number, (whole, node_ids) in enumerate(holders.items()):  # the latest is the first
-            arrays[f"version.{number}"] = np.frombuffer(whole, np.uint8).copy()
-            arrays[f"known.{number}"] = np.array(node_ids, np.uint64)
-        return arrays
+        return arrays | {"latest": np.frombuffer(latest.whole, np.uint8).copy()}
 
     def restore(self, position: Mapping[str, NDArray[Any]]) -> None:
         """Go on, bit for bit, where `position` was taken."""
         if not position:
             return
-        versions: list[_Version] = []
-        while (number := f"version.{len(versions)}") in position:
-            whole = position[number].tobytes()
-            versions.append(_Version(from_bytes(whole), whole))
-        self._latest, self._sent, self._asked = versions[0], {}, {}
-        self._known = {
-            int(node_id): version
-            for number, version in enumerate(versions)
-            for node_id in position[f"known.{number}"]
-        }
-        self._plan = versions[0].scout.plan
+        whole = position["latest"].tobytes()
+        self._latest = _Version(from_bytes(whole), whole)
+        self._asked, self._known, self._sent = {}, {}, {}
+        self._plan = self._latest.scout.plan
         network = self._build(self._plan, 0)
         network.load_state_dict(_tensors(position, "network."))
         states: dict[int, dict[str, Tensor]] = {}

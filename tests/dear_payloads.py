@@ -145,7 +145,7 @@ def dear_payloads(spec: SampleSpec, seed: int = 0) -> Iterator[SamplePayload]:
         size = len(replace(empty, sections=sections).to_bytes())
         yield replace(empty, sections=sections, count=most_samples(spec, size))
     count = most_samples(spec, MOST_BYTES - 20)
-    if count * np.prod(spec.shape) < 1 << 21:
+    if count * np.prod(spec.shape) < 1 << 20:
         for values in patterns(spec, count):
             yield cut(replace(empty, count=count, sections={"values": values}))
     if spec.codec.codec in ("png", "avif", "lossless"):

@@ -31,6 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "server-steps": 20,
         "min-available-nodes": NODES,
         "out-dir": str(out),
+        "state-dir": str(out / "devices"),
     }
     with running_superlink() as superlink:
         for node in range(NODES):

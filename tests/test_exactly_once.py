@@ -34,7 +34,7 @@ def test_every_sample_arrives_exactly_once(kind: type[Album], events: list[str],
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=300)
+@settings(max_examples=100)
 @HAPPENS
 def test_every_sample_arrives_exactly_once_in_longer_lives(
     kind: type[Album], events: list[str], seed: int
@@ -95,7 +95,7 @@ def _lose(file: Path, *, damaged: bool) -> None:
         file.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
 
 
-@pytest.mark.parametrize("kills", [15, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_process_killed_at_any_moment_loses_and_doubles_nothing(
     kills: int, tmp_path: Path
 ) -> None:

@@ -166,7 +166,8 @@ def sends(*payloads: SamplePayload | bytes, **changes: Any) -> Alter:
         other: Entries = {"samples": data[0], "num-sent": count, "num-examples": count}
         if data[1:]:
             other["more"] = data[1:]
-        return {**entries, **other, **{k.replace("_", "-"): v for k, v in changes.items()}}
+        own = {key: value for key, value in entries.items() if key != "fingerprints"}
+        return {**own, **other, **{k.replace("_", "-"): v for k, v in changes.items()}}
 
     return alter
 
@@ -270,6 +271,38 @@ def test_floats_that_the_model_sees_alike_are_taken(kind: str) -> None:
     assert not strategy.failures
     if kind == "replay":
         assert len(strategy.bank) == (HONEST + 1) * SIZE
+
+
+def check_all_arrive(make: Callable[..., Any], samples: NDArray[np.uint8], **options: Any) -> None:
+    """Check that images of which a byte stands for thousands of values come, in many payloads."""
+    other = ArraySource(samples, np.zeros(len(samples), np.int64), CLASSES, 0.0, 255.0)
+
+    def small() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(768, CLASSES))
+
+    strategy = make(model=small, **options)
+    grid = InProcessGrid([lambda message, context: train(message, context, other, small)])
+    strategy.start(grid, num_rounds=1)
+    assert not strategy.failures and strategy.book.samples_sent == len(samples)
+    (reply,) = grid.replies[0]
+    record = reply.content["payload"]
+    assert isinstance(record, ConfigRecord) and "more" in record
+
+
+@pytest.mark.parametrize("codec", ["dct", "columns", "lossless"])
+def test_black_images_all_arrive(codec: str) -> None:
+    black = np.zeros((300, 3, 16, 16), np.uint8)
+    options = {"codec": CodecOptions(codec), "refinement": "fp32", "batch_size": 300}
+    check_all_arrive(streaming, black, **options)
+
+
+@pytest.mark.parametrize("codec", ["dct", "columns"])
+def test_images_that_are_black_once_they_are_coded_all_arrive(codec: str) -> None:
+    nearly = np.zeros((300, 3, 16, 16), np.uint8)
+    nearly.reshape(300, -1)[np.arange(300), np.arange(300)] = 1  # so that they are not duplicates
+    options = CodecOptions(codec, relative_to="range", step=4.0)
+    check_all_arrive(replay, nearly, codec=options, samples_per_round=0, identity_bytes=8)
 
 
 def test_a_node_sends_no_more_than_it_has() -> None:

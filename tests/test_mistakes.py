@@ -262,7 +262,8 @@ def test_overwrite_replaces_the_results_and_nothing_else(
     for name in ("rounds.jsonl", "notes.txt", "log.txt"):
         (place / "held" / name).write_text("old")
     assert main(["run", "--out", "held", "--overwrite"]) == 0
-    assert [file.name for file in (place / "held").iterdir()] == ["notes.txt"]
+    assert {file.name for file in (place / "held").iterdir()} == {"notes.txt", "config.json"}
+    assert "model" in (place / "held" / "config.json").read_text()  # of the new run
 
 
 @pytest.mark.parametrize(
@@ -442,7 +443,7 @@ API: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         lambda: RunConfig.from_run_config({"learning_rate": 1}),
         ("'learning_rate'", "did you mean 'learning-rate'?"),
     ),
-    "out-dir": (lambda: RunFolder(Path(__file__), {}), ("out-dir = ", "choose another")),
+    "out-dir": (lambda: RunFolder(Path(__file__)), ("out-dir = ", "choose another")),
 }
 
 

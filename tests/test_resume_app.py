@@ -151,6 +151,26 @@ def test_another_config_is_refused_and_more_rounds_are_not(tmp_path: Path) -> No
         RunConfig.from_run_config({"resume": True})
 
 
+def test_a_folder_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second server for the same run, or for another one there, changes nothing."""
+    monkeypatch.setattr("fl_app.server_app._LOCK_SECONDS", 0.3)
+    seen: list[str] = []
+
+    def meddled(message: Message, context: Context) -> Message:
+        config: Any = message.content["config"]
+        if config["server-round"] == 2 and not seen:
+            for resume in (True, False):
+                with pytest.raises(ConfigError, match=r"is in use by process \d+: a run is"):
+                    run_app(tmp_path, num_rounds=4, resume=resume)
+                seen.append((tmp_path / "rounds.jsonl").read_text())
+        return client_app(message, context)
+
+    run_app(tmp_path, meddled, num_rounds=4)
+    assert seen[0] == seen[1]
+    assert [r["round"] for r in rounds_of(tmp_path)] == [0, 1, 2, 3, 4]
+    run_app(tmp_path, num_rounds=4, resume=True)  # it is free again
+
+
 def test_without_checkpoints_nothing_outlives_the_run(tmp_path: Path) -> None:
     run_app(tmp_path, num_rounds=1, checkpoint_every=0)
     names = {file.name for file in tmp_path.iterdir()}

@@ -66,7 +66,7 @@ def test_default_path_names_time_dataset_and_strategy(
 
 
 def test_rounds_are_readable_as_they_happen(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "a" / "run", {})
+    folder = RunFolder(tmp_path / "a" / "run")
     for number in range(3):
         folder.append_round(record(number, None if number == 1 else 0.5))
         lines = (folder.path / "rounds.jsonl").read_text().splitlines()
@@ -76,7 +76,7 @@ def test_rounds_are_readable_as_they_happen(tmp_path: Path) -> None:
 
 
 def test_result_model_and_plot_are_written(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, {})
+    folder = RunFolder(tmp_path)
     for number in range(5):
         folder.append_round(record(number, 0.2 * number))
     model = torch.nn.Linear(3, 2)
@@ -94,7 +94,7 @@ def test_result_model_and_plot_are_written(tmp_path: Path) -> None:
 
 
 def test_plot_of_a_run_without_uplink_is_drawn_all_the_same(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, {})
+    folder = RunFolder(tmp_path)
     folder.append_round(record(0))
     folder.write_plot("nothing sent")
     folder.close()
@@ -116,7 +116,7 @@ def test_a_kill_while_the_config_is_written_leaves_the_one_before(
 
 
 def test_result_with_nan_is_refused(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path, {})
+    folder = RunFolder(tmp_path)
     with pytest.raises(ValueError, match="not JSON compliant"):
         folder.write_result({"loss": float("nan")})
     folder.close()

@@ -69,6 +69,7 @@ CREATE TABLE payload (
     count    INTEGER NOT NULL,
     tags     BLOB NOT NULL,          -- fingerprints of the samples, or their first bytes
     marks    BLOB NOT NULL,          -- two bytes of each target, where there are tags
+    sketches BLOB NOT NULL,          -- 16 bytes of each sample, which tell most others from it
     dropped  BLOB NOT NULL,          -- a bit for each sample, 1: a duplicate; empty: none is
     digest   BLOB NOT NULL,          -- of the data: BLAKE2b, 8 bytes
     checksum INTEGER NOT NULL,
@@ -80,7 +81,7 @@ _REPLY = (
     "id, place, receipt, node_id, client, round, strategy, variance_kept, remaining, "
     "content_bytes, envelope_bytes, count"
 )
-_PAYLOAD = "id, reply, number, spec, count, tags, marks, dropped, digest"
+_PAYLOAD = "id, reply, number, spec, count, tags, marks, sketches, dropped, digest"
 _DIGEST_BYTES = 8
 _BUSY_SECONDS = 30.0
 _LITTLE_ROOM = 1 << 20  # bytes: with less, a failed write is taken for a full disk
@@ -97,6 +98,7 @@ class NewPayload:
     count: int
     tags: bytes
     marks: NDArray[np.uint16]
+    sketches: bytes
     dropped: NDArray[np.bool_]
 
 
@@ -134,6 +136,8 @@ class PayloadRow:
         Of the samples.
     marks : (count,) uint16 array
         Of their targets; zeros where there are no tags.
+    sketches : bytes
+        See `duplicates.sketches_of`; empty where none are needed.
     dropped : (count,) bool array
         Which samples are duplicates.
     digest : bytes
@@ -147,6 +151,7 @@ class PayloadRow:
     count: int
     tags: bytes
     marks: NDArray[np.uint16]
+    sketches: bytes
     dropped: NDArray[np.bool_]
     digest: bytes
     nbytes: int
@@ -248,7 +253,8 @@ class BankFile:
                 digest = _digest(payload.data)
                 shown = (
                     row, reply, number, payload.spec.to_bytes(), payload.count, payload.tags,
-                    _mark_bytes(payload), _to_bits(payload.dropped), digest,
+                    _mark_bytes(payload),
+                    payload.sketches, _to_bits(payload.dropped), digest,
                 )  # fmt: skip
                 _insert(db, "payload", _PAYLOAD, shown, ("data", payload.data))
                 rows.append(row)
@@ -285,6 +291,12 @@ class BankFile:
                 found = self._db.execute(f"{asked} WHERE reply.id = ? {order}", (reply,))
             for values in found:
                 yield self._payload_of(values)
+
+    def sketches(self, row: int) -> bytes:
+        """Return the sketches of a payload's samples."""
+        with self._told():
+            asked = "SELECT sketches FROM payload WHERE id = ?"
+            return bytes(self._db.execute(asked, (row,)).fetchone()[0])
 
     def rows(self, table: str) -> list[int]:
         """Return the numbers of the rows of a table, whatever state they are in."""
@@ -345,7 +357,8 @@ class BankFile:
             for payload, mask in dropped:
                 shown = (
                     payload.id, payload.reply, payload.number, payload.spec.to_bytes(),
-                    payload.count, payload.tags, _mark_bytes(payload), _to_bits(mask),
+                    payload.count, payload.tags, _mark_bytes(payload),
+                    payload.sketches, _to_bits(mask),
                     payload.digest,
                 )  # fmt: skip
                 db.execute(
@@ -466,14 +479,16 @@ class BankFile:
         *shown, check, nbytes = values
         if checksum(*shown) != check:
             raise self.damaged(f"payload {shown[0]} is not what was written")
-        row, reply, number, spec, count, tags, marks, dropped, digest = shown
+        row, reply, number, spec, count, tags, marks, sketches, dropped, digest = shown
         try:
             read = _read_spec(spec)
         except CodecError as error:
             raise self.damaged(f"payload {row}: {error}") from error
         mask = _from_bits(dropped, count)
         labels = np.frombuffer(marks, "<u2") if marks else np.zeros(count, np.uint16)
-        return PayloadRow(row, reply, number, read, count, tags, labels, mask, digest, nbytes)
+        return PayloadRow(
+            row, reply, number, read, count, tags, labels, sketches, mask, digest, nbytes
+        )
 
     def _set_place(self, db: sqlite3.Connection, row: ReplyRow, place: int | None) -> None:
         of = row.origin
