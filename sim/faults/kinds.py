@@ -356,7 +356,7 @@ OF_PROCESSES = (
     Fault("request handled twice", befalling([supernode.AGAIN]), 12, 0),
     Fault(
         "reply delayed past the round's end",
-        befalling([supernode.DELAY], (1.2, 3.0)), 12, 2, config=lasting(1.0),
+        befalling([supernode.DELAY], (1.2, 3.0)), 12, 2, slack=6, config=lasting(1.0),
     ),
     Fault("reply truncated", befalling([supernode.TRUNCATE]), 12, 0),
     Fault("bit of a reply flipped", befalling([supernode.FLIP]), 24, 3),
