@@ -182,7 +182,8 @@ class Bed:
             raise RunError(f"{last} rounds are too few: devices were still sending in the last")
 
     def _told(self) -> list[dict[str, Any]]:
-        whole, _, _ = (self.out / "rounds.jsonl").read_text().rpartition("\n")
+        lines = self.out / "rounds.jsonl"
+        whole, _, _ = (lines.read_text() if lines.exists() else "").rpartition("\n")
         return [json.loads(line) for line in whole.splitlines()]
 
     def count(self) -> Count:

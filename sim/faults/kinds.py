@@ -176,15 +176,13 @@ def fill(disk: Path, leave: int) -> None:
             file.truncate(max(0, file.tell() - leave))
 
 
-def wait_for_a_round(federation: Federation, seconds: float = 15.0) -> None:
-    """Wait until the run folder tells of one more round."""
-    lines = federation.out / "rounds.jsonl"
-    before = lines.stat().st_size if lines.exists() else 0
+def wait_for_a_round(federation: Federation, seconds: float = 60.0) -> None:
+    """Wait until the run folder tells of one more round, if the server does not end before."""
+    before = federation.rounds()
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not federation.wait_for_server(0.02):
-        if lines.exists() and lines.stat().st_size > before > 0:
+    while federation.rounds() <= before and time.monotonic() < deadline:
+        if federation.wait_for_server(0.02):
             return
-        before = before or (lines.stat().st_size if lines.exists() else 0)
 
 
 # Clocks, data, other servers
