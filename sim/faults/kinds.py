@@ -365,5 +365,5 @@ OF_PROCESSES = (
     Fault("devices with the same samples", same_samples, 2, 0),
     Fault("strategies on one bank, one after the other", one_after_the_other, 2, 0),
     Fault("strategies on one bank, at the same time", at_the_same_time, 4, 2, rounds_each=15),
-    Fault("everything at once", everything, 40, 0, rounds=10),
+    Fault("everything at once", everything, 24, 0, rounds=8),
 )  # fmt: skip
