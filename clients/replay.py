@@ -83,8 +83,7 @@ def answer_replay(
     contribution = replay_round(work, inventory)
     contribution.skipped.update(memory.skipped)  # of a reply that was lost
     inventory.send(contribution)
-    if not inventory.counts().left(request.keep_rate):
-        inventory.verify()
+    is_sure = bool(inventory.counts().left(request.keep_rate)) or inventory.verify()
     if inventory.untold():
         contribution.skipped[DUPLICATE] += inventory.untold()
     notes: tuple[str, ...] = (_RANDOM,) if inventory.became_random else ()
@@ -97,7 +96,7 @@ def answer_replay(
     return replace(
         contribution,
         notes=notes,
-        remaining=inventory.counts().left(request.keep_rate),
+        remaining=inventory.counts().left(request.keep_rate) or int(not is_sure),
         growing=bool(getattr(work.source, "growing", False)) or inventory.has_changed,
     )
 

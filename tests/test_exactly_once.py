@@ -13,6 +13,7 @@ from flwr.app import RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clients import inventory
 from codec import CodecError
 
 KINDS = [Album, KeyedAlbum]
@@ -33,7 +34,7 @@ def test_every_sample_arrives_exactly_once(kind: type[Album], events: list[str],
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=300)
+@settings(max_examples=100)
 @HAPPENS
 def test_every_sample_arrives_exactly_once_in_longer_lives(
     kind: type[Album], events: list[str], seed: int
@@ -94,7 +95,7 @@ def _lose(file: Path, *, damaged: bool) -> None:
         file.write_bytes(b"SQLite format 3\0" + bytes(range(256)) * 20)
 
 
-@pytest.mark.parametrize("kills", [15, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [15, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_process_killed_at_any_moment_loses_and_doubles_nothing(
     kills: int, tmp_path: Path
 ) -> None:
@@ -220,6 +221,21 @@ def test_one_that_was_replaced_is_found_before_the_end(tmp_path: Path) -> None:
     source.numbers[source.numbers.index(next(iter(world.received)))] = 99
     world.finish()
     assert world.received[99] == 1 and max(world.received.values()) == 1
+
+
+def test_no_round_reads_everything_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inventory, "_MOST_VERIFIED", 15)
+    source = Album(list(range(60)))
+    world = World(source, tmp_path, options={"samples_per_round": 30})
+    remaining = []
+    while not remaining or remaining[-1]:
+        source.reads.clear()
+        world.ask()
+        remaining.append(world.reply["remaining"])
+        assert source.reads.total() <= 30 + 4 + 4 + max(6, 15)
+    assert remaining == [30, 1, 1, 1, 0] and sorted(world.received) == list(range(60))
 
 
 @pytest.mark.parametrize("size", [0, 2])

@@ -252,6 +252,7 @@ def test_a_replay_request_is_read() -> None:
     assert "acknowledged" not in request.to_entries()
     said = ReplayRequest(server_round=3, acknowledged=b"")
     assert ReplayRequest.from_entries(said.to_entries()).acknowledged == b""
+    assert said.to_entries()["acknowledged"] == b"\0"  # Flower's mods take no empty entry
 
 
 def test_a_request_to_train_is_read() -> None:
@@ -576,3 +577,13 @@ def test_every_option_of_a_request_is_a_keyword_argument_of_its_strategy(
         if name not in a_round_s_own:
             assert shown[name].annotation == declared.type
             assert name in (strategy.__doc__ or "")
+
+
+@pytest.mark.parametrize("bank", [b"", b"8 bytes."])
+def test_a_bank_s_id_is_of_eight_bytes_or_not_there(bank: bytes) -> None:
+    for kind in (DescribeRequest, ReplayRequest):
+        entries = kind(server_round=1, bank=bank).to_entries()
+        assert ("bank" in entries) is bool(bank)
+        assert kind.from_entries(entries).bank == bank
+        with pytest.raises(OptionError, match="bank has 3 bytes; legal: 0 or 8"):
+            kind(server_round=1, bank=b"abc")

@@ -13,6 +13,7 @@ from torch import nn
 from clients import ArraySource, train
 from codec import CodecOptions
 from codec.identity import receipt
+from codec.messages import ReplayRequest
 from strategies import QuantizedDataReplay, RoundResult, SampleBank, ServerModel, train_on_bank
 
 SHAPE, CLASSES, CLIENTS = (1, 4, 4), 2, 3
@@ -160,7 +161,8 @@ def test_acknowledged_is_the_receipt_of_the_last_accepted_reply() -> None:
     acknowledged, receipts = [], []
     for sent, answers in zip(grid.requests[::2], grid.replies[::2], strict=True):
         (request,) = (message for message in sent if message.metadata.dst_node_id == node_id)
-        acknowledged.append(request.content.config_records["config"]["acknowledged"])
+        asked = ReplayRequest.from_entries(request.content.config_records["config"])
+        acknowledged.append(asked.acknowledged)
         (reply,) = (message for message in answers if message.metadata.src_node_id == node_id)
         samples = reply.content.config_records["payload"]["samples"]
         assert isinstance(samples, bytes)
