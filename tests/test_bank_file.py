@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bank_files import LOSSLESS, add, drawn, floats, payload, receipt_of, same
+from bank_files import LOSSLESS, add, drawn, floats, payload, receipt_of, same, tags_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import CodecOptions, decode_samples
-from strategies.sample_bank import BankError, BankFull, Origin, SampleBank
+from strategies.sample_bank import Added, BankError, BankFull, Origin, SampleBank
 
 DITHERED = CodecOptions(quantizer="dithered")
 
@@ -324,6 +324,41 @@ def test_killed_at_any_moment_it_has_all_that_was_told_and_whole_replies(
             if len(bank):
                 _sent(bank)  # all of it decodes
             told = bank.replies - 1
+
+
+def test_a_payload_in_the_place_of_another_is_found(path: Path) -> None:
+    """Its own checksum says that it is whole."""
+    one, two = payload(0), payload(1)
+    with SampleBank(path=path) as bank:
+        add(bank, [one])
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE payload SET data = ?", (two.to_bytes(),))
+    connection.commit()
+    connection.close()
+    assert "payload 1 is not what was written" in _problem(path, [])
+
+
+def test_a_file_of_the_first_version_opens(path: Path) -> None:
+    """Of three replies one is of duplicates, and one waits."""
+    path.parent.mkdir()
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parent / "bank_v1.sql").read_text(encoding="utf-8"))
+    connection.close()
+    dataset = SampleBank.open(path)
+    assert (len(dataset), dataset.scale, dataset.class_names[9]) == (7, "unit", "kind 9")
+    with SampleBank(path=path) as bank:
+        assert (len(bank), bank.replies) == (7, 3)
+        assert bank.has_receipt(receipt_of(payload(0, 3), payload(1, 2)))
+        position = bank.position()
+        (stored,) = bank.hold_back(2)
+        assert (stored.client, stored.node_id, stored.server_round, stored.count) == (4, 5, 2, 2)
+        assert add(bank, [payload(0, 3)], fingerprints=tags_of(payload(0, 3), 2, bank)) == Added(
+            0, 3, known=False
+        )
+        bank.admit(stored.receipt)
+        with pytest.raises(BankError, match="the position is of"):
+            bank.restore(position)
+        assert len(bank) == 7 and len(_sent(bank)) == 7
 
 
 def test_payloads_alone_are_held_once(path: Path) -> None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import typer
 from doc_pages import BLOCKS, PAGES, ROOT, Block
@@ -128,6 +129,10 @@ def check_ours(module: str, arguments: list[str]) -> None:
     group = typer.main.get_command(cli)
     command = group.get_command(None, name)  # type: ignore[attr-defined,arg-type]
     assert command is not None, f"no command {name}"
+    while isinstance(command, click.Group) and options != ["--help"]:
+        name, *options = options
+        command = command.get_command(None, name)  # type: ignore[arg-type]
+        assert command is not None, f"no command {name}"
     if "--help" in options:
         return
     values = command.make_context(name, repeat_flags(options)).params

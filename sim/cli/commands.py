@@ -242,6 +242,21 @@ def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
 
 
 @cli.command()
+def duplicates(
+    out: ResultsFolder = RESULTS,
+    data_dir: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of CIFAR-10.", show_default="without")
+    ] = "",
+    images: Annotated[int, typer.Option(min=100, metavar="N", help="Of a data set.")] = 300,
+) -> None:
+    """Measure how well a bank recognises samples that come again in another code."""
+    from sim.duplicates import measure_duplicates
+
+    measure_duplicates(out, str(absolute(data_dir)) if data_dir else "", images, print_line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
 def importance(
     mode: Annotated[Literal["streaming", "replay"], typer.Option()],
     config: Config = None,

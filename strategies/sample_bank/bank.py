@@ -27,9 +27,11 @@ from strategies.sample_bank.arrays import (
 )
 from strategies.sample_bank.dataset import BankDataset
 from strategies.sample_bank.duplicates import (
+    SKETCH,
     Coded,
     Incoming,
     Loss,
+    Sketches,
     TagIndex,
     comparable,
     dropped_of,
@@ -41,6 +43,7 @@ from strategies.sample_bank.records import Added, Origin, StoredReply
 from strategies.server_model import Batch
 
 _FLOAT_BYTES = 4
+_SKETCHED_BLOCKS = 4096  # whose sketches are kept at hand
 _COMPARED_BYTES = 64 << 20  # of decoded samples kept at hand for comparisons
 
 
@@ -58,6 +61,8 @@ class _Block:
         What their coding has changed.
     kept : (count,) int array, optional
         Which samples of the payload these are; None: all.
+    sketches : bytes
+        Of the payload's samples, see `duplicates.sketches_of`; those of a file's row are there.
     """
 
     data: bytes | Arrays | int
@@ -65,6 +70,7 @@ class _Block:
     nbytes: int
     loss: Loss
     kept: NDArray[np.int64] | None = None
+    sketches: bytes = b""
 
 
 class SampleBank:
@@ -116,6 +122,7 @@ class SampleBank:
     _tags: TagIndex
     _starts: list[int]
     _compared_last: OrderedDict[int, Coded]
+    _sketched_last: OrderedDict[int, Sketches]
 
     def __init__(
         self,
@@ -243,7 +250,15 @@ class SampleBank:
         tags = split_tags(origin.fingerprints, [payload.count for payload, _ in sent])
         incoming, masks = self._compared(parts, losses, tags, [marks_of(p.targets) for p in parts])
         new = [
-            NewPayload(payload.to_bytes(), payload.spec, payload.count, one.tags, one.marks, mask)
+            NewPayload(
+                payload.to_bytes(),
+                payload.spec,
+                payload.count,
+                one.tags,
+                one.marks,
+                one.sketches.tobytes(),
+                mask,
+            )
             for (payload, _), one, mask in zip(sent, incoming, masks, strict=True)
         ]
         places: Sequence[bytes | int] = [payload.data for payload in new]
@@ -506,7 +521,8 @@ class SampleBank:
         self._blocks, self._receipts = [], set()
         self._count = self._replies = 0
         self._first, self._holds_floats = None, False
-        self._tags, self._starts, self._compared_last = TagIndex(), [], OrderedDict()
+        self._tags, self._starts = TagIndex(), []
+        self._compared_last, self._sketched_last = OrderedDict(), OrderedDict()
         self._queue, self._undrawn = [], np.empty(0, np.int64)
         self._empty_window()
 
@@ -548,7 +564,7 @@ class SampleBank:
     ) -> tuple[list[Incoming], list[NDArray[np.bool_]]]:
         """Return a reply's payloads for comparison, and which of their samples are duplicates."""
         reply = [Incoming(*one) for one in zip(parts, losses, tags, marks, strict=True)]
-        return reply, dropped_of(reply, self._tags, self._held_at)
+        return reply, dropped_of(reply, self._tags, _Places(self))
 
     def _take_in(
         self,
@@ -560,15 +576,32 @@ class SampleBank:
         """Make a reply's payloads part of the bank."""
         for place, size, incoming, mask in zip(places, sizes, reply, masks, strict=True):
             self._tags.add(incoming.tags, incoming.marks, self._count, ~mask)
-            self._append(_block(place, mask, size, incoming.loss), incoming.arrays)
+            block = _block(place, mask, size, incoming.loss)
+            if isinstance(place, bytes):
+                block = replace(block, sketches=incoming.sketches.tobytes())
+            self._append(block, incoming.arrays)
         self._replies += 1
         dropped = sum(int(mask.sum()) for mask in masks)
         return Added(sum(map(len, masks)) - dropped, dropped, known=False)
 
-    def _held_at(self, place: int) -> tuple[Coded, int]:
-        """Return the payload of one of the bank's samples, and which of its samples it is."""
+    def _block_at(self, place: int) -> tuple[int, int]:
+        """Return the number of the block that has one of the bank's samples, and which it is."""
         number = bisect_right(self._starts, place) - 1
-        return self._coded(number), place - self._starts[number]
+        return number, place - self._starts[number]
+
+    def _sketches(self, number: int) -> Sketches | None:
+        """Return the sketches of a block's samples, if it has any."""
+        if number not in self._sketched_last:
+            block = self._blocks[number]
+            data = block.sketches
+            if isinstance(block.data, int):
+                data = self._of_file().sketches(block.data)
+            sketches = np.frombuffer(data, "<f2").reshape(-1, SKETCH)
+            self._sketched_last[number] = sketches if block.kept is None else sketches[block.kept]
+            if len(self._sketched_last) > _SKETCHED_BLOCKS:
+                self._sketched_last.popitem(last=False)
+        found = self._sketched_last[number]
+        return found if len(found) else None
 
     def _coded(self, number: int) -> Coded:
         """Return the samples of a block for comparison, from the window if it has them."""
@@ -740,6 +773,24 @@ class SampleBank:
         )
         seen = in_units(samples, arrays.bounds) if arrays.is_float else samples.long()
         return seen, targets, weights
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What a bank knows of its samples by their places, see `duplicates.Held`."""
+
+    bank: SampleBank
+
+    def sketch(self, place: int) -> tuple[Sketches, Loss] | None:
+        """Return a sample's sketch, and what its coding has changed."""
+        number, row = self.bank._block_at(place)
+        sketches = self.bank._sketches(number)
+        return None if sketches is None else (sketches[row], self.bank._blocks[number].loss)
+
+    def coded(self, place: int) -> tuple[Coded, int]:
+        """Return the payload of a sample, and which of its samples it is."""
+        number, row = self.bank._block_at(place)
+        return self.bank._coded(number), row
 
 
 def _block(data: bytes | int, dropped: NDArray[np.bool_], nbytes: int, loss: Loss) -> _Block:

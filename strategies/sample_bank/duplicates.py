@@ -7,10 +7,10 @@ agrees is therefore compared, decoded. Figures: ``docs/strategies.md``.
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +26,18 @@ MARK_BYTES = 2
 # How far apart two codings of a sample may be: the distance that their losses explain, with some
 # room as those are means; at most a share of the spread, as samples of a class that differ lie as
 # near as that now and then. Of pictures the coarse grid decides, and what is fine if it is clear.
-_ROOM, _ROOM_COARSE, _MOST, _CLEAR, _LEAST = 1.5, 1.1, 0.5, 0.35, 0.02
+# On the grid a picture's errors are smaller than their mean, and alike from coding to coding.
+_ROOM, _MOST, _MOST_COARSE, _CLEAR, _LEAST = 1.5, 0.5, 0.42, 0.3, 0.02
+SKETCH = 8  # numbers of a sample
+_LIKELY = 2.0  # times that distance, as sketches tell it: of duplicates 1 in 10,000 lies beyond
+_FEWEST = 8  # samples whose spread says what a distance is
 _SIDE = 8  # of the coarse grid on which pictures are compared, too
 _LITTLE_KEPT = 1e-3
 
 Tags = NDArray[np.uint64]
 Marks = NDArray[np.uint16]
 Floats = NDArray[np.float32]
+Sketches = NDArray[np.float16]
 
 
 @dataclass(frozen=True)
@@ -206,20 +211,33 @@ class Coded:
 
     def __init__(self, samples: NDArray[Any], loss: Loss) -> None:
         self.samples, self.loss = samples, loss
-        self._views: dict[ChannelAxis, tuple[_View, _View | None]] = {}
+        self._fine: dict[ChannelAxis, _View] = {}
+        self._coarse: dict[ChannelAxis, _View] = {}
 
     @cached_property
     def axis(self) -> ChannelAxis:
         """Where the samples have their channels, or columns."""
         return measured_axis(self.samples)
 
-    def views(self, axis: ChannelAxis) -> tuple[_View, _View | None]:
-        """Return the samples as they are and, if they are pictures, on a coarse grid."""
-        if axis not in self._views:
+    def fine(self, axis: ChannelAxis) -> _View:
+        """Return the samples as they are."""
+        if axis not in self._fine:
+            self._fine[axis] = _View.of(axis.coded(self.samples))
+        return self._fine[axis]
+
+    def coarse(self, axis: ChannelAxis) -> _View | None:
+        """Return the samples on a coarse grid, if they are pictures."""
+        if axis not in self._coarse:
             coded = axis.coded(self.samples)
-            picture = coded.ndim == 4 and min(coded.shape[2:]) >= 2 * _SIDE
-            self._views[axis] = _View.of(coded), _View.of(_coarse(coded)) if picture else None
-        return self._views[axis]
+            if coded.ndim != 4 or min(coded.shape[2:]) < 2 * _SIDE:
+                return None
+            self._coarse[axis] = _View.of(_coarse(coded))
+        return self._coarse[axis]
+
+    @cached_property
+    def sketched(self) -> _View:
+        """What sketches are made of."""
+        return self.coarse(self.axis) or self.fine(self.axis)
 
 
 def are_one(one: Coded, row: int, other: Coded, place: int) -> bool:
@@ -231,14 +249,55 @@ def are_one(one: Coded, row: int, other: Coded, place: int) -> bool:
     """
     if one.samples.dtype.kind != "f" or (one.loss.exact and other.loss.exact):
         return np.array_equal(one.samples[row], other.samples[place])
-    explained = math.sqrt(one.loss.square + other.loss.square)
-    (fine, coarse), (fine_of_other, coarse_of_other) = one.views(one.axis), other.views(one.axis)
+    coarse, coarse_of_other = one.coarse(one.axis), other.coarse(one.axis)
     if coarse is not None and coarse_of_other is not None:
-        most = max(_LEAST, min(_ROOM_COARSE * explained, _MOST))
+        most = _most_coarse(one.loss, other.loss)
         if coarse.distance(row, coarse_of_other, place) <= most:
             return True
-    most = max(_LEAST, min(_ROOM * explained, _MOST if coarse is None else _CLEAR))
-    return fine.distance(row, fine_of_other, place) <= most
+    most = _most_fine(one.loss, other.loss, _MOST if coarse is None else _CLEAR)
+    return one.fine(one.axis).distance(row, other.fine(one.axis), place) <= most
+
+
+def _most_coarse(one: Loss, other: Loss) -> float:
+    return max(_LEAST, min(math.sqrt(max(one.square, other.square)), _MOST_COARSE))
+
+
+def _most_fine(one: Loss, other: Loss, most: float) -> float:
+    return max(_LEAST, min(_ROOM * math.sqrt(one.square + other.square), most))
+
+
+def sketches_of(coded: Coded) -> Sketches:
+    """Return numbers (N, 8) whose distances are about those of the samples.
+
+    They are sums of a sample's values with random signs, of pictures on the coarse grid. Most of
+    what agrees by chance is told apart by them, and need not be decoded.
+    """
+    values = coded.sketched.values.reshape(len(coded.samples), -1)
+    with np.errstate(over="ignore"):
+        sums = values @ _signs(values.shape[1]) / math.sqrt(values.shape[1])
+        return np.asarray(sums, "<f2")
+
+
+def may_be_one(one: Coded, sketch: Sketches, other: Sketches, loss: Loss) -> bool:
+    """Whether sketches leave it open that a sample of a payload is one of another's."""
+    if len(one.samples) < _FEWEST:
+        return True
+    picture = one.coarse(one.axis) is not None
+    most = _most_coarse(one.loss, loss) if picture else _most_fine(one.loss, loss, _MOST)
+    spread = math.sqrt(float(one.sketched.variance.mean()))
+    mine, theirs = sketch.astype(np.float64), other.astype(np.float64)
+    rounding = float(np.max(np.abs(mine) + np.abs(theirs))) * 2.0**-10
+    with np.errstate(invalid="ignore"):
+        distance = math.sqrt(float(np.square(mine - theirs).mean()))
+    return not distance > _LIKELY * most * spread + rounding  # true if it is NaN
+
+
+@lru_cache(maxsize=8)
+def _signs(count: int) -> Floats:
+    """Return ones and minus ones (count, 8), the same for ever."""
+    words = np.random.PCG64(0).random_raw(-(-count * SKETCH // 64)).astype("<u8")
+    bits = np.unpackbits(words.view(np.uint8), count=count * SKETCH)
+    return 2 * bits.reshape(count, SKETCH).astype(np.float32) - 1
 
 
 def _coarse(pictures: Floats) -> Floats:
@@ -265,15 +324,30 @@ class Incoming:
         """Its samples for comparison."""
         return comparable(self.arrays, self.loss)
 
+    @cached_property
+    def sketches(self) -> Sketches:
+        """Sketches of its samples; none where tags are missing, or long enough to do without."""
+        if not 0 < len(self.tags) < CERTAIN_BYTES * len(self.marks):
+            return np.empty((0, SKETCH), np.float16)
+        return sketches_of(self.coded)
+
+
+class Held(Protocol):
+    """What a bank knows of its samples, by their places."""
+
+    def sketch(self, place: int) -> tuple[Sketches, Loss] | None:
+        """Return a sample's sketch, and what coding has changed of it; None without a sketch."""
+
+    def coded(self, place: int) -> tuple[Coded, int]:
+        """Return the payload of a sample, and which of its samples it is."""
+
 
 def comparable(arrays: Arrays, loss: Loss) -> Coded:
     """Return decoded samples for comparison."""
     return Coded((arrays.in_floats() if arrays.is_float else arrays).samples, loss)
 
 
-def dropped_of(
-    reply: list[Incoming], index: TagIndex, held: Callable[[int], tuple[Coded, int]]
-) -> list[NDArray[np.bool_]]:
+def dropped_of(reply: list[Incoming], index: TagIndex, held: Held) -> list[NDArray[np.bool_]]:
     """Return which samples of a reply are duplicates, of the bank's or of earlier ones in it.
 
     Parameters
@@ -282,8 +356,7 @@ def dropped_of(
         Its payloads in their order.
     index : TagIndex
         Of the bank.
-    held : callable
-        ``place -> (payload, row)``: where a sample of the bank is.
+    held : Held
     """
     masks: list[NDArray[np.bool_]] = []
     earlier: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -294,8 +367,14 @@ def dropped_of(
         if not size:
             continue
         for row, place, common in index.find(incoming.tags, incoming.marks):
-            if not mask[row]:
-                mask[row] = common >= CERTAIN_BYTES or are_one(incoming.coded, row, *held(place))
+            if mask[row]:
+                continue
+            known = held.sketch(place) if common < CERTAIN_BYTES else None
+            if known is not None and len(incoming.sketches):
+                sketch, loss = known
+                if not may_be_one(incoming.coded, incoming.sketches[row], sketch, loss):
+                    continue
+            mask[row] = common >= CERTAIN_BYTES or are_one(incoming.coded, row, *held.coded(place))
         for row, key in enumerate(zip(found.tolist(), incoming.marks.tolist(), strict=True)):
             if mask[row]:
                 continue

@@ -6,12 +6,14 @@
     reply    one row a reply: who sent it, its receipt, and its place among those of the bank
     payload  one row a payload: its bytes as they came, and which of its samples were dropped
 
-A row's ``checksum`` covers its other columns, but for the payload's bytes, which have a CRC-32 of
-their own. A reply without a place waits; see `SampleBank.hold_back`.
+A row's ``checksum`` is a CRC-32 of its other columns, but for the payload's bytes. Those have a
+digest in a column: a payload ends with its own CRC-32, so that a CRC-32 over it is always the same.
+A reply without a place waits; see `SampleBank.hold_back`.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -67,8 +69,9 @@ CREATE TABLE payload (
     count    INTEGER NOT NULL,
     tags     BLOB NOT NULL,          -- fingerprints of the samples, or their first bytes
     marks    BLOB NOT NULL,          -- two bytes of each target, where there are tags
+    sketches BLOB NOT NULL,          -- 16 bytes of each sample, which tell most others from it
     dropped  BLOB NOT NULL,          -- a bit for each sample, 1: a duplicate; empty: none is
-    crc      INTEGER NOT NULL,       -- of the data
+    digest   BLOB NOT NULL,          -- of the data: BLAKE2b, 8 bytes
     checksum INTEGER NOT NULL,
     data     BLOB NOT NULL,          -- last, so that the others are read without it
     UNIQUE (reply, number)
@@ -78,7 +81,8 @@ _REPLY = (
     "id, place, receipt, node_id, client, round, strategy, variance_kept, remaining, "
     "content_bytes, envelope_bytes, count"
 )
-_PAYLOAD = "id, reply, number, spec, count, tags, marks, dropped, crc"
+_PAYLOAD = "id, reply, number, spec, count, tags, marks, sketches, dropped, digest"
+_DIGEST_BYTES = 8
 _BUSY_SECONDS = 30.0
 _LITTLE_ROOM = 1 << 20  # bytes: with less, a failed write is taken for a full disk
 
@@ -94,6 +98,7 @@ class NewPayload:
     count: int
     tags: bytes
     marks: NDArray[np.uint16]
+    sketches: bytes
     dropped: NDArray[np.bool_]
 
 
@@ -131,10 +136,12 @@ class PayloadRow:
         Of the samples.
     marks : (count,) uint16 array
         Of their targets; zeros where there are no tags.
+    sketches : bytes
+        See `duplicates.sketches_of`; empty where none are needed.
     dropped : (count,) bool array
         Which samples are duplicates.
-    crc : int
-        CRC-32 of the payload.
+    digest : bytes
+        Of the payload.
     """
 
     id: int
@@ -144,8 +151,9 @@ class PayloadRow:
     count: int
     tags: bytes
     marks: NDArray[np.uint16]
+    sketches: bytes
     dropped: NDArray[np.bool_]
-    crc: int
+    digest: bytes
     nbytes: int
 
 
@@ -242,10 +250,11 @@ class BankFile:
             _insert(db, "reply", _REPLY, (reply, *values))
             for number, payload in enumerate(payloads):
                 row = _next_row(db, "payload")
-                crc = zlib.crc32(payload.data)
+                digest = _digest(payload.data)
                 shown = (
                     row, reply, number, payload.spec.to_bytes(), payload.count, payload.tags,
-                    _mark_bytes(payload), _to_bits(payload.dropped), crc,
+                    _mark_bytes(payload),
+                    payload.sketches, _to_bits(payload.dropped), digest,
                 )  # fmt: skip
                 _insert(db, "payload", _PAYLOAD, shown, ("data", payload.data))
                 rows.append(row)
@@ -282,6 +291,12 @@ class BankFile:
                 found = self._db.execute(f"{asked} WHERE reply.id = ? {order}", (reply,))
             for values in found:
                 yield self._payload_of(values)
+
+    def sketches(self, row: int) -> bytes:
+        """Return the sketches of a payload's samples."""
+        with self._told():
+            asked = "SELECT sketches FROM payload WHERE id = ?"
+            return bytes(self._db.execute(asked, (row,)).fetchone()[0])
 
     def rows(self, table: str) -> list[int]:
         """Return the numbers of the rows of a table, whatever state they are in."""
@@ -320,9 +335,9 @@ class BankFile:
     def data(self, row: int) -> bytes:
         """Return a payload's bytes."""
         with self._told():
-            found = self._db.execute("SELECT crc, data FROM payload WHERE id = ?", (row,))
-            crc, data = found.fetchone() or (0, None)
-        if not isinstance(data, bytes) or zlib.crc32(data) != crc:
+            found = self._db.execute("SELECT digest, data FROM payload WHERE id = ?", (row,))
+            digest, data = found.fetchone() or (b"", None)
+        if not isinstance(data, bytes) or _digest(data) != digest:
             raise self.damaged(f"payload {row} is not what was written")
         return data
 
@@ -342,7 +357,9 @@ class BankFile:
             for payload, mask in dropped:
                 shown = (
                     payload.id, payload.reply, payload.number, payload.spec.to_bytes(),
-                    payload.count, payload.tags, _mark_bytes(payload), _to_bits(mask), payload.crc,
+                    payload.count, payload.tags, _mark_bytes(payload),
+                    payload.sketches, _to_bits(mask),
+                    payload.digest,
                 )  # fmt: skip
                 db.execute(
                     "UPDATE payload SET dropped = ?, checksum = ? WHERE id = ?",
@@ -462,14 +479,16 @@ class BankFile:
         *shown, check, nbytes = values
         if checksum(*shown) != check:
             raise self.damaged(f"payload {shown[0]} is not what was written")
-        row, reply, number, spec, count, tags, marks, dropped, crc = shown
+        row, reply, number, spec, count, tags, marks, sketches, dropped, digest = shown
         try:
             read = _read_spec(spec)
         except CodecError as error:
             raise self.damaged(f"payload {row}: {error}") from error
         mask = _from_bits(dropped, count)
         labels = np.frombuffer(marks, "<u2") if marks else np.zeros(count, np.uint16)
-        return PayloadRow(row, reply, number, read, count, tags, labels, mask, crc, nbytes)
+        return PayloadRow(
+            row, reply, number, read, count, tags, labels, sketches, mask, digest, nbytes
+        )
 
     def _set_place(self, db: sqlite3.Connection, row: ReplyRow, place: int | None) -> None:
         of = row.origin
@@ -549,6 +568,10 @@ def _insert(
 
 def _insert_meta(db: sqlite3.Connection, key: str, value: bytes) -> None:
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, checksum(key, value)))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
 
 
 def _mark_bytes(payload: NewPayload | PayloadRow) -> bytes:
