@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,8 @@ class Encoder:
     codec: CodecOptions
     key: tuple[int, int, int]
     by_label: bool = False
+    # By the positions of a selection: samples in each of its payloads.
+    _sizes: dict[bytes, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     def encode(
         self, samples: NDArray[Any], targets: NDArray[Any], selection: Selection
@@ -106,16 +108,7 @@ class Encoder:
         """
         selection = self.in_order(targets, selection)
         positions, inclusion = selection.positions, selection.inclusion
-        return tuple(
-            encode_samples(
-                samples[positions[part]],
-                targets[positions[part]],
-                spec,
-                key=key,
-                inclusion=None if inclusion is None else inclusion[part],
-            ).to_bytes()
-            for spec, part, key in self._parts(samples, targets, positions)
-        )
+        return self._encode(samples, targets, positions, inclusion)
 
     def in_order(self, targets: NDArray[Any], selection: Selection) -> Selection:
         """Return the selection in the order in which its samples stand in the payloads."""
@@ -126,14 +119,17 @@ class Encoder:
     def reconstruct(
         self, samples: NDArray[Any], targets: NDArray[Any], selection: Selection
     ) -> DecodedSamples:
-        """Return what the payloads of `encode` decode to; for an encoder that does not sort."""
+        """Return what the payloads of `encode` decode to; for an encoder that does not sort.
+
+        The same selection was encoded before.
+        """
         positions, inclusion = selection.positions, selection.inclusion
         weights = np.ones(len(positions), np.float32)
         if inclusion is not None:
             weights = np.float32(INCLUSION_UNIT) / inclusion.astype(np.float32)
         values = [
             reconstruct_samples(samples[positions[part]], spec, key)
-            for spec, part, key in self._parts(samples, targets, positions)
+            for spec, part, key in self._payloads(samples, targets, positions)
         ]
         empty = np.empty((0, *self.reader.kind.shape), np.float32)
         return DecodedSamples(np.concatenate([empty, *values]), targets[positions], weights, {})
@@ -152,19 +148,68 @@ class Encoder:
             return 1.0
         return variance_kept(chosen, reconstruct_samples(chosen, spec, self.key))
 
-    def _parts(
+    def _encode(
+        self,
+        samples: NDArray[Any],
+        targets: NDArray[Any],
+        positions: NDArray[np.int64],
+        inclusion: NDArray[np.uint16] | None,
+    ) -> tuple[bytes, ...]:
+        """Return payloads; those that bytes do not pay for are halved until they do."""
+        if not len(positions):
+            return ()
+        codec, size = self._split(samples[positions[:_MOST_LOOKED_AT]])
+        limits = self.reader.terms.limits
+        starts = range(0, len(positions), size)
+        waiting = [slice(s, min(s + size, len(positions))) for s in reversed(starts)]
+        payloads: list[bytes] = []
+        sizes: list[int] = []
+        while waiting:
+            part = waiting.pop()
+            spec, key = self._payload(samples, targets, positions[part], codec, len(payloads))
+            data = encode_samples(
+                samples[positions[part]],
+                targets[positions[part]],
+                spec,
+                key=key,
+                inclusion=None if inclusion is None else inclusion[part],
+            ).to_bytes()
+            count = part.stop - part.start
+            if limits.too_dense(spec, count, len(data)):
+                middle = part.start + count // 2
+                waiting += [slice(middle, part.stop), slice(part.start, middle)]
+                continue
+            payloads.append(data)
+            sizes.append(count)
+        self._sizes[positions.tobytes()] = sizes
+        return tuple(payloads)
+
+    def _payloads(
         self, samples: NDArray[Any], targets: NDArray[Any], positions: NDArray[np.int64]
     ) -> Iterator[tuple[SampleSpec, slice, tuple[int, int, int]]]:
-        """Yield spec, positions and key of each payload."""
+        """Yield spec, positions and key of each payload of a selection that was encoded."""
         if not len(positions):
             return
-        codec, size = self._split(samples[positions[:_MOST_LOOKED_AT]])
+        codec, _ = self._split(samples[positions[:_MOST_LOOKED_AT]])
+        start = 0
+        for number, count in enumerate(self._sizes[positions.tobytes()]):
+            part = slice(start, start + count)
+            spec, key = self._payload(samples, targets, positions[part], codec, number)
+            yield spec, part, key
+            start += count
+
+    def _payload(
+        self,
+        samples: NDArray[Any],
+        targets: NDArray[Any],
+        chosen: NDArray[np.int64],
+        codec: CodecOptions,
+        number: int,
+    ) -> tuple[SampleSpec, tuple[int, int, int]]:
+        """Return spec and key of a payload of chosen samples."""
         seed, client, server_round = self.key
-        for number, start in enumerate(range(0, len(positions), size)):
-            part = slice(start, start + size)
-            chosen = positions[part]
-            spec = self.reader.spec_of(samples[chosen], codec, targets[chosen])
-            yield spec, part, (seed, client, server_round + (number << 32))
+        spec = self.reader.spec_of(samples[chosen], codec, targets[chosen])
+        return spec, (seed, client, server_round + (number << 32))
 
     def _split(self, samples: NDArray[Any]) -> tuple[CodecOptions, int]:
         """Return the codec of all payloads, and the most samples in one."""

@@ -16,6 +16,8 @@ from clients.reading import Reader
 from clients.selection import Selector, make_selector
 from clients.source import SampleSource
 from codec import CodecError, Criterion, SampleSpec
+from codec.learning.inputs import float_inputs
+from codec.learning.scout import Scout
 from codec.messages import ReplayRequest, StreamingRequest
 from codec.random import Stream, client_generator
 
@@ -43,6 +45,8 @@ class ClientRound(Generic[RequestT]):
     source : SampleSource
     model : torch.nn.Module or None
         With the server's state loaded; None when the request needs none.
+    scout : Scout or None
+        What scores samples instead (replay).
     criterion : callable or None
         Loss for scores and refinement; see `codec.per_sample_criterion`.
     stage : callable
@@ -54,6 +58,7 @@ class ClientRound(Generic[RequestT]):
     client: int
     source: SampleSource
     model: "nn.Module | None" = None
+    scout: Scout | None = None
     criterion: Criterion | None = None
     stage: Callable[[str], AbstractContextManager[None]] = _untimed
 
@@ -65,6 +70,12 @@ class ClientRound(Generic[RequestT]):
     def generator(self, stream: Stream | None = None) -> np.random.Generator:
         """Return one of the client's generators of this round."""
         return client_generator(self.request.seed, self.request.server_round, self.client, stream)
+
+    @property
+    def scores_samples(self) -> bool:
+        """Whether samples are scored, and what scores them is there."""
+        there = self.model is not None or self.scout is not None
+        return self.request.needs_scores and there
 
     @property
     def spec(self) -> SampleSpec:
@@ -99,15 +110,24 @@ class ClientRound(Generic[RequestT]):
         Outputs that are at hand are used; else the model is run.
         """
         request, scores = self.request, np.ones(len(samples))
-        if request.needs_scores and self.model is not None:
+        if self.scores_samples:
             with self.stage("importance"):
                 if outputs is None:
-                    features = needs_features(request.importance)
-                    outputs = model_outputs(
-                        self.model, samples, self.spec, scale=request.scale, features=features
-                    )
-                scores = score(request.importance, outputs, targets, self.criterion)
+                    outputs = self._outputs(samples)
+                # A scout learns by the default criterion, whatever the model's is.
+                criterion = self.criterion if self.scout is None else None
+                scores = score(request.importance, outputs, targets, criterion)
         return make_selector(request.rule, scores, request.uniform_share, rng)
+
+    def _outputs(self, samples: NDArray[Any]) -> ModelOutputs:
+        """Run what scores samples over them."""
+        scale = self.request.scale
+        if self.scout is not None:
+            seen = float_inputs(samples, self.spec, scale)
+            return ModelOutputs(*self.scout.outputs(seen), bias=True)
+        assert self.model is not None
+        features = needs_features(self.request.importance)
+        return model_outputs(self.model, samples, self.spec, scale=scale, features=features)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from clients.client_round import ClientRound
 from clients.device_file import Device
 from clients.reading import Reader
 from clients.replay import answer_replay, recall
+from clients.scout import receive_scout
 from clients.source import as_source
 from clients.stopwatch import Stopwatch
 from clients.streaming import answer_streaming
@@ -37,6 +38,7 @@ from codec.messages import (
     StreamingRequest,
 )
 from codec.options import OneOf, Options, check, own_fields
+from codec.packages import needed_packages
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 RequestT = TypeVar("RequestT", bound=Request)
 
 
+@needed_packages()
 def train(
     msg: Message,
     context: Context,
@@ -124,8 +127,10 @@ def train(
         if model is None:
             raise CodecError("the request scores or refines with a model: pass model=<factory>")
         work = replace(work, model=load_model(model, msg.content.get(ARRAYS)))
+    lacks_scout = False
     if isinstance(request, ReplayRequest):
-        contribution = answer_replay(work, context.state, device)
+        scout, lacks_scout = receive_scout(request.scout, context.state)
+        contribution = answer_replay(replace(work, scout=scout), context.state, device)
     else:
         contribution = answer_streaming(work, context.state)
     first, *more = contribution.payloads or (b"",)
@@ -138,6 +143,7 @@ def train(
         remaining=contribution.remaining,
         fingerprints=tags(contribution.fingerprints, getattr(request, "identity_bytes", 0)),
         growing=contribution.growing,
+        lacks_scout=lacks_scout,
         refinement=contribution.refinement,
         memory_bytes=sum(part.nbytes for part in contribution.memory or ()),
         variance_kept=contribution.variance_kept,

@@ -127,7 +127,7 @@ def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Cont
     order = order[inventory.unsent()[order]]
     candidates = Candidates(work.reader, order, inventory.accept)
     sending = _Sending(work, candidates, work.encoder(by_label=True))
-    pool = sending.pool(wanted) if request.needs_scores else 0
+    pool = sending.pool(wanted) if work.scores_samples else 0
     encoded = sending.encoded(rng, wanted, pool)
     samples, targets, positions = sending.chosen(encoded.selection)
     indices, is_first = candidates.order[positions], not inventory.counts().sent

@@ -55,6 +55,7 @@ SCORED = ("loss", "grad-norm", "margin", "entropy")
 IMPORTANCES = ("all", "random", *SCORED)
 PROBABILITY, TOP = "probability", "top"
 SELECTIONS = (PROBABILITY, TOP)
+MODEL, SCOUT = "model", "scout"
 
 DESCRIBE, STREAMING, REPLAY = "describe", "streaming", "replay"
 GRADIENT, FEDAVG = "gradient", "fedavg"
@@ -118,6 +119,21 @@ class Participation(ClientOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AveragingOptions(Options):
+    """What bounds the part of a single client in an average of gradients or models."""
+
+    clip_norm: float = option(
+        0.0,
+        "largest norm of a client's gradient, or change of the model: longer ones are scaled down "
+        "(0 = no limit)",
+        COUNT_OR_NONE,
+    )
+    max_examples: int = option(
+        1 << 20, "most samples that a client's model counts for in an average", COUNT
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class FilterOptions(Options):
     """The importance filter: which samples a client sends."""
 
@@ -135,7 +151,7 @@ class FilterOptions(Options):
 
     @property
     def needs_scores(self) -> bool:
-        """Whether samples are scored by the model that comes with the request."""
+        """Whether samples are scored, by a network that comes with the request."""
         return self.importance in SCORED
 
 
@@ -183,7 +199,12 @@ class ReplayOptions(SampleOptions):
     samples_per_round: int = option(
         0, "replay: most samples a client sends per round (0 = no limit)", COUNT_OR_NONE
     )
-    pool_factor: float = option(4.0, "replay: samples scored by a model per sample sent", Range(1))
+    scorer: str = choice(
+        "replay: what scores samples: the model, or a small network of the server's beside it that "
+        "travels in kilobytes and runs without torch",
+        *(MODEL, SCOUT),
+    )
+    pool_factor: float = option(4.0, "replay: samples scored per sample sent", Range(1))
     identity_bytes: int = option(
         2,
         "replay: bytes of each sample's fingerprint that travel, so that the server knows "
@@ -198,6 +219,12 @@ class BankTraining(Options):
 
     server_steps: int = option(100, "replay: optimizer steps per round", COUNT_OR_NONE)
     server_batch_size: int = option(64, "replay: samples per optimizer step", COUNT)
+    scout_steps: int = option(
+        200, "replay, scorer scout: optimizer steps of the scout per round", COUNT
+    )
+    scout_bits: int = option(
+        5, "replay, scorer scout: bits of a weight before entropy coding", Range(2, 8)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,8 +294,8 @@ class Terms(PackedOptions):
     class_names : tuple of str
         The server's classes in the order of its labels: a client's own are mapped by name. Empty:
         labels are taken as they are.
-    samples, values : int
-        Most samples, and numbers (see `codec.DecodeLimits`), in one payload.
+    samples, values, values_per_byte : int
+        Limits of one payload, see `codec.DecodeLimits`.
     """
 
     shape: tuple[int, ...] = option((), "shape of a sample")
@@ -276,6 +303,14 @@ class Terms(PackedOptions):
     class_names: tuple[str, ...] = option((), "names of the classes")
     samples: int = option(DecodeLimits.samples, "most samples in a payload", COUNT)
     values: int = option(DecodeLimits.values, "most numbers in a payload", COUNT)
+    values_per_byte: int = option(
+        DecodeLimits.values_per_byte, "most numbers in a payload for each of its bytes", COUNT
+    )
+
+    @property
+    def limits(self) -> DecodeLimits:
+        """What the server decodes."""
+        return DecodeLimits(self.samples, self.values, self.values_per_byte)
 
     def to_bytes(self) -> bytes:
         """Return what differs from the defaults, as JSON."""
@@ -370,17 +405,27 @@ class ReplayRequest(ReplayOptions, BankRequest):
     acknowledged : bytes or None
         Receipt (`codec.identity.receipt`) of the client's last reply that the server could use,
         empty for none. None: the server does not say, and every reply is taken to have arrived.
+    scout : bytes or None
+        The network that scores samples, see `codec.learning.scout_bytes`. None: there is none yet,
+        and samples are sent in random order.
     """
 
     auto_rule = TOP
 
     mode: str = choice("kind of work", REPLAY)
     acknowledged: bytes | None = option(None, "receipt of the last reply that arrived")
+    scout: bytes | None = option(None, "network that scores samples")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.acknowledged == _NO_RECEIPT:
             object.__setattr__(self, "acknowledged", b"")
+        if self.scorer == SCOUT and not self.needs_scores:
+            raise OptionError(
+                "scorer",
+                f"= {SCOUT!r} has nothing to score: importance is {self.importance!r}; legal with "
+                f"it: importance {', '.join(SCORED)}",
+            )
 
     def to_entries(self) -> dict[str, Entry]:
         """Return the fields as entries of a message."""
@@ -389,8 +434,8 @@ class ReplayRequest(ReplayOptions, BankRequest):
 
     @property
     def needs_model(self) -> bool:
-        """Whether the client runs a model at all."""
-        return self.needs_scores
+        """Whether the client runs the server's model."""
+        return self.needs_scores and self.scorer == MODEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -460,6 +505,7 @@ class LocalRequest(LocalOptions, TrainingRequest):
 
 
 _TELEMETRY = "seconds_"
+_REASONS, _REASON = 32, 200  # why samples are of no use: most reasons, and characters of each
 
 
 def _seconds() -> float:
@@ -516,6 +562,9 @@ class SampleReply(Reply):
         the samples; see `codec.identity`.
     growing : bool
         Whether more may come: the source says so, or has changed since the client met it.
+    lacks_scout : bool
+        Whether the request's scout changes one that the client does not have: the samples are in
+        random order, and the next scout must be a whole one.
     refinement : bytes or None
         Compressed residual of the gradient.
     variance_kept : float
@@ -538,6 +587,7 @@ class SampleReply(Reply):
     remaining: int = required(int, "samples left to send", COUNT_OR_NONE)
     fingerprints: bytes = option(b"", "fingerprints of the samples")
     growing: bool = option(False, "whether the source may grow", telemetry=True)
+    lacks_scout: bool = option(False, "whether the scout was of no use", telemetry=True)
     refinement: bytes | None = option(None, "compressed residual")
     variance_kept: float = option(
         1.0, "share of the variance that survives", SHARE, telemetry=True, metric=True
@@ -556,7 +606,8 @@ class SampleReply(Reply):
             counts = _json_object(self.skipped or "{}")
         except ValueError:
             return {}
-        return {str(k): n for k, n in counts.items() if type(n) is int and n > 0}
+        legible = {str(k)[:_REASON]: n for k, n in counts.items() if type(n) is int and n > 0}
+        return dict(list(legible.items())[:_REASONS])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,6 +60,7 @@ class Stream(IntEnum):
     SERVER_MINIBATCHES = 101
     SERVER_AUGMENTATION = 102
     SERVER_EVALUATION = 103
+    SERVER_SCOUT = 104
 
 
 _SERVER = 2**32 - 1  # stands where a client's number does

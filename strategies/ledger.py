@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.common.serde import message_to_proto
@@ -37,6 +37,8 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
     no_object_id_recompute,
 )
+
+from codec.messages import CONFIG, SCOUT
 
 UPLINK = "uplink"
 DOWNLINK = "downlink"
@@ -121,7 +123,9 @@ class Ledger:
                     for record in message.content.values()
                     if isinstance(record, ArrayRecord)
                 )
-                sections = {"arrays": arrays, MESSAGE: content - arrays}
+                scout = _scout_bytes(message)
+                sections = {"arrays": arrays, MESSAGE: content - arrays - scout}
+                sections |= {SCOUT: scout} if scout else {}
                 node_id = message.metadata.dst_node_id
                 envelope = _request_envelope(message, tree)
                 self._add(LedgerEntry(server_round, node_id, DOWNLINK, sections, *envelope))
@@ -254,6 +258,13 @@ class _Record:
     size: int
     objects: int
     tree: ObjectTree
+
+
+def _scout_bytes(message: Message) -> int:
+    """Bytes of the scout that a request brings."""
+    config = message.content.get(CONFIG) if message.has_content() else None
+    scout = config.get(SCOUT) if isinstance(config, ConfigRecord) else None
+    return len(scout) if isinstance(scout, bytes) else 0
 
 
 def _measure(message: Message, records: dict[int, _Record]) -> tuple[int, int, ObjectTree]:

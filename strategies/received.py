@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord
@@ -15,6 +15,9 @@ from codec.learning.batch_norm import decode_statistics
 from codec.messages import METRICS, PAYLOAD, Reply
 from strategies.client_words import client_words
 
+LARGEST = 1e12  # of gradients, changes, parameters and statistics
+LARGEST_INTEGER = 2**53
+
 ReplyT = TypeVar("ReplyT", bound=Reply)
 
 
@@ -26,9 +29,11 @@ class BadReply(ValueError):
     cause : str
         Short name under which it is counted: ``"error"`` (an ``Error`` reply), ``"record"``
         (missing or mistyped records or keys), ``"payload"`` (bytes that do not decode to finite
-        samples), ``"count"``, ``"shape"``, ``"target"``, ``"refinement"``, ``"gradient"``,
-        ``"delta"`` and ``"buffers"`` (bytes that do not decode to finite arrays of the model's
-        shapes), ``"not-finite"``, ``"fit"`` (described samples that the model cannot learn from),
+        samples), ``"codec"``, ``"range"``, ``"budget"``, ``"weights"`` and ``"count"`` (not what
+        was instructed, or agreed on), ``"duplicate"``, ``"shape"``, ``"target"``,
+        ``"refinement"``, ``"gradient"``, ``"delta"`` and ``"buffers"`` (bytes that do not decode
+        to arrays of the model's shapes), ``"not-finite"``, ``"too-large"`` (numbers that no
+        training gets to), ``"fit"`` (samples that the model cannot learn from),
         ``"evaluate"``, ``"no-reply"``.
     detail : str
         What was found and what was expected.
@@ -113,14 +118,28 @@ def read_reply(message: Message, kind: type[ReplyT]) -> ReplyT:
         raise BadReply("record", str(error)) from error
 
 
+def require_moderate(cause: str, array: NDArray[Any], what: str) -> None:
+    """Raise `BadReply` of a cause if a number is larger than training ever makes one.
+
+    So that sums of finite parts are finite.
+    """
+    most = LARGEST_INTEGER if array.dtype.kind in "iu" else LARGEST
+    if array.size and not (float(array.min()) >= -most and float(array.max()) <= most):
+        largest = max(abs(float(array.min())), abs(float(array.max())))
+        raise BadReply(cause, f"{what} holds {largest:g}; legal: up to {most:g} in magnitude")
+
+
 def decompressed(
     data: bytes, cause: str, compressor: GradientCompressor, shapes: Sequence[tuple[int, ...]]
 ) -> list[NDArray[np.float32]]:
     """Return the arrays that compressed bytes hold; `BadReply` of a cause if they hold others."""
     try:
-        return compressor.decompress(data, shapes)
+        arrays = compressor.decompress(data, shapes)
     except CodecError as error:
         raise BadReply(cause, f"{error!s:.200}") from error
+    for array in arrays:
+        require_moderate(cause, array, f"the {cause}")
+    return arrays
 
 
 def decoded_statistics(data: bytes, expected: Sequence[Tensor]) -> list[NDArray[np.float32]]:
@@ -139,9 +158,12 @@ def decoded_statistics(data: bytes, expected: Sequence[Tensor]) -> list[NDArray[
         If the bytes hold other arrays.
     """
     try:
-        return decode_statistics(data, [tuple(tensor.shape) for tensor in expected])
+        arrays = decode_statistics(data, [tuple(tensor.shape) for tensor in expected])
     except CodecError as error:
         raise BadReply("buffers", f"{error!s:.200}") from error
+    for array in arrays:
+        require_moderate("buffers", array, "a statistic")
+    return arrays
 
 
 def client_of(message: Message) -> tuple[int, int]:

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
-from numpy.typing import NDArray
 
 from codec.messages import ARRAYS, METRICS, PAYLOAD, LocalReply
 from strategies.received import BadReply, Received, read_reply
+from strategies.received_arrays import read_arrays
 
 WEIGHT = "num-examples"
 
@@ -44,7 +42,7 @@ def averaged(models: Sequence[tuple[ArrayRecord, int]]) -> ArrayRecord:
 
 
 def read_host_model(
-    message: Message, sent: Mapping[str, Array], weighted_by_key: str = WEIGHT
+    message: Message, sent: Mapping[str, Array], max_examples: int, weighted_by_key: str = WEIGHT
 ) -> ReceivedModel:
     """Read a model as any client of Flower's FedAvg replies with it.
 
@@ -54,6 +52,8 @@ def read_host_model(
         With one ``ArrayRecord``, and the number of examples in a ``MetricRecord``.
     sent : mapping of str to Array
         State that the client was sent.
+    max_examples : int
+        Most that it may count for.
     weighted_by_key : str
         Name of that number.
 
@@ -72,7 +72,8 @@ def read_host_model(
         reply = read_reply(message, LocalReply)
     else:
         reply = LocalReply(client=0, num_examples=examples)
-    size = check_model(records[0], sent)
+    check_examples(max(examples, reply.num_examples), max_examples)
+    size = read_arrays(records[0], sent)
     return ReceivedModel(message.metadata.src_node_id, reply, {ARRAYS: size}, records[0])
 
 
@@ -86,6 +87,12 @@ def read_empty(message: Message) -> ReceivedModel | None:
     return ReceivedModel(message.metadata.src_node_id, reply, {}, ArrayRecord())
 
 
+def check_examples(examples: int, most: int) -> None:
+    """Raise `BadReply` unless a client may count for so many samples in an average."""
+    if not 1 <= examples <= most:
+        raise BadReply("count", f"num-examples is {examples}, not 1 to max_examples = {most}")
+
+
 def _examples(message: Message, key: str) -> int:
     found = [record[key] for record in message.content.metric_records.values() if key in record]
     if not found:
@@ -94,33 +101,3 @@ def _examples(message: Message, key: str) -> int:
     if not isinstance(value, int | float) or not 1 <= value < 2**63 or value != int(value):
         raise BadReply("count", f"{key!r} is {value!r}, not a whole number >= 1")
     return int(value)
-
-
-def check_model(record: ArrayRecord, sent: Mapping[str, Array]) -> int:
-    """Return the bytes of a model in a reply.
-
-    Raises
-    ------
-    BadReply
-        If it holds other arrays than were sent, or numbers that are not finite.
-    """
-    if record.keys() != sent.keys():
-        odd = sorted(record.keys() ^ sent.keys())
-        raise BadReply("record", f"the model's arrays differ from those sent, as in {odd[0]!r}")
-    for name, own in sent.items():
-        try:
-            array = record[name].numpy()
-        except (TypeError, ValueError, EOFError) as error:
-            raise BadReply("record", f"array {name!r}: {error!s:.200}") from error
-        expected = tuple(own.shape), own.dtype
-        if (array.shape, str(array.dtype)) != expected:
-            found = f"{array.dtype} of shape {array.shape}"
-            raise BadReply("shape", f"{name!r} is {found}, not {own.dtype} of {expected[0]}")
-        require_finite(name, array)
-    return sum(len(array.data) for array in record.values())
-
-
-def require_finite(name: str, array: NDArray[Any]) -> None:
-    """Raise `BadReply` if an array holds NaN or infinity."""
-    if not np.isfinite(array).all():
-        raise BadReply("not-finite", f"{name!r} holds NaN or infinity")

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import Message
@@ -16,42 +16,20 @@ from codec import (
     SampleSpec,
     decode_samples,
 )
-from codec.gradients import GradientCompressor
-from codec.identity import read_tags, receipt
-from codec.learning.inputs import sees_floats
+from codec.identity import receipt
+from codec.learning.inputs import seen_range, sees_floats
 from codec.messages import SampleReply
+from strategies.expectation import Expectation
 from strategies.received import BadReply, Received, decompressed, read_reply
 
-
-@dataclass(frozen=True)
-class Expectation:
-    """What the server can use.
-
-    Attributes
-    ----------
-    shape : tuple[int, ...], optional
-        Shape of one sample; ``None`` accepts any.
-    like : SampleSpec, optional
-        What was agreed on: kind of values and of targets must be the same.
-    outputs : int
-        Outputs of the model: classes or floats of a target beyond it are refused; 0: unknown.
-    max_examples : int
-        Most that a client may claim as ``num-examples``; 0: unlimited.
-    compressor : GradientCompressor, optional
-        Decoder of the refinement; ``None``: none was asked for and none is read.
-    gradient_shapes : Sequence[tuple[int, ...]]
-        Shapes of the refinement's arrays.
-    limits : DecodeLimits
-        What a payload may make the server allocate.
-    """
-
-    shape: tuple[int, ...] | None = None
-    like: SampleSpec | None = None
-    outputs: int = 0
-    max_examples: int = 0
-    compressor: GradientCompressor | None = None
-    gradient_shapes: Sequence[tuple[int, ...]] = ()
-    limits: DecodeLimits = field(default_factory=DecodeLimits)
+# Ranges of measured floats may differ so much, in widths of the one agreed on, since a few samples
+# are looked at to describe all. What is of another type must look alike to the model.
+_WIDTHS, _WIDTHS_OF_OTHER_TYPE = 1 << 20, 4
+_LARGEST_BYTE = 255
+_MOST_VALUES = 1 << 20  # of a payload that an encoder would not cut in two
+_ROUNDED = 1 + 1e-6  # weights are float32
+_PAYLOADS_WORTH = 4  # numbers in a reply, in multiples of the most in a payload
+_NOTES, _NOTE = 8, 300  # most notes that are listened to, and characters of each
 
 
 @dataclass(frozen=True)
@@ -132,17 +110,19 @@ def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
     BadReply
         On anything that the server cannot use, with its cause.
     """
-    reply = read_reply(message, SampleReply)
-    read = [_read_payload(data, expected) for data in (reply.samples, *reply.more) if data]
+    reply = _quiet(read_reply(message, SampleReply))
+    data = [part for part in (reply.samples, *reply.more) if part]
+    _check_bytes(data, expected)
+    read = [_read_payload(part, expected) for part in data]
+    # Before anything is decoded.
+    _check_counts(reply, read, expected)
+    _check_repeated(data, read, expected.limits)
     sections: Counter[str] = Counter()
     for payload in read:
         sections.update(payload.section_bytes())
-    payloads = [(payload, _decode(payload)) for payload in read if payload.count]
-    count = sum(payload.count for payload, _ in payloads)
-    _check_counts(reply.num_examples, reply.num_sent, count, expected.max_examples)
     if reply.fingerprints:
-        _check_fingerprints(reply.fingerprints, count)
         sections["fingerprints"] = len(reply.fingerprints)
+    payloads = [(payload, _decode(payload, expected)) for payload in read if payload.count]
     refinement = None
     if expected.compressor is not None and reply.refinement is not None:
         refinement = decompressed(
@@ -154,6 +134,17 @@ def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
     )
 
 
+def _quiet(reply: SampleReply) -> SampleReply:
+    """Return a reply without what would only fill the log."""
+    return replace(reply, notes=tuple(note[:_NOTE] for note in reply.notes[:_NOTES]))
+
+
+def _check_bytes(data: Sequence[bytes], expected: Expectation) -> None:
+    size = sum(map(len, data))
+    if expected.max_bytes and size > expected.max_bytes:
+        raise BadReply("budget", f"{size} bytes of samples, asked for up to {expected.max_bytes}")
+
+
 def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
     try:
         payload = SamplePayload.from_bytes(data, expected.limits)
@@ -162,8 +153,12 @@ def _read_payload(data: bytes, expected: Expectation) -> SamplePayload:
     spec = payload.spec
     if expected.shape is not None and spec.shape != expected.shape:
         raise BadReply("shape", f"samples are {spec.shape}, expected {expected.shape}")
+    legal = expected.legal_codecs(spec)
+    if spec.codec.to_bytes() not in [codec.to_bytes() for codec in legal]:
+        raise BadReply("codec", f"samples are coded by {spec.codec}, not {legal[0]}")
     if expected.like is not None:
         _check_kind(spec, expected.like)
+        check_range(spec, expected.like, expected.scale)
     if expected.outputs and max(spec.classes, spec.target_size) > expected.outputs:
         found = f"{spec.target_kind}, the model has {expected.outputs} outputs"
         raise BadReply("target", f"targets are {found}")
@@ -179,25 +174,76 @@ def _check_kind(spec: SampleSpec, like: SampleSpec) -> None:
         raise BadReply("target", f"targets are {spec.target_kind}, not {like.target_kind}")
 
 
-def _decode(payload: SamplePayload) -> DecodedSamples:
+def check_range(spec: SampleSpec, like: SampleSpec, scale: str) -> None:
+    """Refuse values of quite another size than those agreed on, as the model sees them.
+
+    A range that is measured is each payload's own, so that those of floats need not be the same.
+    """
+    if not sees_floats(spec):
+        return
+    low, high = seen_range(spec, scale)
+    if spec.dtype == "uint8" and not (spec.low >= 0 and spec.high <= _LARGEST_BYTE):
+        raise BadReply("range", f"8-bit values in [{spec.low:g}, {spec.high:g}]")
+    lowest, highest = seen_range(like, scale)
+    reach = (_WIDTHS if spec.dtype == like.dtype else _WIDTHS_OF_OTHER_TYPE) * (highest - lowest)
+    if low < lowest - reach or high > highest + reach:
+        raise BadReply(
+            "range",
+            f"samples are {spec.dtype} that the model sees in [{low:g}, {high:g}]; those agreed "
+            f"on are {like.dtype} in [{lowest:g}, {highest:g}]. Give the clients' data sets one "
+            "type and scale",
+        )
+
+
+def _decode(payload: SamplePayload, expected: Expectation) -> DecodedSamples:
     """Decode; the codec refuses numbers that are not finite, and labels out of range."""
     try:
-        return decode_samples(payload)
+        decoded = decode_samples(payload)
     except CodecError as error:
         raise BadReply("payload", str(error)) from error
+    heaviest = float(decoded.weights.max())
+    if heaviest > expected.max_weight * _ROUNDED:
+        raise BadReply("weights", f"a weight is {heaviest:g}, at most {expected.max_weight:g}")
+    return decoded
 
 
-def _check_fingerprints(data: bytes, count: int) -> None:
-    try:
-        read_tags(data, count)
-    except CodecError as error:
-        raise BadReply("record", str(error)) from error
+def _check_counts(reply: SampleReply, read: Sequence[SamplePayload], expected: Expectation) -> None:
+    count, most = sum(payload.count for payload in read), expected.max_samples
+    if reply.num_sent != count:
+        raise BadReply("count", f"num-sent is {reply.num_sent}, the reply holds {count}")
+    if most and count > most:
+        raise BadReply("count", f"the reply holds {count} samples, asked for up to {most}")
+    if reply.num_examples < count:
+        raise BadReply("count", f"num-examples is {reply.num_examples}, less than the {count} sent")
+    if expected.max_examples and reply.num_examples > expected.max_examples:
+        raise BadReply(
+            "count", f"num-examples is {reply.num_examples}, more than {expected.max_examples}"
+        )
+    numbers, worth = sum(map(_values, read)), _PAYLOADS_WORTH * expected.limits.values
+    if numbers > worth:
+        raise BadReply("count", f"the reply holds {numbers} values, the limit is {worth}")
+    size = len(reply.fingerprints)
+    if size and size != count * expected.identity_bytes:
+        told = f"{size} bytes of fingerprints of {count} samples"
+        raise BadReply("count", f"{told}, each of {expected.identity_bytes}")
 
 
-def _check_counts(num_examples: int, num_sent: int, count: int, max_examples: int) -> None:
-    if num_sent != count:
-        raise BadReply("count", f"num-sent is {num_sent}, the reply holds {count}")
-    if num_examples < count:
-        raise BadReply("count", f"num-examples is {num_examples}, less than the {count} sent")
-    if max_examples and num_examples > max_examples:
-        raise BadReply("count", f"num-examples is {num_examples}, more than {max_examples}")
+def _values(payload: SamplePayload) -> int:
+    return payload.count * payload.spec.sample_codec.decoded_values(payload.spec)
+
+
+def _check_repeated(
+    data: Sequence[bytes], read: Sequence[SamplePayload], limits: DecodeLimits
+) -> None:
+    """Refuse a payload that comes twice.
+
+    Encoders make such of samples that are all equal, such as black images, but only where one
+    payload of both is beyond the limits.
+    """
+    seen: set[bytes] = set()
+    for part, payload in zip(data, read, strict=True):
+        twice = 2 * payload.count
+        fits = twice <= limits.samples and 2 * _values(payload) <= _MOST_VALUES
+        if part in seen and fits and not limits.too_dense(payload.spec, twice, len(part)):
+            raise BadReply("duplicate", f"a payload of {payload.count} samples comes twice")
+        seen.add(part)

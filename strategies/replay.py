@@ -14,15 +14,14 @@ from flwr.common import log
 from codec import (
     Augmentation,
     Criterion,
-    DecodedSamples,
     DecodeLimits,
     OptionError,
-    SamplePayload,
     SampleSpec,
 )
-from codec.learning.inputs import sees_floats
 from codec.messages import (
     REPLAY,
+    SCOUT,
+    AveragingOptions,
     BankTraining,
     ClientOptions,
     Description,
@@ -34,13 +33,16 @@ from codec.messages import (
 from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
 from strategies.agreement import Agreement
+from strategies.enforcement import NodeTotals, check_fit
 from strategies.errors import BankError, CheckpointError
 from strategies.evaluation import EvaluationOptions
+from strategies.expectation import Expectation
 from strategies.received import BadReply, Received
-from strategies.received_samples import Expectation, ReceivedSamples
+from strategies.received_samples import ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
 from strategies.sample_bank import DEFAULT_MEMORY_LIMIT, Added, Origin, SampleBank
 from strategies.sample_strategy import SampleStrategy
+from strategies.scout import ScoutTrainer
 from strategies.senders import RecoveredSamples, Sender, Senders, recovered_samples
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
@@ -49,7 +51,9 @@ _UNSTORED = 3  # rounds in a row in which the bank takes nothing
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
 
-@takes_options(ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions)
+@takes_options(
+    ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions, AveragingOptions
+)
 class QuantizedDataReplay(SampleStrategy):
     """The server keeps what it received and trains on all of it in every round.
 
@@ -131,8 +135,14 @@ class QuantizedDataReplay(SampleStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.training, participation, evaluation, mixed = split_options(
-            options, ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions
+        asked, self.training, participation, evaluation, mixed, averaging = split_options(
+            options,
+            ReplayOptions,
+            BankTraining,
+            Participation,
+            EvaluationOptions,
+            MixedOptions,
+            AveragingOptions,
         )
         request = pick(
             ReplayRequest, asked, server_round=0, **values_of(participation, ClientOptions)
@@ -168,18 +178,26 @@ class QuantizedDataReplay(SampleStrategy):
                 batch_size=self.training.server_batch_size,
                 per_sample=request.weighs_samples,
             ),
-            expected=Expectation(shape=sample_shape, limits=limits),
+            expected=Expectation.of(request, shape=sample_shape, limits=limits),
             participation=participation,
             mixed=mixed,
+            averaging=averaging,
             options=[asked, self.training],
         )
         self._augment = augment
         self._senders = Senders()
+        self._totals = NodeTotals()
         self._unstored = 0  # rounds in a row in which the bank took nothing
+        self._scout = None
+        if request.scorer == SCOUT:
+            self._scout = ScoutTrainer(self.training, request.seed, server_model.device, augment)
 
     def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
         """Return the request with what has arrived of a node."""
-        return replace(request, acknowledged=self._senders.acknowledged(node_id))
+        request = replace(request, acknowledged=self._senders.acknowledged(node_id))
+        if self._scout is not None:
+            request = self._scout.request_to(node_id, request, self._agreement.spec)
+        return request
 
     def finished(self) -> Collection[int]:
         """Return nodes that have sent everything, and are not to be asked for more in this round.
@@ -195,6 +213,7 @@ class QuantizedDataReplay(SampleStrategy):
 
     def met(self, node_id: int, description: Description) -> None:
         """Find out what has arrived of a node."""
+        self._totals.describe(node_id, description.num_examples)
         pending = description.pending
         has_arrived = bool(pending) and self.bank.has_receipt(pending)
         former = self._senders.meet(
@@ -238,6 +257,7 @@ class QuantizedDataReplay(SampleStrategy):
             "replies": self.bank.replies,
             "position": self.bank.position(),
             "senders": self._senders.state(),
+            "scout": {} if self._scout is None else self._scout.position(),
         }
 
     def restore_own(self, state: Mapping[str, Any]) -> None:
@@ -251,6 +271,8 @@ class QuantizedDataReplay(SampleStrategy):
         waiting = self.bank.hold_back(state["replies"])
         self.bank.restore(state["position"])
         self._senders.restore(state["senders"], waiting)
+        if self._scout is not None:
+            self._scout.restore(state["scout"])
 
     def needs_nodes(self) -> bool:
         """Whether there is nothing yet to train on."""
@@ -287,7 +309,9 @@ class QuantizedDataReplay(SampleStrategy):
                 refused = error
                 log(ERROR, "nothing of node %d can be kept: %s", received.node_id, error)
                 self.book.reject(received.node_id, BadReply("bank", f"{error!s:.200}"))
-            except (RuntimeError, IndexError, ValueError) as error:  # of the host's model, or bank
+            except BadReply as bad:
+                self.book.reject(received.node_id, bad)
+            except Exception as error:  # out of the bank: whatever it is, others go on
                 self.book.reject(received.node_id, BadReply("fit", f"{error!s:.200}"))
             else:
                 stored += 1
@@ -302,8 +326,8 @@ class QuantizedDataReplay(SampleStrategy):
     def _bank(self, server_round: int, received: ReceivedSamples | RecoveredSamples) -> Added:
         if isinstance(received, RecoveredSamples):
             return self.bank.admit(received.receipt)
-        for payload, decoded in received.payloads:
-            self._check_tokens(payload, decoded)
+        self._totals.check(received)
+        check_fit(self.server_model, received.payloads, self.request.scale)
         reply = received.reply
         content_bytes, envelope_bytes = self.book.size_of(received.node_id)
         origin = Origin(
@@ -325,28 +349,22 @@ class QuantizedDataReplay(SampleStrategy):
         if duplicates:
             self.book.drop_duplicates(received.node_id, duplicates)
         node_id = received.node_id
+        self._totals.keep(node_id, added.samples)
         if isinstance(received, RecoveredSamples):
             growing = self._senders.may_grow(node_id)
         else:
             growing = received.growing
+            if self._scout is not None:
+                self._scout.arrived(received)
         sender = Sender(received.client, received.receipt, received.remaining, growing)
         self._senders.note(node_id, sender, self.book.current_round, is_new=added.samples > 0)
-
-    def _check_tokens(self, payload: SamplePayload, decoded: DecodedSamples) -> None:
-        """Let the model see the highest token of a payload; it raises what lies beyond its own."""
-        if not sees_floats(payload.spec):
-            row = int(decoded.samples.reshape(payload.count, -1).max(axis=1).argmax())
-            sample = torch.from_numpy(decoded.samples[row : row + 1])
-            with torch.no_grad():
-                device = self.server_model.device
-                self.server_model.outputs(sample.round().long().to(device), training=False)
 
     def learn(self, server_round: int) -> float:
         """Train on the bank; mean loss, NaN without a step."""
         if not len(self.bank):
             log(WARNING, "no sample has arrived yet: no training in round %d", server_round)
             return float("nan")
-        return train_on_bank(
+        loss = train_on_bank(
             self.server_model,
             self.bank,
             steps=self.training.server_steps,
@@ -355,6 +373,9 @@ class QuantizedDataReplay(SampleStrategy):
             server_round=server_round,
             augment=self._augment,
         )
+        if self._scout is not None:
+            self._scout.train(server_round, self.bank)
+        return loss
 
 
 def train_on_bank(

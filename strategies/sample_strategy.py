@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from codec.learning.batch_norm import statistics
 from codec.messages import (
     PAYLOAD,
+    AveragingOptions,
     ClientOptions,
     DescribeRequest,
     Description,
@@ -22,12 +23,14 @@ from codec.messages import (
 )
 from codec.options import Options, values_of
 from strategies.agreement import NODES_ASKED, Agreement
+from strategies.averaging import clipped_model
 from strategies.evaluation import EvaluationOptions
+from strategies.expectation import Expectation
 from strategies.participation import nodes_of_round, train_messages
 from strategies.received import BadReply, Received, read_reply
 from strategies.received_gradient import ReceivedGradient, read_gradient
 from strategies.received_model import ReceivedModel, averaged, read_host_model
-from strategies.received_samples import Expectation, ReceivedSamples, read_samples
+from strategies.received_samples import ReceivedSamples, read_samples
 from strategies.round_book import RoundBook
 from strategies.server_model import ServerModel
 from strategies.server_strategy import ServerStrategy
@@ -55,6 +58,8 @@ class SampleStrategy(ServerStrategy):
         Who is asked.
     mixed : MixedOptions
         Whether devices may answer with a model or a gradient.
+    averaging : AveragingOptions
+        What bounds the part of one client in an average.
     options : sequence of Options
         What the summary tells besides.
     """
@@ -73,11 +78,12 @@ class SampleStrategy(ServerStrategy):
         expected: Expectation,
         participation: Participation,
         mixed: MixedOptions,
+        averaging: AveragingOptions,
         options: Sequence[Options],
     ) -> None:
-        told = (*options, mixed, evaluation, participation)
+        told = (*options, mixed, averaging, evaluation, participation)
         super().__init__(server_model, book, request, told, evaluation, participation.quorum)
-        self.participation, self.mixed = participation, mixed
+        self.participation, self.mixed, self.averaging = participation, mixed, averaging
         self._agreement, self._expected = agreement, expected
         self._sharing: set[int] = set()  # nodes that described or sent samples
         self._private: set[int] = set()  # nodes that sent a model or a gradient instead
@@ -178,7 +184,8 @@ class SampleStrategy(ServerStrategy):
         if not self.mixed.mixed:
             raise BadReply("record", f"the reply brings no samples but a {kind}, which mixed takes")
         if kind == _MODEL:
-            return read_host_model(message, self._sent_model, self.evaluation.weighted_by_key)
+            most, key = self.averaging.max_examples, self.evaluation.weighted_by_key
+            return read_host_model(message, self._sent_model, most, key)
         return self._read_gradient(message)
 
     def aggregate_train(
@@ -277,8 +284,9 @@ class SampleStrategy(ServerStrategy):
 
     def _average(self, accepted: Sequence[Received], examples: int) -> None:
         """Make the model the mean of the server's and of those that clients sent."""
+        clip_norm = self.averaging.clip_norm
         models = [
-            (received.arrays, received.num_examples)
+            (clipped_model(received.arrays, self._sent_model, clip_norm), received.num_examples)
             for received in accepted
             if isinstance(received, ReceivedModel) and received.arrays
         ]

@@ -17,6 +17,7 @@ from codec import (
     losses_gradient,
 )
 from codec.messages import (
+    AveragingOptions,
     ClientOptions,
     MixedOptions,
     Participation,
@@ -25,16 +26,18 @@ from codec.messages import (
 )
 from codec.options import pick, split_options, takes_options, values_of
 from strategies.agreement import Agreement
+from strategies.averaging import clipped_tensors
 from strategies.evaluation import EvaluationOptions
-from strategies.received import BadReply, Received
+from strategies.expectation import Expectation
+from strategies.received import LARGEST, BadReply, Received
 from strategies.received_gradient import ReceivedGradient
-from strategies.received_samples import Expectation, ReceivedSamples
+from strategies.received_samples import ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
 from strategies.sample_strategy import SampleStrategy
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
 
 
-@takes_options(StreamingOptions, Participation, EvaluationOptions, MixedOptions)
+@takes_options(StreamingOptions, Participation, EvaluationOptions, MixedOptions, AveragingOptions)
 class QuantizedDataStreaming(SampleStrategy):
     r"""One optimizer step per round on the clients' quantized minibatches.
 
@@ -104,8 +107,13 @@ class QuantizedDataStreaming(SampleStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, participation, evaluation, mixed = split_options(
-            options, StreamingOptions, Participation, EvaluationOptions, MixedOptions
+        asked, participation, evaluation, mixed, averaging = split_options(
+            options,
+            StreamingOptions,
+            Participation,
+            EvaluationOptions,
+            MixedOptions,
+            AveragingOptions,
         )
         request = pick(
             StreamingRequest, asked, server_round=0, **values_of(participation, ClientOptions)
@@ -141,15 +149,15 @@ class QuantizedDataStreaming(SampleStrategy):
                 per_sample=request.weighs_samples,
                 gradients=True,
             ),
-            expected=Expectation(
+            expected=Expectation.of(
+                request,
                 shape=sample_shape,
-                max_examples=request.batch_size,
-                compressor=compressor,
                 gradient_shapes=[tuple(p.shape) for p in server_model.trainable()],
                 limits=limits,
             ),
             participation=participation,
             mixed=mixed,
+            averaging=averaging,
             options=[asked],
         )
 
@@ -185,15 +193,18 @@ class QuantizedDataStreaming(SampleStrategy):
                 continue
             try:
                 gradient, client_loss = self._client_gradient(server_round, reply)
-            except (RuntimeError, IndexError, ValueError) as error:  # out of the host's own model
+            except Exception as error:  # out of the host's own model or criterion: of any type
                 self.book.reject(reply.node_id, BadReply("fit", f"{error!s:.200}"))
                 continue
-            scaled = [part * reply.num_examples for part in gradient]
-            if not all(torch.isfinite(part).all() for part in scaled):
-                detail = "gradient holds NaN or infinity; the model may have diverged"
+            if not all(_is_moderate(part) for part in gradient):
+                detail = (
+                    f"gradient holds more than {LARGEST:g}, or NaN; the model may have diverged"
+                )
                 self.book.reject(reply.node_id, BadReply("not-finite", detail))
                 bad_losses.append(client_loss)
                 continue
+            part_of_all = clipped_tensors(gradient, self.averaging.clip_norm)
+            scaled = [part * reply.num_examples for part in part_of_all]
             total = [a + b for a, b in zip(total, scaled, strict=True)] if total else scaled
             examples += reply.num_examples
             if client_loss is not None:
@@ -245,3 +256,8 @@ class QuantizedDataStreaming(SampleStrategy):
             gradient = losses_gradient(server.model, losses, decoded.weights, count)
         weights = torch.as_tensor(decoded.weights, device=server.device)
         return gradient, float(losses.mean_of(count, weights).detach())
+
+
+def _is_moderate(part: Tensor) -> bool:
+    """Whether all is finite, and will be in a sum over clients."""
+    return not part.numel() or bool(part.abs().max() <= LARGEST)

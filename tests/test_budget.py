@@ -10,7 +10,14 @@ from clients import ArraySource
 from clients.budget import Encoder, encode_within_budget
 from clients.reading import Reader
 from clients.selection import Selection, make_selector, ranked_selector
-from codec import CodecError, CodecOptions, DecodeLimits, SamplePayload, decode_samples
+from codec import (
+    CodecError,
+    CodecOptions,
+    DecodeLimits,
+    PayloadError,
+    SamplePayload,
+    decode_samples,
+)
 from codec.messages import Terms
 
 LOSSLESS, COARSE = CodecOptions("lossless"), CodecOptions(step=0.05)
@@ -194,6 +201,31 @@ def test_payloads_are_split_at_the_limits_of_the_server(
         np.testing.assert_array_equal(getattr(known, name), together)
     if quantizer == "dithered":  # none shares its noise with another
         assert len({payload.key for payload in payloads}) == 3
+
+
+@pytest.mark.parametrize("quantizer", ["nearest", "dithered"])
+def test_payloads_are_halved_until_their_bytes_pay_for_them(quantizer: str) -> None:
+    samples, targets = data(40)
+    plain = encoder_of(CodecOptions(quantizer=quantizer, step=0.2), (1, 2, 3))
+    selection = Selection(np.arange(40))
+    (whole,) = plain.encode(samples, targets, selection)
+    fewest = 40 * 38 // len(whole)  # numbers for each byte: the whole is just beyond
+    encoder = encoder_of(
+        CodecOptions(quantizer=quantizer, step=0.2), (1, 2, 3), values_per_byte=fewest
+    )
+    limits = DecodeLimits(values_per_byte=fewest)
+    payloads = [
+        SamplePayload.from_bytes(part, limits)
+        for part in encoder.encode(samples, targets, selection)
+    ]
+    assert len(payloads) > 1 and sum(payload.count for payload in payloads) == 40
+    with pytest.raises(PayloadError, match=f"the limits are {fewest} numbers a byte"):
+        SamplePayload.from_bytes(whole, limits)
+    known = encoder.reconstruct(samples, targets, selection)
+    together = np.concatenate([decode_samples(payload).samples for payload in payloads])
+    np.testing.assert_array_equal(known.samples, together)
+    if quantizer == "dithered":
+        assert len({payload.key for payload in payloads}) == len(payloads)
 
 
 def test_the_values_of_a_payload_count_its_targets() -> None:

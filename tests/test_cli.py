@@ -13,6 +13,7 @@ import pytest
 from fl_app.config import GROUPS, RunConfig, described_keys
 from sim.__main__ import main
 from sim.cli import commands
+from sim.cli.commands import cli
 from sim.cli.options import repeat_flags
 from sim.launcher import RunError
 from sim.run_config import RunConfigError
@@ -108,6 +109,10 @@ def test_a_run_folder_has_the_name_of_time_data_and_strategy(
             "importance --mode replay --importances losss",
             "--importances: 'losss' is no importance; did you mean 'loss'?",
         ),
+        (
+            "scout --only randon",
+            "--only: 'randon' is not compared here; did you mean 'random'?",
+        ),
     ],
 )
 def test_bad_arguments_are_told_in_one_line(
@@ -145,7 +150,9 @@ def test_the_end_of_a_run_is_the_exit_code(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["run", "central", "theory", "cost", "compare", "importance"])
+@pytest.mark.parametrize(
+    "command", [command.name or command.callback.__name__ for command in cli.registered_commands]
+)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == main([command, "-h"]) == 0
     assert f"Usage: python -m sim {command}" in click.unstyle(capsys.readouterr().out)
@@ -199,3 +206,12 @@ def test_start_up_imports_nothing_heavy() -> None:
     command = [sys.executable, "-c", code]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert output == "set()\n"
+
+
+def test_a_deployment_needs_as_many_nodes_as_it_waits_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = f"deploy --nodes 2 --out {tmp_path / 'o'} --config min-available-nodes=3"
+    assert main(line.split()) == 2
+    assert "must be at most --nodes 2, or no round ever starts" in capsys.readouterr().err
+    assert not (tmp_path / "o").exists()

@@ -92,10 +92,7 @@ def ask(
     return {**record, **metrics}
 
 
-@pytest.mark.parametrize(
-    "partitions",
-    [1, pytest.param(10, marks=pytest.mark.slow)],  # flwr-datasets takes its time to import
-)
+@pytest.mark.parametrize("partitions", [1, 10])
 def test_client_trains_without_torch(partitions: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH + ONE_ROUND, str(partitions)],

@@ -23,8 +23,10 @@ from sim.cli.options import APP, repeat_flags
 from sim.compare.presets import PRESETS
 from sim.importance import IMPORTANCES, to_config
 from sim.run_config import make_run_config
+from sim.scout import contenders
 
 SHELL = [block for block in BLOCKS if block.language in ("sh", "console")]
+NODE_KEYS = {"partition-id", "num-partitions", "data-dir", "state-dir"}
 PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
@@ -145,6 +147,8 @@ def check_ours(module: str, arguments: list[str]) -> None:
             RunConfig.from_run_config(config)
     if name == "importance":
         assert set(values["importances"] or ()) <= set(IMPORTANCES)
+    if name == "scout":
+        assert set(values["only"] or ()) <= set(contenders())
     if name == "compare":
         methods = {method.name for method in PRESETS[values["preset"]].methods}
         assert set(values["only"] or ()) <= methods
@@ -155,16 +159,16 @@ def check_external(words: list[str]) -> None:
     length = 1
     if words[0] in ("flwr", "pip"):
         length = 3 if words[1] in ("supernode", "federation", "config") else 2
-    known = help_of(tuple(words[:length]))
+    told = help_of(tuple(words[:length]))
     for word in words[length:]:
         if word.startswith("-"):
             option = word.split("=")[0]
-            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), f"no {option}"
+            assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", told), f"no {option}"
     for option, value in pairwise(words):
         if option == "--run-config":
             RunConfig.from_run_config(key_values(value))
         if option == "--node-config":
-            assert set(key_values(value)) <= {"partition-id", "num-partitions", "data-dir"}
+            assert set(key_values(value)) <= NODE_KEYS
         if option == "--federation-config":
             assert key_values(value)
 

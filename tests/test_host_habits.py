@@ -650,7 +650,7 @@ def test_five_lines_end_a_run(log_lines: Callable[[str], list[str]]) -> None:
     values[..., 0] = 300.0
     odd = ArraySource(values, np.arange(6) % 4, 4, 0.0, 255.0)
     clients = [_client(wide), _client(odd), raising_client]
-    strategy = _replay(codec="dct")
+    strategy = _replay(codec="dct", scale="unit")
     strategy.start(InProcessGrid(clients), num_rounds=2)
     kinds = ("samples", "coding", "bytes", "failures", "seconds")
     lines = [log_lines(f"{kind}: ")[-1] for kind in kinds]

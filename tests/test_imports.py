@@ -117,3 +117,24 @@ def test_client_side_needs_no_torch(module: str) -> None:
     for file in files:
         names = _imports(_parsed(file), at_import_time=True)
         assert not {_top(name) for name in names} & TORCH, file
+
+
+# Of Flower: gRPC, which 1.43 drops, and what only older apps use. Its messages, `flwr.proto.*_pb2`,
+# stay, since HTTP carries them, too.
+LEAVING = ("grpc", "flwr.server", "flwr.client", "flwr.simulation")
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_nothing_depends_on_what_leaves_flower(package: str) -> None:
+    for source in _sources(package):
+        for name in _imports(_parsed(source)):
+            leaves = any(f"{name}.".startswith(f"{module}.") for module in LEAVING)
+            assert not leaves and "grpc" not in name, f"{source}: {name}"
+
+
+def test_no_option_of_flowers_grpc_services_is_used() -> None:
+    texts = [*_sources("sim"), *(ROOT / "docs").rglob("*"), ROOT / "README.md"]
+    options = ("fleet-api", "control-api", "health-server", "9092", "9093")
+    for file in filter(Path.is_file, texts):
+        text = file.read_text(encoding="utf-8")
+        assert not [option for option in options if option in text], file

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from codec import generator
 from fl_app.data import DataError
 from fl_app.partition import PartitionError, partition_indices
 
@@ -76,3 +77,25 @@ def test_more_clients_than_samples_says_what_to_do() -> None:
 def test_alpha_that_gives_no_split_is_refused(alpha: float) -> None:
     with pytest.raises(PartitionError, match=r"dirichlet-alpha = .* must be > 0, and finite"):
         partition_indices(LABELS, 0, 5, scheme="dirichlet", alpha=alpha)
+
+
+@pytest.mark.slow  # flwr-datasets takes its time to import
+@pytest.mark.parametrize("scheme", ["iid", "dirichlet"])
+@pytest.mark.parametrize("count", [400, 397, 23])
+def test_parts_are_those_of_flwr_datasets(scheme: str, count: int) -> None:
+    from datasets import Dataset
+    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner, Partitioner
+
+    for partitions, alpha, seed in ((2, 0.5, 0), (7, 0.05, 1), (23, 100.0, 2)):
+        order = generator(seed).permutation(400)[:count]
+        partitioner: Partitioner = IidPartitioner(partitions)
+        if scheme == "dirichlet":
+            partitioner = DirichletPartitioner(
+                partitions, "label", alpha, min_partition_size=0, seed=seed
+            )
+        partitioner.dataset = Dataset.from_dict({"index": order, "label": LABELS[order]})
+        for part in range(partitions):
+            ours = partition_indices(
+                LABELS, part, partitions, scheme=scheme, alpha=alpha, max_samples=count, seed=seed
+            )
+            assert ours.tolist() == list(partitioner.load_partition(part)["index"])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from doc_pages import BLOCKS, ROOT
+from scouts import IMAGES, made_up
 
 from codec import (
     SAMPLE_CODECS,
@@ -22,6 +23,7 @@ from codec import (
 )
 from codec.coding import cursor
 from codec.gradients import COMPRESSORS, frame
+from codec.learning import scout_bytes
 from codec.messages import REQUESTS, Reply
 from codec.options import OneOf
 from codec.samples import payload as payload_module
@@ -420,6 +422,57 @@ def test_all_compressors_are_in_the_table() -> None:
 # Messages
 
 
+@pytest.mark.parametrize("change", [False, True])
+def test_a_scout_is_read_by_its_table(change: bool) -> None:
+    scout, base = made_up(), made_up(seed=1)
+    data = scout_bytes.to_bytes(scout, base if change else None)
+    reader, sizes = cursor.Reader(data), {"byte": 1, "4 bytes": 4, "8 bytes": 8, "uint32": 4}
+    sizes |= {"the rest": 0, "varint": 0, "float32": 4}
+    read: dict[str, list[Any]] = {}
+    form = "change" if change else "whole"
+    rows = [row for row in table("scout") if row["present"] in ("always", form)]
+    times = {"axis": "axes", "layer": "layers"}
+    skipped = 0
+    for place, row in enumerate(rows):
+        if skipped:  # it was read with the field that it follows
+            skipped -= 1
+            continue
+        size, _, per = row["size"].partition(", ")
+        group = [row]
+        if per == "per layer":
+            group.append(rows[place + 1])
+            skipped = 1
+        unit = per.split()[-1] if per else ""
+        count = IMAGES.channels if unit == "channel" else 1
+        count = read[times[unit]][0] if unit in times else count
+        for _ in range(count):
+            for one in group:
+                name = one["field"]
+                if size == "varint":
+                    value: Any = reader.varint(name)
+                elif size == "float32":
+                    value = reader.number(name)
+                elif size == "the rest":
+                    value = reader.take(reader.left - 4, name)
+                else:
+                    value = reader.take(sizes[size], name)
+                    value = value[0] if size == "byte" else value
+                read.setdefault(name, []).append(value)
+    reader.finish()
+    assert read["magic"] == [scout_bytes.MAGIC]
+    assert scout_bytes.MAGIC.hex(" ") in rows[0]["meaning"]
+    assert read["version"] == [scout_bytes.VERSION] == [int(rows[1]["legal values"])]
+    assert read["form"] == [int(change)]
+    if change:
+        assert read["digest"] == [scout_bytes.digest(scout_bytes.to_bytes(base))]
+        return
+    plan = scout.plan
+    assert read["layout"] == [plan.layout] and tuple(read["shape"]) == plan.shape
+    assert tuple(zip(read["stride"], read["outputs"], strict=True)) == plan.layers
+    assert np.array_equal(read["factor"], scout.factor)
+    assert np.allclose(read["centre"], scout.centre)
+
+
 def test_tables_of_messages_are_those_of_the_fields() -> None:
     assert message_tables.with_tables(PAGE) == PAGE, "run python -m sim.message_tables"
 
@@ -434,7 +487,8 @@ def test_a_table_of_messages_has_every_entry_that_travels() -> None:
         part = rendered.split(f"**Request `{mode}`**")[1].split("**")[0]
         shown = re.findall(r"^\| `([\w-]+)` \|", part, re.M)
         assert set(entries) <= set(shown)
-        assert set(shown) - set(entries) <= {"acknowledged", "bank"}  # not told: left out
+        # not told: left out
+        assert set(shown) - set(entries) <= {"acknowledged", "bank", "scout"}
 
 
 def test_all_replies_are_in_the_tables() -> None:

@@ -101,7 +101,7 @@ def test_streams_stay_what_they_were() -> None:
     assert {s.name: int(s) for s in Stream} == {
         "COMPRESSOR": 1, "DROPOUT": 2, "ORDER": 3, "AUGMENTATION": 4, "STATISTICS": 5,
         "SERVER_NODES": 100, "SERVER_MINIBATCHES": 101, "SERVER_AUGMENTATION": 102,
-        "SERVER_EVALUATION": 103,
+        "SERVER_EVALUATION": 103, "SERVER_SCOUT": 104,
     }  # fmt: skip
     for stream in Stream:
         if stream < Stream.SERVER_NODES:

@@ -15,8 +15,9 @@ from codec.coding.floats import encode_words
 from codec.coding.range_coder import BitEncoder
 from codec.gradients import Float32, make_compressor
 from codec.gradients.frame import Frame
+from strategies.expectation import Expectation
 from strategies.received import BadReply
-from strategies.received_samples import Expectation, ReceivedSamples, read_samples
+from strategies.received_samples import ReceivedSamples, read_samples
 
 SPEC = SampleSpec((1, 4, 4), "uint8", 0, 255, classes=10)
 GRADIENT = [np.ones((3, 2), np.float32), np.zeros(3, np.float32)]

@@ -277,6 +277,12 @@ def test_another_run_is_refused_with_what_differs(tmp_path: Path) -> None:
     close(same)
 
 
+def test_what_killed_writers_have_left_goes(tmp_path: Path) -> None:
+    (tmp_path / f".{NAME}-k1ll3d").write_bytes(b"half a checkpoint")
+    Checkpoint(7, {}).write(tmp_path)
+    assert [place.name for place in tmp_path.iterdir()] == [NAME]
+
+
 def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
     state = {"a": torch.arange(3.0), "b": {1: (1, 2), "kind": {3, 4}}, "c": b"\x00", "d": [None]}
     Checkpoint(7, state).write(tmp_path)

@@ -14,8 +14,10 @@ from fl_app.run_folder import (
     RoundRecord,
     RunFolder,
     fp32_gradient_bytes,
+    read_config,
     run_folder_path,
     versions,
+    write_config,
 )
 
 
@@ -97,6 +99,20 @@ def test_plot_of_a_run_without_uplink_is_drawn_all_the_same(tmp_path: Path) -> N
     folder.write_plot("nothing sent")
     folder.close()
     assert (tmp_path / "accuracy_vs_uplink.png").stat().st_size > 0
+
+
+def test_a_kill_while_the_config_is_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tmp_path, {"num-rounds": 3})
+
+    def killed(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_config(tmp_path, {"num-rounds": 4})
+    assert read_config(tmp_path)["run-config"] == {"num-rounds": 3}
 
 
 def test_result_with_nan_is_refused(tmp_path: Path) -> None:

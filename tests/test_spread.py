@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from codec import (
     CodecOptions,
+    DecodeLimits,
     PayloadError,
     SamplePayload,
     SampleSpec,
@@ -37,7 +38,8 @@ def spec_of(samples: Array, low: float = 0, high: float = 255, **options: Any) -
 def coded(samples: Array, spec: SampleSpec) -> tuple[int, Array]:
     """Bytes of a payload of samples, and what it decodes to."""
     data = encode_samples(samples, np.zeros(len(samples), np.int64), spec).to_bytes()
-    decoded = decode_samples(SamplePayload.from_bytes(data)).samples
+    erased = DecodeLimits(values_per_byte=1 << 20)  # some of them are, and take hardly a byte
+    decoded = decode_samples(SamplePayload.from_bytes(data, erased)).samples
     np.testing.assert_array_equal(decoded, reconstruct_samples(samples, spec, (0, 0, 0)))
     return len(data), decoded
 

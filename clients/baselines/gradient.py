@@ -14,6 +14,7 @@ from clients.handler import partition_id, reply_message, training_request
 from clients.stopwatch import Stopwatch
 from codec import Augmentation, Compression, Criterion, losses_gradient
 from codec.messages import ARRAYS, GradientReply, GradientRequest
+from codec.packages import needed_packages
 from codec.random import Stream, client_generator
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class GradientMemory:
         )
 
 
+@needed_packages()
 def train_gradient(
     msg: Message,
     context: Context,

@@ -15,6 +15,7 @@ from clients.stopwatch import Stopwatch
 from codec import Augmentation, Criterion
 from codec.learning.state import model_state
 from codec.messages import ARRAYS, LocalReply, LocalRequest
+from codec.packages import needed_packages
 from codec.random import Stream, client_generator
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 RESIDUAL_KEY = "delta-residual"
 
 
+@needed_packages()
 def train_local(
     msg: Message,
     context: Context,

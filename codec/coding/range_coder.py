@@ -5,9 +5,13 @@ returns them, the decoder is given ``None`` and returns what it read. A model wr
 ``code`` is therefore its own mirror. Probabilities come from integer counts by one IEEE
 division, so both ends agree bit for bit on any platform. The coder itself is the range coder
 of the ``constriction`` library (Bamler, 2022).
+
+The zeros at the end of a stream do not travel. A decoder that has used up its bytes therefore reads
+zeros, and nothing else: a one there comes of no encoder. Bits sent as they are, of probability 1/2,
+always travel; so what they cost a decoder is paid for in bytes.
 """
 
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import constriction
 import numpy as np
@@ -22,6 +26,12 @@ Ints = NDArray[np.int64]
 _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
 _SMALLEST_CHUNK = 64
 _ESCAPE_BITS = 24
+_LEAST_P = 2.0**-24  # the library's probabilities are multiples of it
+# Bits that a stream may be short of what was coded in it: the last words say where in an interval
+# the number lies, and that takes up to 64 bits less than the interval does, by luck a few more.
+_SLACK_BITS = 128
+_TOLERANCE = 1 + 1 / 16  # what the library's rounding of small probabilities makes cheaper
+_WORD_BYTES = 4
 
 
 class BitCoder(Protocol):
@@ -30,12 +40,16 @@ class BitCoder(Protocol):
     def code(self, p_one: Floats, bits: Bits | None) -> Bits:
         """Code one bit for each probability of a one, float64 (N,); return the bits (N,)."""
 
+    def code_even(self, count: int, bits: Bits | None) -> Bits:
+        """Code bits (count,) that are as likely ones as zeros."""
+
 
 class BitEncoder:
     """Range encoder; `finish` returns the bytes."""
 
     def __init__(self) -> None:
         self._coder = constriction.stream.queue.RangeEncoder()
+        self._needed = 0  # words up to the last bit that was sent as it is
 
     def code(self, p_one: Floats, bits: Bits | None) -> Bits:
         """Append `bits` (N,), each 0 or 1, under ``P(1) = p_one``."""
@@ -43,10 +57,19 @@ class BitEncoder:
         self._coder.encode(bits, _BERNOULLI, p_one)
         return bits
 
+    def code_even(self, count: int, bits: Bits | None) -> Bits:
+        """Append `bits` (count,) as they are."""
+        coded = self.code(np.full(count, 0.5), bits)
+        if count:
+            self._needed = self._coder.num_words()
+        return coded
+
     def finish(self) -> bytes:
-        """Return the stream; the zeros at its end are left out, the decoder puts them back."""
+        """Return the stream, without zeros at its end that the decoder puts back."""
         words: NDArray[np.uint32] = self._coder.get_compressed()
-        return words.astype(">u4").tobytes().rstrip(b"\0")
+        stream: bytes = words.astype(">u4").tobytes()
+        least = max(0, _WORD_BYTES * self._needed - _SLACK_BITS // 8)
+        return stream[:least] + stream[least:].rstrip(b"\0")
 
 
 class BitDecoder:
@@ -55,6 +78,8 @@ class BitDecoder:
     def __init__(self, data: bytes) -> None:
         words = np.frombuffer(data + bytes(-len(data) % 4), dtype=">u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
+        self._size = len(data)
+        self._left = 8 * len(data) * _TOLERANCE + _SLACK_BITS  # of information
 
     def code(self, p_one: Floats, bits: Bits | None = None) -> Bits:
         """Read one bit for each probability.
@@ -64,11 +89,29 @@ class BitDecoder:
         PayloadError
             If the bytes cannot have come from an encoder with this model.
         """
+        decoded = self._decode(p_one)
+        used = -np.log2(np.maximum(np.where(decoded, p_one, 1 - p_one), _LEAST_P))
+        left, self._left = self._left, self._left - float(used.sum())
+        if self._left < 0 and decoded[np.cumsum(used) - used > left].any():
+            self._refuse()
+        return decoded
+
+    def code_even(self, count: int, bits: Bits | None = None) -> Bits:
+        """Read bits (count,) that were sent as they are; see `code`."""
+        self._left -= count
+        if count and self._left < 0:
+            self._refuse()
+        return self._decode(np.full(count, 0.5))
+
+    def _decode(self, p_one: Floats) -> Bits:
         try:
             decoded: Bits = self._coder.decode(_BERNOULLI, p_one)
         except AssertionError as error:
             raise PayloadError(f"entropy-coded section does not decode: {error}") from error
         return decoded
+
+    def _refuse(self) -> NoReturn:
+        raise PayloadError(f"entropy-coded section of {self._size} bytes ends early")
 
 
 class AdaptiveBits:
@@ -126,7 +169,7 @@ def code_raw(coder: BitCoder, width: Ints, values: Ints | None) -> Ints:
     for plane in range(int(width.max(initial=0)) - 1, -1, -1):
         rows = np.flatnonzero(width > plane)
         bits = None if values is None else ((values[rows] >> plane) & 1).astype(np.int32)
-        decoded[rows] |= coder.code(np.full(len(rows), 0.5), bits).astype(np.int64) << plane
+        decoded[rows] |= coder.code_even(len(rows), bits).astype(np.int64) << plane
     return decoded
 
 
@@ -174,7 +217,7 @@ def code_exp_golomb(coder: BitCoder, values: Ints | None, count: int) -> Ints:
     rows = np.arange(count)
     while len(rows):
         bits = None if values is None else ((values[rows] + 1) >> (width[rows] + 1) > 0)
-        more = coder.code(np.full(len(rows), 0.5), None if bits is None else bits.astype(np.int32))
+        more = coder.code_even(len(rows), None if bits is None else bits.astype(np.int32))
         rows = rows[more == 1]
         width[rows] += 1
         if width.max(initial=0) >= _ESCAPE_BITS:

@@ -5,6 +5,9 @@ chunk, in the same way at both ends. They are integers below 2**24, so that thei
 in the library's arithmetic and both ends agree bit for bit on every platform. Old counts fade,
 hence the tables follow a gradient from layer to layer.
 
+The zeros at the end of a stream do not travel. Past its end the decoder reads symbols zero, which
+stand for the lowest intervals, and refuses all others.
+
 In a large array neighbours are coded together, as many as make an alphabet of at most 256: fewer
 steps of the coder for as many bytes.
 """
@@ -26,6 +29,9 @@ _FADE_ABOVE = 1 << 21  # counts are then halved
 _SMALLEST_CHUNK, _LARGEST_CHUNK = 4, 8192
 LARGE = 1 << 20  # arrays of so many symbols are coded for speed
 _GROUPS = 256  # largest alphabet of symbols coded together
+# Bits of information that a stream may lack, and what rounded probabilities add; as in
+# `codec.coding.range_coder`.
+_SLACK_BITS, _TOLERANCE = 128, 1 + 1 / 16
 
 
 class SymbolEncoder:
@@ -77,6 +83,7 @@ class SymbolDecoder:
     def __init__(self, data: bytes) -> None:
         words = np.frombuffer(data + bytes(-len(data) % 4), ">u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
+        self._left = 8 * len(data) * _TOLERANCE + _SLACK_BITS  # of information
 
     def symbols(self, count: int, alphabet: int) -> Symbols:
         """Return the next `count` symbols, int32 (count,)."""
@@ -87,6 +94,7 @@ class SymbolDecoder:
         counts = _Counts(alphabet**group)
         for chunk in _chunks(len(symbols)):
             symbols[chunk] = self._decode(counts.model(), chunk.stop - chunk.start)
+            self._spend(counts.bits().take(symbols[chunk]), symbols[chunk])
             counts.update(symbols[chunk])
         return _apart(symbols, alphabet, group)[:count]
 
@@ -100,7 +108,9 @@ class SymbolDecoder:
         inside = width > 0
         if inside.any():
             span = np.left_shift(1, width[inside], dtype=np.int32)
-            values[inside] += self._decode(_UNIFORM, span)
+            offset = self._decode(_UNIFORM, span)
+            self._spend(width[inside].astype(np.float64), offset)
+            values[inside] += offset
         if count and values.max() > largest:
             raise PayloadError(f"coded integer {values.max()}, at most {largest}")
         return values
@@ -109,6 +119,12 @@ class SymbolDecoder:
         """Check that nothing is left to read."""
         if not self._coder.maybe_exhausted():
             raise PayloadError("coded section is longer than its content")
+
+    def _spend(self, used: NDArray[np.float64], symbols: Symbols) -> None:
+        """Count the bits that symbols stand for; past the end there are none but zeros."""
+        left, self._left = self._left, self._left - float(used.sum())
+        if self._left < 0 and symbols[np.cumsum(used) - used > left].any():
+            raise PayloadError("coded section ends early")
 
     def _decode(self, model: object, argument: int | Symbols) -> Symbols:
         try:
@@ -155,6 +171,11 @@ class _Counts:
     def model(self) -> object:
         table = self._counts.astype(np.float64)
         return constriction.stream.model.Categorical(table, perfect=False)
+
+    def bits(self) -> NDArray[np.float64]:
+        """Return the information in each symbol."""
+        table: NDArray[np.float64] = np.log2(self._counts.sum() / self._counts)
+        return table
 
     def update(self, symbols: Symbols) -> None:
         self._counts += _INCREMENT * np.bincount(symbols, minlength=len(self._counts))

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from codec.samples.spec import SampleSpec
@@ -34,6 +35,11 @@ def mapped_range(spec: SampleSpec, scale: str) -> Bounds | None:
     return (spec.low, spec.high) if sees_unit(spec, scale) else None
 
 
+def seen_range(spec: SampleSpec, scale: str) -> Bounds:
+    """Return the range of the values as the model sees them."""
+    return (0.0, 1.0) if sees_unit(spec, scale) else (spec.low, spec.high)
+
+
 def model_inputs(
     samples: "NDArray[Any] | torch.Tensor",
     spec: SampleSpec,
@@ -62,6 +68,15 @@ def model_inputs(
     if not sees_floats(spec):
         return tensor.long()
     return in_units(tensor, mapped_range(spec, scale))
+
+
+def float_inputs(samples: NDArray[Any], spec: SampleSpec, scale: str) -> NDArray[np.float32]:
+    """Return what a model of floats sees of samples, as `model_inputs` does, without torch."""
+    values, bounds = samples.astype(np.float32), mapped_range(spec, scale)
+    if bounds is None:
+        return values
+    low, high = bounds
+    return (values - np.float32(low)) / np.float32(high - low)
 
 
 def in_units(samples: "torch.Tensor", bounds: Bounds | None) -> "torch.Tensor":

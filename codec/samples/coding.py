@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from codec.errors import CodecError, PayloadError
 from codec.samples.channel_axis import measured_axis
 from codec.samples.payload import TARGETS, VALUES, WEIGHTS, SamplePayload
+from codec.samples.quantizer import check_range
 from codec.samples.sample_codec import Array, Key
 from codec.samples.spec import SampleSpec
 from codec.samples.spread import ROUNDING
@@ -113,6 +114,7 @@ def decode_samples(payload: SamplePayload) -> DecodedSamples:
     values, value_bits = spec.sample_codec.decode(data, count, spec, payload.key)
     if not np.isfinite(values).all():
         raise PayloadError("samples decode to numbers that are not finite")
+    check_range(values, spec)
     bits = {TARGETS: target_bits, WEIGHTS: weight_bits}
     if value_bits is not None:
         bits[VALUES] = value_bits

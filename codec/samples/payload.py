@@ -36,10 +36,19 @@ class DecodeLimits:
     values : int
         Numbers in one payload: samples times `SampleCodec.decoded_values`. Decoding holds a few
         arrays of this many entries.
+    values_per_byte: int
+        Numbers to decode (values, targets and weights) for each byte of a payload of more than
+        one sample: what a few bytes can make the decoder do. Ordinary images have 20 to 150;
+        encoders make payloads smaller where there would be more, as of images that are all black.
     """
 
     samples: int = 1 << 20
     values: int = 1 << 26
+    values_per_byte: int = 1 << 10
+
+    def too_dense(self, spec: SampleSpec, count: int, size: int) -> bool:
+        """Whether so many samples in a payload of `size` bytes are more than bytes pay for."""
+        return count > 1 and count * _numbers(spec) > self.values_per_byte * size
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class SamplePayload:
             raise PayloadError(f"CRC-32 mismatch in {len(data)} bytes: truncated or altered")
         spec = SampleSpec.read(reader)
         count = reader.varint("count")
-        _check_limits(spec, count, limits)
+        _check_limits(spec, count, len(data), limits)
         key = (0, 0, 0)
         if spec.sample_codec.needs_key(spec.codec):
             key = (reader.varint("seed"), reader.varint("client"), reader.varint("payload"))
@@ -123,13 +132,26 @@ class SamplePayload:
         return {"header": len(self.to_bytes()) - sum(sizes.values()), **sizes}
 
 
-def _check_limits(spec: SampleSpec, count: int, limits: DecodeLimits) -> None:
-    target_bytes = 0 if spec.classes else 4 * math.prod(spec.target_shape)
-    per_sample = max(spec.sample_codec.decoded_values(spec), target_bytes)
+def _numbers(spec: SampleSpec) -> int:
+    """Return the numbers that decoding a sample takes: its values, target and weight."""
+    return spec.sample_codec.decoded_values(spec) + max(1, _target_bytes(spec)) + 1
+
+
+def _target_bytes(spec: SampleSpec) -> int:
+    return 0 if spec.classes else 4 * math.prod(spec.target_shape)
+
+
+def _check_limits(spec: SampleSpec, count: int, size: int, limits: DecodeLimits) -> None:
+    per_sample = max(spec.sample_codec.decoded_values(spec), _target_bytes(spec))
     if count > limits.samples or count * per_sample > limits.values:
         raise PayloadError(
             f"{count} samples of {per_sample} values; the limits are {limits.samples} samples "
             f"and {limits.values} values"
+        )
+    if limits.too_dense(spec, count, size):
+        raise PayloadError(
+            f"{count} samples of {_numbers(spec)} numbers in {size} bytes; the limits are "
+            f"{limits.values_per_byte} numbers a byte"
         )
 
 

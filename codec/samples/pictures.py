@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from codec.errors import CodecError, PayloadError
+from codec.packages import needed_packages
+from codec.samples.avif_size import frame_sizes
 from codec.samples.sheets import Pixels
 
 _FLAT_TABLE = 32  # entry of the flat quantization table at quality 50
@@ -101,8 +103,9 @@ def _save_jxl(picture: Pixels, **options: Any) -> bytes:
 
 def _load(kind: str, file: bytes, shape: tuple[int, ...]) -> Pixels:
     mode, size = "L" if len(shape) == 2 else "RGB", (shape[1], shape[0])
-    # Only AVIF can lie here: its frame may be larger, up to the 2**28 pixels of libavif, and is
-    # scaled to the size that the file declares.
+    # Only AVIF can lie here: its frame may be larger, and is scaled to what the file declares.
+    if kind == "AVIF" and set(frame_sizes(file)) != {size}:
+        raise PayloadError(f"frames of an AVIF file are {frame_sizes(file)}; declared: {size}")
     with _pillow(kind).open(io.BytesIO(file), formats=[kind]) as image:
         if image.size != size or image.mode not in (mode, "RGB"):  # WebP, AVIF: grey as colour
             raise PayloadError(f"a picture is {image.mode} {image.size}; declared: {mode} {size}")
@@ -124,7 +127,8 @@ def load_jxl(file: bytes, shape: tuple[int, ...]) -> Pixels:
 
 
 def _pillow(kind: str) -> Any:
-    from PIL import Image
+    with needed_packages():
+        from PIL import Image
 
     Image.init()
     if kind not in Image.SAVE:

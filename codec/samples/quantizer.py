@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.errors import CodecError
+from codec.errors import CodecError, PayloadError
 from codec.random import uniform
 from codec.samples.sample_codec import Array, Key
 
@@ -27,6 +27,8 @@ Symbols = NDArray[np.int64]
 QUANTIZERS = ("nearest", "stochastic", "dithered")
 UNBIASED = ("stochastic", "dithered")
 MAX_MAGNITUDE = 1 << 22
+_STEPS_BEYOND = 8
+_ROUNDING_OF_CONSTANT = 2.0**-8  # of a column of one value, relative to it
 
 
 def quantize(scaled: NDArray[np.floating], kind: str, *, key: Key) -> Symbols:
@@ -80,6 +82,34 @@ def check_magnitude(largest: int) -> None:
             f"a quantized coefficient is {largest} steps; legal: below {MAX_MAGNITUDE}. "
             "Use a larger step"
         )
+
+
+def most_beyond(spec: "SampleSpec") -> float:
+    """Return how far an unbiased quantizer may decode outside the declared range.
+
+    Errors are below a step for each coefficient, and a value's is a mean of many: a few times the
+    largest step, measured against the range, is more than any encoder gets to. A column of a
+    single value has a step of its own.
+    """
+    options = spec.codec
+    largest = max(abs(spec.low), abs(spec.high))
+    step = options.step * (spec.high - spec.low)
+    if "tilt" in spec.sample_codec.uses:
+        step *= (1 + options.tilt) ** 2 * max(1.0, options.chroma)
+    least = 0.0 if spec.dtype == "float32" else 1.0  # step of whole numbers
+    return _STEPS_BEYOND * (step + least) + largest * _ROUNDING_OF_CONSTANT
+
+
+def check_range(values: Array, spec: "SampleSpec") -> None:
+    """Raise `PayloadError` if decoded samples lie where none of a spec can be."""
+    beyond = most_beyond(spec)
+    low, high = float(values.min(initial=spec.low)), float(values.max(initial=spec.high))
+    if low >= spec.low - beyond and high <= spec.high + beyond:
+        return
+    raise PayloadError(
+        f"samples decode to [{low:g}, {high:g}]; of range [{spec.low:g}, "
+        f"{spec.high:g}] and step {spec.codec.step:g} they lie within {beyond:g} of it"
+    )
 
 
 def within_range(values: Array, spec: "SampleSpec") -> Array:

@@ -17,7 +17,9 @@ _MANY_FILES = 20_000
 _NEEDS_IMAGECODECS = ("jpeg-xl", "jpeg-xl-lossless")
 
 
-def check_run(app: Path, values: Mapping[str, ConfigValue], clients: int) -> None:
+def check_run(
+    app: Path, values: Mapping[str, ConfigValue], clients: int, flag: str = "--clients"
+) -> None:
     """Check a run of this app; other apps check themselves.
 
     Neither torch nor a data set is loaded.
@@ -30,6 +32,8 @@ def check_run(app: Path, values: Mapping[str, ConfigValue], clients: int) -> Non
         The whole run config.
     clients : int
         Simulated clients.
+    flag : str
+        Option of the command that sets them.
 
     Raises
     ------
@@ -45,9 +49,9 @@ def check_run(app: Path, values: Mapping[str, ConfigValue], clients: int) -> Non
 
     try:
         config = RunConfig.from_run_config(values)
-        _check_nodes(config, clients)
+        _check_nodes(config, clients, flag)
         _check_device(config.device)
-        _check_data(config, clients)
+        _check_data(config, clients, flag)
     except (ConfigError, CodecError) as error:
         raise RunConfigError(str(error)) from error
     except DataError as error:
@@ -57,18 +61,18 @@ def check_run(app: Path, values: Mapping[str, ConfigValue], clients: int) -> Non
         ) from error
 
 
-def _check_nodes(config: "RunConfig", clients: int) -> None:
+def _check_nodes(config: "RunConfig", clients: int, flag: str) -> None:
     """Raise `RunConfigError` if a round would wait for ever."""
     for name in ("min_available_nodes", "min_train_nodes"):
         needed = getattr(config, name)
         if needed > clients:
             raise RunConfigError(
-                f"{name.replace('_', '-')} = {needed} must be at most --clients {clients}, or no "
-                f"round ever starts; lower it, or start --clients {needed}"
+                f"{name.replace('_', '-')} = {needed} must be at most {flag} {clients}, or no "
+                f"round ever starts; lower it, or start {flag} {needed}"
             )
 
 
-def _check_data(config: "RunConfig", clients: int) -> None:
+def _check_data(config: "RunConfig", clients: int, flag: str) -> None:
     from codec import SampleSpec
     from fl_app.config import check_classes
     from fl_app.data import describe, extent
@@ -80,7 +84,7 @@ def _check_data(config: "RunConfig", clients: int) -> None:
     if clients > samples:
         limit = "max-train-samples" if samples < images else f"training samples of {config.dataset}"
         raise RunConfigError(
-            f"--clients {clients} must be at most the {samples} {limit}, or some have none; start "
+            f"{flag} {clients} must be at most the {samples} {limit}, or some have none; start "
             "fewer clients, or give them more samples"
         )
     codec = config.codec.codec

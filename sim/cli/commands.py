@@ -154,6 +154,90 @@ def train(
 
 
 @cli.command()
+def keys(
+    out: Annotated[
+        Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the keys; kept if there.")
+    ],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME ...",
+            help="DNS names and addresses of the server; the first goes to Flower's configuration.",
+            show_default="localhost, or as before",
+        ),
+    ] = None,
+    devices: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Devices in all; those with keys keep them.")
+    ] = 0,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, help="Port of the server.", show_default="8000, or as before"
+        ),
+    ] = 0,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="Validity of the server's certificate.")
+    ] = 365,
+    connection: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of the server in Flower's configuration.",
+            show_default="fleet, or as before",
+        ),
+    ] = "",
+    register: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="Register the devices with the running server of this connection."
+        ),
+    ] = "",
+) -> None:
+    """Make the certificates and device keys of a deployment, and register the devices."""
+    from codec.packages import needed_packages
+
+    with needed_packages():
+        from sim.keys import KeyFolder, configuration, make_keys
+        from sim.keys import register as register_devices
+
+    place = KeyFolder(out)
+    for line in make_keys(place, host or (), devices, connection=connection, port=port, days=days):
+        print_line(f"made {line}")
+    if register:
+        with configuration(place, register) as env:
+            new, known = register_devices(env, place.public_keys(), register, print_line)
+        print_line(f"registered with {register}: {new} devices, {known} known before")
+    print_line(f"keys: {out}; what to do with them: {out / 'README.md'}")
+
+
+@cli.command()
+def deploy(
+    config: Config = None,
+    run_config: ConfigFile = None,
+    nodes: Annotated[int, typer.Option(min=1, metavar="N", help="SuperNodes.")] = 3,
+    app: AppFolder = APP,
+    out: RunFolder = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Run the app on a SuperLink and SuperNodes of this machine, with TLS and device keys."""
+    from codec.packages import needed_packages
+
+    with needed_packages():
+        from sim.deploy import run_deployment
+
+    overrides = make_run_config(app, config or (), run_config)
+    effective = read_defaults(app) | overrides
+    check_run(app, effective, nodes, "--nodes")
+    place = out or str(effective.get("out-dir", ""))
+    with (
+        results_folder(place, effective, overwrite=overwrite) as results,
+        kept_log(results / LOG, print_line) as echo,
+    ):
+        run_deployment(app, overrides | {"out-dir": str(results)}, nodes, echo)
+    print_line(f"run folder: {results}")
+
+
+@cli.command()
 def theory(
     out: ResultsFolder = RESULTS,
     quick: Quick = False,
@@ -242,6 +326,28 @@ def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
 
 
 @cli.command()
+def faults(
+    out: ResultsFolder = RESULTS,
+    quick: Quick = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FAULT ...", help="Run these kinds, even if there are results."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N")] = 0,
+) -> None:
+    """Kill and spoil whatever can be, and count the samples that are lost or doubled."""
+    from sim.faults.report import FAULTS, run_faults
+
+    names = [fault.name for fault in FAULTS]
+    for name in only or ():
+        if name not in names:
+            legal = "; ".join(names)
+            raise RunConfigError(f"--only: {name!r} is no kind of fault; legal: {legal}")
+    run_faults(out, quick=quick, only=only or (), seed=seed, echo=print_line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
 def duplicates(
     out: ResultsFolder = RESULTS,
     data_dir: Annotated[
@@ -321,6 +427,32 @@ def bank_compact(path: BankFile) -> None:
     from sim.banks import compact_bank
 
     compact_bank(path, print_line)
+
+
+@cli.command()
+def scout(
+    config: Config = None,
+    run_config: ConfigFile = None,
+    app: AppFolder = APP,
+    out: ResultsFolder = RESULTS,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N")] = 3,
+    only: Annotated[list[str] | None, typer.Option(metavar="NAME ...")] = None,
+) -> None:
+    """Compare a scout's scores with the model's and with chance, at equal bytes too (CIFAR-10)."""
+    from codec.options import did_you_mean
+    from sim.scout import compare_scouts, contenders
+
+    for name in only or ():
+        if name not in contenders():
+            hint = did_you_mean(name, contenders())
+            raise RunConfigError(f"--only: {name!r} is not compared here; {hint}")
+    try:
+        compare_scouts(
+            out, make_run_config(app, config or (), run_config), seeds, only or (), print_line
+        )
+    except ValueError as error:
+        raise RunConfigError(str(error)) from error
+    print_line(f"results: {out}")
 
 
 def _check_comparison(preset: Preset, only: Sequence[str], data_dir: Path) -> None:

@@ -18,6 +18,7 @@ from codec.learning.batch_norm import statistics
 from codec.learning.state import plain_name
 from codec.messages import (
     ARRAYS,
+    AveragingOptions,
     ClientOptions,
     LocalOptions,
     LocalReply,
@@ -25,17 +26,18 @@ from codec.messages import (
     Participation,
 )
 from codec.options import pick, split_options, takes_options, values_of
+from strategies.averaging import clipped_model
 from strategies.baselines.statistics import StatisticsOptions
 from strategies.evaluation import EvaluationOptions
 from strategies.participation import nodes_of_round, train_messages
 from strategies.received import BadReply, decoded_statistics, decompressed, read_reply
+from strategies.received_arrays import read_arrays, require_finite
 from strategies.received_model import (
     WEIGHT,
     ReceivedModel,
     averaged,
-    check_model,
+    check_examples,
     read_empty,
-    require_finite,
 )
 from strategies.round_book import RoundBook, RoundResult
 from strategies.server_model import ModelLike, ServerModel
@@ -44,7 +46,7 @@ from strategies.server_strategy import ServerStrategy
 State = dict[str, NDArray[Any]]
 
 
-@takes_options(LocalOptions, StatisticsOptions, Participation, EvaluationOptions)
+@takes_options(LocalOptions, StatisticsOptions, Participation, EvaluationOptions, AveragingOptions)
 class CompressedFedAvg(ServerStrategy, FedAvg):
     """Federated averaging (McMahan et al., AISTATS 2017) by Flower's own class.
 
@@ -88,8 +90,19 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.statistics_options, self.participation, evaluation = split_options(
-            options, LocalOptions, StatisticsOptions, Participation, EvaluationOptions
+        (
+            asked,
+            self.statistics_options,
+            self.participation,
+            evaluation,
+            self.averaging,
+        ) = split_options(
+            options,
+            LocalOptions,
+            StatisticsOptions,
+            Participation,
+            EvaluationOptions,
+            AveragingOptions,
         )
         participation = self.participation
         FedAvg.__init__(
@@ -105,7 +118,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         server_model = ServerModel(model, idle, criterion, device=device, amp=False)
         client_options = values_of(participation, ClientOptions)
         request = pick(LocalRequest, asked, server_round=1, learning_rate=0.0, **client_options)
-        told = (asked, self.statistics_options, participation, evaluation)
+        told = (asked, self.statistics_options, self.averaging, participation, evaluation)
         book = RoundBook(on_round)
         ServerStrategy.__init__(
             self, server_model, book, request, told, evaluation, participation.quorum
@@ -144,7 +157,12 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         accepted = self.collect(server_round, replies, self.read)
         arrays, steps = None, 0
         with self.book.stage("train"):
-            models = [(model.arrays, model.num_examples) for model in accepted if model.arrays]
+            clip_norm = self.averaging.clip_norm
+            models = [
+                (clipped_model(model.arrays, self._sent, clip_norm), model.num_examples)
+                for model in accepted
+                if model.arrays
+            ]
             if models:
                 self.server_model.load_arrays(averaged(models))
                 steps = self.request.local_steps
@@ -157,8 +175,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         reply = read_reply(message, LocalReply)
         if empty := read_empty(message):
             return empty
-        if not reply.num_examples:
-            raise BadReply("count", "num-examples is 0, at least 1 is needed")
+        check_examples(reply.num_examples, self.averaging.max_examples)
         arrays, sections = (
             self._whole_model(message)
             if self.compressor is None
@@ -176,7 +193,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         record = message.content.get(ARRAYS)
         if not isinstance(record, ArrayRecord):
             raise BadReply("record", f"'{ARRAYS}' must be an ArrayRecord of the model's state")
-        return record, {ARRAYS: check_model(record, self._sent)}
+        return record, {ARRAYS: read_arrays(record, self._sent)}
 
     def _changed_model(
         self, reply: LocalReply, compressor: GradientCompressor

@@ -13,12 +13,14 @@ from codec import Compression, Criterion
 from codec.gradients.majority_vote import majority
 from codec.learning.batch_norm import pooled_statistics, statistics
 from codec.messages import (
+    AveragingOptions,
     ClientOptions,
     GradientOptions,
     GradientRequest,
     Participation,
 )
 from codec.options import pick, split_options, takes_options, values_of
+from strategies.averaging import clipped
 from strategies.baselines.statistics import StatisticsOptions
 from strategies.evaluation import EvaluationOptions
 from strategies.participation import nodes_of_round, train_messages
@@ -28,7 +30,9 @@ from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, Ser
 from strategies.server_strategy import ServerStrategy
 
 
-@takes_options(GradientOptions, StatisticsOptions, Participation, EvaluationOptions)
+@takes_options(
+    GradientOptions, StatisticsOptions, Participation, EvaluationOptions, AveragingOptions
+)
 class GradientCompression(ServerStrategy):
     r"""One optimizer step per round on the average of the clients' compressed gradients.
 
@@ -93,8 +97,15 @@ class GradientCompression(ServerStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.statistics_options, self.participation, evaluation = split_options(
-            options, GradientOptions, StatisticsOptions, Participation, EvaluationOptions
+        asked, self.statistics_options, self.participation, evaluation, self.averaging = (
+            split_options(
+                options,
+                GradientOptions,
+                StatisticsOptions,
+                Participation,
+                EvaluationOptions,
+                AveragingOptions,
+            )
         )
         if not asked.compression:
             asked = replace(asked, compression=Compression("fp32"))
@@ -116,7 +127,7 @@ class GradientCompression(ServerStrategy):
                 f"momentum_correction = {request.momentum_correction} takes the place of the "
                 "optimizer's momentum, which must be 0"
             )
-        told = (asked, self.statistics_options, self.participation, evaluation)
+        told = (asked, self.statistics_options, self.averaging, self.participation, evaluation)
         quorum = self.participation.quorum
         super().__init__(server_model, RoundBook(on_round), request, told, evaluation, quorum)
         self.compressor = request.compressor()
@@ -172,9 +183,9 @@ class GradientCompression(ServerStrategy):
         return float("nan")
 
     def _joined_gradient(self, replies: list[ReceivedGradient]) -> Arrays:
-        gradients = [reply.gradient for reply in replies]
         if self.request.majority_vote:
-            return majority(gradients)
+            return majority([reply.gradient for reply in replies])
+        gradients = [clipped(reply.gradient, self.averaging.clip_norm) for reply in replies]
         return average(gradients, [reply.num_examples for reply in replies])
 
     def _take_statistics(self, replies: list[ReceivedGradient]) -> None:

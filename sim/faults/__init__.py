@@ -1,0 +1,1 @@
+"""Faults on purpose: processes killed, replies spoiled, disks filled; and every sample counted."""

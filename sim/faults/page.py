@@ -1,0 +1,23 @@
+"""The table of docs/experiments.md, from the results: ``python -m sim.faults.page`` writes it."""
+
+from pathlib import Path
+
+from sim.faults.report import RESULTS, read_rows, table, total
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "experiments.md"
+RAW = ROOT / "sim" / "results" / RESULTS
+_START = "<!-- faults: python -m sim.faults.page -->\n"
+_END = "<!-- end of faults -->"
+
+
+def with_table(text: str) -> str:
+    """Return the page's text with the table as it is to be."""
+    head, rest = text.split(_START)
+    rows = read_rows(RAW)
+    lines = [*table(rows), "", f"{total(rows)}."]
+    return head + _START + "".join(f"{line}\n" for line in lines) + rest[rest.index(_END) :]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
