@@ -55,7 +55,7 @@ class RoundLoop:
         post: Post,
         arrays: ArrayRecord,
         result: Result,
-        first_round: int = 1,
+        first_round: int = 0,
     ) -> Result:
         """Run the rounds.
 
@@ -68,13 +68,13 @@ class RoundLoop:
         result : Result
             Of the rounds before the first; those that follow are added.
         first_round : int
-            The model is evaluated before round 1, and not before another.
+            With which a run goes on; 0: it is new, and the model is evaluated before round 1.
         """
         self._announce(strategy, arrays, first_round)
         started = time.perf_counter()
-        if first_round == 1:
+        if not first_round:
             self._before_first(arrays, result)
-        for server_round in range(first_round, self.num_rounds + 1):
+        for server_round in range(max(1, first_round), self.num_rounds + 1):
             log(INFO, "")
             log(INFO, "[ROUND %s/%s]", server_round, self.num_rounds)
             arrays = self._train(strategy, post, server_round, arrays, result)
@@ -92,7 +92,7 @@ class RoundLoop:
     def _announce(self, strategy: "ServerStrategy", arrays: ArrayRecord, first_round: int) -> None:
         log(INFO, "Starting %s strategy:", type(strategy).__name__)
         log_strategy_start_info(self.num_rounds, arrays, self.train_config, self.evaluate_config)
-        if first_round > 1:
+        if first_round:
             log(INFO, "\t├── Goes on with round %d", first_round)
         strategy.summary()
         log(INFO, "")

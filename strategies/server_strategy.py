@@ -263,7 +263,7 @@ class ServerStrategy(Strategy):
         )
         self._post = post = Post(grid, self._quorum)
         try:
-            result, first_round = Result(), 1
+            result, first_round = Result(), 0
             if saved is not None:
                 result, first_round = _result_of(saved.state["result"]), saved.server_round + 1
                 result.arrays = initial_arrays

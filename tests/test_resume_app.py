@@ -106,6 +106,13 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(tmp_path:
     assert [r["round"] for r in rounds_of(tmp_path)] == [0, 1, 2, 3, 4, 5]
 
 
+def test_a_run_that_was_killed_in_its_first_round_tells_of_round_0_once(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        run_app(tmp_path, killing(1, 0), num_rounds=2)
+    run_app(tmp_path, num_rounds=2, seed=1, resume=True)
+    assert [r["round"] for r in rounds_of(tmp_path)] == [0, 1, 2]
+
+
 def test_a_run_that_was_killed_before_it_wrote_its_config_starts_anew(tmp_path: Path) -> None:
     run_app(tmp_path, num_rounds=1, resume=True)
     assert [r["round"] for r in rounds_of(tmp_path)] == [0, 1]
