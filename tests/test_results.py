@@ -108,6 +108,6 @@ def test_readme_has_the_headline_of_the_raw_results() -> None:
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist5k"])
 def test_tables_of_scouts(dataset: str) -> None:
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    lines = page.split(f"<!-- rows of scout-{dataset} -->\n")[1].split("\n\n")[0].splitlines()
+    lines = page.split(f"<!-- scouts: {dataset} -->\n")[1].split("\n\n")[0].splitlines()
     expected = rows(read_points(RESULTS / f"scout-{dataset}.jsonl"))
     assert lines[2:] == [f"| {' | '.join(row)} |" for row in expected]
