@@ -17,7 +17,7 @@ from sim.cli.resume import keep_run, kept_run
 from sim.run_config import RunConfigError
 from strategies import SampleBank
 from strategies.checkpoint import NAME
-from strategies.errors import BankError, CheckpointError
+from strategies.errors import CheckpointError
 
 QUICK: dict[str, bool | int | float | str] = {
     "model": "logistic",
@@ -116,21 +116,6 @@ def test_a_run_that_was_killed_in_its_first_round_tells_of_round_0_once(tmp_path
 def test_a_run_that_was_killed_before_it_wrote_its_config_starts_anew(tmp_path: Path) -> None:
     run_app(tmp_path, num_rounds=1, resume=True)
     assert [r["round"] for r in rounds_of(tmp_path)] == [0, 1]
-
-
-def test_a_run_that_is_resumed_while_it_runs_loses_no_line(tmp_path: Path) -> None:
-    refused = []
-
-    def meanwhile(message: Message, context: Context) -> Message:
-        config: Any = message.content["config"]
-        if config["server-round"] == 2 and not refused:
-            with pytest.raises(BankError, match="is written to by process"):
-                run_app(tmp_path, num_rounds=3, resume=True)
-            refused.append(True)
-        return client_app(message, context)
-
-    run_app(tmp_path, meanwhile, num_rounds=3)
-    assert refused and [r["round"] for r in rounds_of(tmp_path)] == [0, 1, 2, 3]
 
 
 def test_another_config_is_refused_and_more_rounds_are_not(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -163,17 +164,27 @@ class Bed:
 
     def rounds(self) -> int:
         """Return the rounds that the run folder tells of so far."""
-        return max(self._told_rounds(), default=0)
+        return max((record["round"] for record in self._told()), default=0)
 
     def check_rounds(self) -> None:
-        """Raise `RunError` unless the run folder tells of every round, once."""
-        told = self._told_rounds()
-        if told != list(range(int(self.config["num-rounds"]) + 1)):
-            raise RunError(f"of {self.config['num-rounds']} rounds, rounds.jsonl tells of {told}")
+        """Check that the run folder tells of every round once, and that the run was long enough.
 
-    def _told_rounds(self) -> list[int]:
-        lines = (self.out / "rounds.jsonl").read_text().splitlines()
-        return [json.loads(line)["round"] for line in lines]
+        Raises
+        ------
+        RunError
+            If not. What a device still had to send in the last round is no lost sample.
+        """
+        told, last = self._told(), int(self.config["num-rounds"])
+        numbers = [record["round"] for record in told]
+        if numbers != list(range(last + 1)):
+            raise RunError(f"of {last} rounds, rounds.jsonl tells of {numbers}")
+        if told[-1]["samples_sent"] != told[-2]["samples_sent"]:
+            raise RunError(f"{last} rounds are too few: devices were still sending in the last")
+
+    def _told(self) -> list[dict[str, Any]]:
+        lines = self.out / "rounds.jsonl"
+        whole, _, _ = (lines.read_text() if lines.exists() else "").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     def count(self) -> Count:
         """Compare what is in the bank with what the devices have."""

@@ -29,6 +29,8 @@ class Fault:
         In which each device sends its samples, if nothing happens.
     rounds_each : float
         Rounds more for each fault.
+    slack : int
+        How many times that many a run has.
     config : mapping
         Run config.
     engine : str
@@ -44,6 +46,7 @@ class Fault:
     quick: int = 1
     rounds: int = 4
     rounds_each: float = 0.7  # a mishap befalls one of three devices
+    slack: int = 2
     config: Mapping[str, ConfigValue] = field(default_factory=dict)
     engine: str = PROCESSES
     devices: int = 3
@@ -52,4 +55,4 @@ class Fault:
     def size(self, number: int) -> Size:
         """Return how large a federation is: there must be rounds enough for the faults."""
         rounds = self.rounds + round(self.rounds_each * number)
-        return Size(self.devices, PER_ROUND * rounds, 2 * rounds + _SPARE)
+        return Size(self.devices, PER_ROUND * rounds, self.slack * rounds + _SPARE)

@@ -10,7 +10,7 @@ from sim.faults.fault import FLOWER, Fault
 _ROUND_SECONDS = 6.0  # that a round takes, about
 # A round does not wait for the node that a killed SuperNode was, nor for a dead client's error.
 # A round takes some seconds, as each message starts a Python process.
-_SMALL: dict[str, Any] = {"engine": FLOWER, "devices": 2, "rounds": 3}
+_SMALL: dict[str, Any] = {"engine": FLOWER, "devices": 2, "rounds": 3, "slack": 3}
 _HURRIED = {"round-timeout": 60.0, "quorum": 0.5}
 
 
