@@ -136,7 +136,8 @@ def _samples(book: RoundBook) -> str:
     skipped = f"{book.skipped.total():,} skipped"
     if book.skipped:
         skipped += f" ({counts(book.skipped)})"
-    parts = [f"{book.samples_sent:,} sent", skipped, f"{book.clipped:,} values clipped"]
+    twice = [f"{book.duplicates:,} of them known already"] if book.duplicates else []
+    parts = [f"{book.samples_sent:,} sent", *twice, skipped, f"{book.clipped:,} values clipped"]
     if book.samples_sent:
         parts.append(f"{100 * book.variance_kept:.1f} % of their variance kept")
     return ", ".join(parts)

@@ -197,33 +197,44 @@ def run_points(
 
 def table(points: Sequence[Point]) -> list[str]:
     """Return the result lines: each contender's final accuracy beside chance's."""
-    last: dict[str, dict[int, Point]] = {}
-    for point in points:
-        last.setdefault(point.contender, {})[point.seed] = point  # the last of a seed stays
     shown = tables.numbers(
         "scores", "samples", "kB up", "kB down", "accuracy %", "over random", "seeds"
     )
+    for row in rows(points):
+        shown.add_row(*row)
+    return tables.lines(shown)
+
+
+def rows(points: Sequence[Point]) -> list[list[str]]:
+    """Return the cells of the table: means, and standard deviations over the seeds."""
+    last: dict[str, dict[int, Point]] = {}
+    for point in points:
+        last.setdefault(point.contender, {})[point.seed] = point  # the last of a seed stays
     chance = last.get(RANDOM, {})
+    found = []
     for contender, runs in last.items():
+        ends = list(runs.values())
         gains = [
             100 * (point.accuracy - chance[seed].accuracy)
             for seed, point in runs.items()
             if seed in chance
         ]
-        shown.add_row(
-            contender,
-            f"{statistics.mean(p.samples_sent for p in runs.values()):.0f}",
-            f"{statistics.mean(p.uplink_bytes for p in runs.values()) / 1000:.0f}",
-            f"{statistics.mean(p.downlink_bytes for p in runs.values()) / 1000:.0f}",
-            _spread([100 * p.accuracy for p in runs.values()]),
-            _spread(gains),
-            str(len(runs)),
+        found.append(
+            [
+                contender,
+                f"{statistics.mean(point.samples_sent for point in ends):.0f}",
+                f"{statistics.mean(point.uplink_bytes for point in ends) / 1000:.0f}",
+                f"{statistics.mean(point.downlink_bytes for point in ends) / 1000:.0f}",
+                _spread([100 * point.accuracy for point in ends]),
+                "-" if contender == RANDOM else _spread(gains),
+                str(len(ends)),
+            ]
         )
-    return tables.lines(shown)
+    return found
 
 
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return "-"
     deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.2f} +/- {deviation:.2f}"
+    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"

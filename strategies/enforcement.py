@@ -22,8 +22,8 @@ class NodeTotals:
 
     A node says so when it describes its samples, and in every reply by what it sends and what is
     left; the most that it said first counts, unless its source grows. A node that has lost its
-    memory sends again what is there already: only what is new to the bank is counted, so that a
-    node can go beyond its total by one reply, never by two.
+    memory sends again what is there already, all of it perhaps: only what is new to the bank is
+    counted, and a node is refused once that is more than its total; by one reply, never by two.
     """
 
     def __init__(self) -> None:

@@ -204,7 +204,11 @@ class QuantizedDataReplay(SampleStrategy):
 
         Nor are those whose reply to this round is there already, see `recovered`.
         """
-        return self._senders.finished(self.book.current_round)
+        done = set(self._senders.finished(self.book.current_round))
+        strangers = self._senders.strangers() & done
+        if strangers and self._post is not None:  # those that have another id now are counted twice
+            done -= strangers - set(self._post.get_node_ids())
+        return done
 
     def must_meet(self, node_id: int) -> bool:
         """Whether it is not known what has arrived of a node, although something may have."""

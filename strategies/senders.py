@@ -108,6 +108,10 @@ class Senders:
         done = {n for n, sender in self._senders.items() if sender.is_finished(server_round)}
         return done | self._here
 
+    def strangers(self) -> set[int]:
+        """Return nodes of the process before this one that have not shown up under their ids."""
+        return self._senders.keys() - self._known
+
     def note(self, node_id: int, sender: Sender, server_round: int, *, is_new: bool) -> None:
         """Remember a node as its reply leaves it.
 

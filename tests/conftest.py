@@ -1,7 +1,9 @@
 """Shared by all tests."""
 
 import os
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flwr.supercore.task_identity import TaskIdentity
@@ -23,10 +25,16 @@ def task_identity() -> None:
     TaskIdentity.node_id = 1
 
 
+@pytest.fixture(scope="session")
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder for what clients of tests remember."""
+    return tmp_path_factory.mktemp("state")
+
+
 @pytest.fixture(autouse=True)
-def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test remember on this machine's disk what it sent."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+def own_state(state_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test remember what another one sent, nor on this machine's disk."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(state_home / uuid.uuid4().hex))
 
 
 @pytest.fixture(scope="module")

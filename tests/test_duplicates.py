@@ -22,7 +22,14 @@ from codec.identity import fingerprints, tags
 from fl_app.data import load
 from sim.data_kinds.tasks import wine_task
 from strategies.sample_bank import Added, Origin, SampleBank
-from strategies.sample_bank.duplicates import Coded, Loss, TagIndex, are_one
+from strategies.sample_bank.duplicates import (
+    Coded,
+    Loss,
+    TagIndex,
+    are_one,
+    may_be_one,
+    sketches_of,
+)
 
 Pair = tuple[NDArray[np.generic], NDArray[np.int64]]
 LOSSLESS, DEFAULT = CodecOptions("lossless"), CodecOptions()
@@ -104,6 +111,26 @@ def test_what_shares_tag_and_class_by_chance_stays(digits: Pair, table: Pair) ->
             pairs = pairs[alike & (pairs[:, 0] != pairs[:, 1])]
             taken_for_one = np.mean([are_one(one, a, one, b) for a, b in pairs.tolist()])
             assert taken_for_one <= (0 if codec == LOSSLESS else most)
+
+
+@pytest.mark.parametrize("codecs", [(DEFAULT, DEFAULT), (LOSSLESS, CODINGS[3])])
+def test_sketches_tell_others_apart_and_no_duplicate(
+    digits: Pair, codecs: tuple[CodecOptions, CodecOptions]
+) -> None:
+    samples, _ = digits
+    parts = []
+    for key, codec in enumerate(codecs):
+        made = coded(digits, range(300), codec, key)
+        decoded = decode_samples(made)
+        kept = 1.0 if codec == LOSSLESS else variance_kept(samples, decoded.samples)
+        parts.append(Coded(decoded.samples, Loss.of(made.spec, kept)))
+    one, other = parts
+    mine, theirs = sketches_of(one), sketches_of(other)
+    assert all(may_be_one(one, mine[k], theirs[k], other.loss) for k in range(300))
+    pairs = np.random.default_rng(6).integers(0, 300, (2000, 2))
+    chance = [may_be_one(one, mine[a], theirs[b], other.loss) for a, b in pairs.tolist() if a != b]
+    assert np.mean(chance) < (0.15 if codecs[0] == DEFAULT else 0.4)
+    assert may_be_one(one, np.full(8, np.inf, "f2"), theirs[0], other.loss)  # no number, no verdict
 
 
 def test_another_class_or_no_tags_is_no_duplicate(digits: Pair) -> None:

@@ -13,6 +13,7 @@ from sim.compare.presets import PRESETS, Preset
 from sim.compare.report import tables
 from sim.compare.results import read_results
 from sim.headline import with_headline
+from sim.scout import read_points, rows
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "sim" / "results"
@@ -102,3 +103,11 @@ def test_every_block_of_rows_is_found() -> None:
 def test_readme_has_the_headline_of_the_raw_results() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_headline(text) == text
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "mnist5k"])
+def test_tables_of_scouts(dataset: str) -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    lines = page.split(f"<!-- scouts: {dataset} -->\n")[1].split("\n\n")[0].splitlines()
+    expected = rows(read_points(RESULTS / f"scout-{dataset}.jsonl"))
+    assert lines[2:] == [f"| {' | '.join(row)} |" for row in expected]

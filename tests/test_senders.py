@@ -86,6 +86,25 @@ def test_nodes_are_known_again_by_receipt_and_by_number_where_numbers_are_unique
     assert later.acknowledged(old[2]) == b"\x02"
 
 
+def test_finished_nodes_under_new_ids_are_not_counted_as_others(tmp_path: Path) -> None:
+    sources = random_sources((20, 20, 40, 40))
+    clients = [_client(source, tmp_path / str(k)) for k, source in enumerate(sources)]
+    options: dict[str, Any] = {
+        "bank": tmp_path / "bank", "samples_per_round": 20, "fraction_train": 0.75,
+        "client_key": "partition",
+    }  # fmt: skip
+    first = _strategy(**options)
+    first.start(InProcessGrid(clients), num_rounds=2, checkpoint=tmp_path)
+    assert first.finished()
+    first.close()
+    results: list[RoundResult] = []
+    second = _strategy(results, **options)
+    second.start(InProcessGrid(clients, seed=1), num_rounds=5, resume=tmp_path)
+    assert max(r.asked for r in results) <= 3
+    assert len(second.bank) == 120 and not second.book.duplicates
+    second.close()
+
+
 # With devices
 
 
