@@ -87,7 +87,7 @@ class QuantizedDataReplay(SampleStrategy):
         Bytes of decoded samples that the bank holds, see :class:`SampleBank`.
     bank : SampleBank, str or Path, optional
         What is received goes there: a bank, or the file of one, which may hold samples already. By
-        default a new one in memory.
+        default a new one in memory. As an attribute always a :class:`SampleBank`.
     samples : SampleSpec, optional
         What the clients' samples are. By default some of them are asked before the first round,
         see :class:`Agreement`; either way the model takes a step on made-up samples first.
@@ -100,11 +100,6 @@ class QuantizedDataReplay(SampleStrategy):
         What a payload may make the server allocate.
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
-
-    Attributes
-    ----------
-    bank : SampleBank
-        What was received.
 
     Raises
     ------

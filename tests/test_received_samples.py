@@ -78,16 +78,16 @@ def test_a_good_reply_is_read() -> None:
 
 
 def test_fingerprints_are_counted_as_a_section_of_their_own() -> None:
-    reply = _read(fingerprints=bytes(10))
+    reply = _read(Expectation(identity_bytes=2), fingerprints=bytes(10))
     assert reply.sections["fingerprints"] == 10
     assert sum(reply.sections.values()) == len(_payload().to_bytes()) + 10
 
 
-@pytest.mark.parametrize("size", [1, 9, 45])
-def test_fingerprints_that_fit_no_number_of_bytes_a_sample_are_refused(size: int) -> None:
-    with pytest.raises(BadReply, match=f"{size} bytes of fingerprints for 5") as caught:
-        _read(fingerprints=bytes(size))
-    assert caught.value.cause == "record"
+@pytest.mark.parametrize("size", [1, 5, 9, 11, 45])
+def test_fingerprints_of_other_sizes_than_was_asked_are_refused(size: int) -> None:
+    with pytest.raises(BadReply, match=f"{size} bytes of fingerprints of 5") as caught:
+        _read(Expectation(identity_bytes=2), fingerprints=bytes(size))
+    assert caught.value.cause == "count"
 
 
 def test_a_refinement_without_samples_is_legal() -> None:

@@ -103,12 +103,12 @@ def _save_jxl(picture: Pixels, **options: Any) -> bytes:
 
 def _load(kind: str, file: bytes, shape: tuple[int, ...]) -> Pixels:
     mode, size = "L" if len(shape) == 2 else "RGB", (shape[1], shape[0])
-    # Only AVIF can lie here: its frame may be larger, and is scaled to what the file declares.
-    if kind == "AVIF" and set(frame_sizes(file)) != {size}:
-        raise PayloadError(f"frames of an AVIF file are {frame_sizes(file)}; declared: {size}")
     with _pillow(kind).open(io.BytesIO(file), formats=[kind]) as image:
         if image.size != size or image.mode not in (mode, "RGB"):  # WebP, AVIF: grey as colour
             raise PayloadError(f"a picture is {image.mode} {image.size}; declared: {mode} {size}")
+        # Only AVIF can lie here: its frame may be larger, and is scaled to what the file declares.
+        if kind == "AVIF" and set(frame_sizes(file)) != {size}:
+            raise PayloadError(f"frames of an AVIF file are {frame_sizes(file)}; declared: {size}")
         return np.asarray(image.convert(mode))
 
 
