@@ -21,6 +21,7 @@ _AT_START = 0.3  # share of the server's kills
 _BLOCK = 4096  # bytes
 _SMALL_DISK = 8 << 20  # bytes
 _FULL_SECONDS = 1.0  # that a disk stays full
+_ENDING_SECONDS = 5.0  # that a server whose disk was full may take to end
 
 
 # The server is killed
@@ -127,7 +128,7 @@ def full_bank_disk(federation: Federation, number: int) -> None:
                 federation.wait_for_server(2 * _FULL_SECONDS)
                 federation.stop_server()
             federation.injected += 1
-            if federation.wait_for_server(0):
+            if federation.wait_for_server(_ENDING_SECONDS):
                 federation.start_server(resume=True)
         federation.finish()
         shutil.copytree(disk, federation.root / "kept")  # the disk goes
