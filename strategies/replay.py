@@ -348,6 +348,8 @@ class QuantizedDataReplay(SampleStrategy):
         if duplicates:
             self.book.drop_duplicates(received.node_id, duplicates)
         node_id = received.node_id
+        if isinstance(received, RecoveredSamples):  # what it sends next is beside these
+            self._totals.describe(node_id, received.num_sent + received.remaining)
         self._totals.keep(node_id, added.samples)
         if isinstance(received, RecoveredSamples):
             growing = self._senders.may_grow(node_id)

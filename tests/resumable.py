@@ -69,6 +69,20 @@ def make_strategy(kind: str, folder: Path, **options: Any) -> ServerStrategy:
             server_steps=5,
             **common,
         )
+    if kind == "scout":
+        return QuantizedDataReplay(
+            dropout_model,
+            _momentum,
+            bank=folder / "bank.sqlite",
+            samples_per_round=8,
+            importance="loss",
+            scorer="scout",
+            scout_steps=4,
+            server_steps=4,
+            server_batch_size=16,
+            samples=SPEC,
+            **common,
+        )
     if kind == "streaming":
         return QuantizedDataStreaming(
             dropout_model, _momentum, samples=SPEC, batch_size=8, scheduler=_one_cycle(ROUNDS),

@@ -28,7 +28,7 @@ from strategies import QuantizedDataReplay, ServerStrategy
 from strategies.checkpoint import NAME, Checkpoint, read_checkpoint
 from strategies.errors import CheckpointError
 
-KINDS = ("replay", "described", "streaming", "gradient", "fedavg")
+KINDS = ("replay", "described", "scout", "streaming", "gradient", "fedavg")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -133,7 +133,7 @@ def test_killed_while_devices_work_nothing_is_sent_twice(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-@pytest.mark.parametrize("kind", ["replay", "described"])
+@pytest.mark.parametrize("kind", ["replay", "described", "scout"])
 def test_killed_while_replies_are_banked_those_are_not_paid_again(
     kind: str, number: int, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
