@@ -29,12 +29,6 @@ SERVER_APP, CLIENT_APP = "flwr-serverapp", "flwr-clientapp"  # programs
 _PATIENCE = 900.0  # seconds that a run may take
 _GONE_SECONDS = 40.0  # after which a server's app that is not there is started again
 _POLL = 0.5
-# A SuperNode that is refused ends by itself within the first; a killed one is known to be gone
-# within the other.
-_REFUSAL_SECONDS, _REFUSED_SECONDS = 10.0, 150.0
-_LISTENING = "Uvicorn running on"
-# Instead of a second: Flower's programs look for work as often as this.
-_HASTE = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 
 
 class Deployment(Bed):
@@ -103,24 +97,12 @@ class Deployment(Bed):
     def restart_device(self, device: Device, *, state: bool = True) -> None:
         """Start a killed SuperNode again.
 
-        One with a key is refused until the SuperLink knows that the killed one is gone, and tries
-        again until then.
+        One with a key is refused, and ends, until the SuperLink knows that the killed one is gone;
+        whoever waits for the run starts it again until then.
         """
         if not state:
             device.forget()
-        deadline = time.monotonic() + _REFUSED_SECONDS
         self.start_device(device)
-        while self._keys is not None and not self._is_accepted(device):
-            if time.monotonic() > deadline:
-                raise RunError(f"SuperNode {device.number} is refused for {_REFUSED_SECONDS:g} s")
-            self.start_device(device)
-
-    def _is_accepted(self, device: Device) -> bool:
-        """Whether a SuperNode is still there after the time in which it would be refused."""
-        with suppress(subprocess.TimeoutExpired):
-            self._supernodes[device.number].wait(_REFUSAL_SECONDS)
-            return False
-        return True
 
     def kill_client(self, seconds: float = 60.0) -> None:
         """Kill the process that handles a message on a device, as soon as there is one."""
@@ -198,7 +180,7 @@ class Deployment(Bed):
         self._wait_for((self.out / "result.json").exists, "the run is not over")
 
     def _wait_for(self, condition: Callable[[], bool], otherwise: str) -> None:
-        """Wait for something, and see that the server's app runs meanwhile.
+        """Wait for something, and see that SuperNodes and the server's app run meanwhile.
 
         While its SuperLink is away for long, Flower takes the app for dead: what watches over a
         deployment then resumes the run.
@@ -209,6 +191,9 @@ class Deployment(Bed):
             now = time.monotonic()
             if now > deadline:
                 raise RunError(f"{otherwise} after {_PATIENCE:g} s")
+            for device in self.devices:
+                if self._supernodes[device.number].poll() is not None:
+                    self.start_device(device)
             if self._pids_of(SERVER_APP):
                 seen = now
             elif now - seen > _GONE_SECONDS:
