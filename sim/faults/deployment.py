@@ -29,6 +29,9 @@ SERVER_APP, CLIENT_APP = "flwr-serverapp", "flwr-clientapp"  # programs
 _PATIENCE = 900.0  # seconds that a run may take
 _GONE_SECONDS = 40.0  # after which a server's app that is not there is started again
 _POLL = 0.5
+_LISTENING = "Uvicorn running on"
+# Instead of a second: Flower's programs look for work as often as this.
+_HASTE = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
 
 
 class Deployment(Bed):
