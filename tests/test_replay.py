@@ -167,7 +167,7 @@ def test_acknowledged_is_the_receipt_of_the_last_accepted_reply() -> None:
         samples = reply.content.config_records["payload"]["samples"]
         assert isinstance(samples, bytes)
         receipts.append(receipt((samples,)))
-    assert acknowledged == [b"\0", b"\0", receipts[1], receipts[1]]
+    assert acknowledged == [b"", b"", receipts[1], receipts[1]]
 
 
 def test_all_replies_failed_is_a_round_without_steps(
