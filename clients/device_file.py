@@ -19,11 +19,7 @@ from flwr.common import log
 
 from clients.memory import Memory, among, no_prints
 from codec import CodecError
-
-try:
-    import fcntl
-except ImportError:  # Windows: two processes may set a damaged file aside at a time
-    fcntl = None  # type: ignore[assignment]
+from codec.disk import hold, sync_folder
 
 T = TypeVar("T")
 
@@ -310,8 +306,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def _alone(path: Path) -> Iterator[None]:
     """Hold the lock of a file's folder, for what SQLite's own locks do not guard."""
     with open(path.parent / ".lock", "w", encoding="utf-8") as lock:
-        if fcntl is not None:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        hold(lock.fileno(), wait=True)
         yield
 
 
@@ -320,9 +315,4 @@ def _make_folder(folder: Path) -> None:
     made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in made:
-        if os.name == "posix":
-            handle = os.open(place.parent, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+        sync_folder(place.parent)

@@ -1,6 +1,5 @@
 """What a run leaves behind: results, one line a round, a plot and the model."""
 
-import fcntl
 import json
 import os
 import platform
@@ -14,6 +13,7 @@ from typing import Any, TextIO
 
 from torch import nn
 
+from codec.disk import hold
 from fl_app.config import ConfigError
 from fl_app.words import size
 
@@ -190,7 +190,7 @@ def _locked(folder: Path, wait: float) -> TextIO:
     until = time.monotonic() + wait
     while True:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(file.fileno())
         except BlockingIOError as error:
             if time.monotonic() < until:
                 time.sleep(_POLL_SECONDS)

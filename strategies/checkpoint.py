@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from codec.disk import sync_folder
 from strategies.errors import CheckpointError
 
 NAME = "checkpoint.safetensors"
@@ -134,11 +135,7 @@ def _replace_file(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(name)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _packed(value: object, tensors: dict[str, Tensor], place: str) -> object:

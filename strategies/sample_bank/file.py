@@ -12,7 +12,6 @@ A reply without a place waits; see `SampleBank.hold_back`.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from codec import CodecError, SampleSpec
 from codec.coding.cursor import Reader
+from codec.disk import hold, sync_folder
 from codec.identity import BANK_BYTES
 from strategies.errors import BankError, BankFull
 from strategies.sample_bank.records import Origin, StoredReply
@@ -511,15 +511,6 @@ def checksum(*values: Column) -> int:
     return crc
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the disk keep which files a folder has."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _locked(path: Path) -> int:
     """Return the open lock of a bank, which ends with this process whatever becomes of it."""
     place = path.with_name(path.name + LOCK_SUFFIX)
@@ -531,7 +522,7 @@ def _locked(path: Path) -> int:
             f"bank {path} cannot be written to: {error.strerror}; name a file in another folder"
         ) from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(handle)
     except OSError as error:
         holder = os.pread(handle, 20, 0).decode(errors="replace").strip() or "?"
         os.close(handle)
