@@ -64,4 +64,4 @@ def test_bundle_holds_what_runs_and_nothing_else(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(bundle).namelist())
     others = {"pyproject.toml", "README.md", "LICENSE", ".info/CONTENT"}
     assert names == _sources(*LIBRARY, "fl_app") | others
-    assert bundle.stat().st_size < 1_000_000
+    assert bundle.stat().st_size < 2_000_000  # not compressed; Flower takes 10 MB

@@ -285,10 +285,12 @@ def at_the_same_time(federation: Federation, number: int) -> None:
         other = {} if index % 2 else {"out-dir": str(federation.root / f"run-{index}")}
         second = federation.start_server(config=other, resume=not other)
         second.join(60)
+        federation.server = first
+        if second.exitcode == 0 and not other and first.exitcode == 0:
+            break  # the run had ended while it waited for the folder, and there was nothing to do
         if second.exitcode != 1:
             raise RunError(f"a second server on the bank ended with {second.exitcode}, not 1")
         federation.injected += 1
-        federation.server = first
     federation.finish()
 
 
