@@ -175,7 +175,7 @@ class DeviceFile:
                     # written 0: of several that come back, each takes another's
                     change = "update nodes set node = ?, written = 0 where node = ?"
                     connection.execute(change, (node, row[0]))
-        return row  # type: ignore[no-any-return]
+        return row  # type: ignore[no-any-return]  # as sqlite3 declares it
 
     def _write(self, connection: sqlite3.Connection, memory: Memory) -> None:
         new = memory.delivered[~among(memory.delivered, self._known)].view(np.int64)

@@ -5,17 +5,16 @@ Clients and server of the app run in one process here, see `sim.in_process`; byt
 messages deflate to, as in every run.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fl_app.config import RunConfig
 from fl_app.data import Images
 from fl_app.server_app import accuracy
-from sim import tables
+from sim import jsonl, tables
 from sim.in_process import train_in_process
 from strategies import ServerStrategy
 from strategies.server_strategy import is_due
@@ -100,8 +99,7 @@ def compare_importances(
                 continue
             chosen = replace(config, importance=importance, seed=seed)
             points = run_points(chosen, mode, echo)
-            with path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(point)) + "\n" for point in points)
+            jsonl.append_points(path, points)
     points = read_points(path)
     for line in table(points):
         echo(line)
@@ -110,9 +108,7 @@ def compare_importances(
 
 def read_points(path: Path) -> list[Point]:
     """Return the points of a JSONL file; none if there is no such file."""
-    if not path.exists():
-        return []
-    return [Point(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return jsonl.read_points(path, Point)
 
 
 def run_points(config: RunConfig, mode: str, echo: Echo = print) -> list[Point]:

@@ -5,10 +5,9 @@ and chance again with as many bytes, up and down together, as each of the scouts
 server of the app run in one process, see `sim.in_process`.
 """
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from codec.options import Scalar
 from fl_app.config import RunConfig
 from fl_app.data import Images
 from fl_app.server_app import accuracy
-from sim import tables
+from sim import jsonl, tables
 from sim.in_process import train_in_process
 from strategies import ServerStrategy
 
@@ -125,8 +124,7 @@ def compare_scouts(
                 continue
             chosen = replace(_configured(config, contender, seed, points), seed=seed)
             found = run_points(chosen, contender, config.samples_per_round, echo)
-            with path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(point)) + "\n" for point in found)
+            jsonl.append_points(path, found)
     points = _like(config, read_points(path))
     for line in table(points):
         echo(line)
@@ -135,9 +133,7 @@ def compare_scouts(
 
 def read_points(path: Path) -> list[Point]:
     """Return the points of a JSONL file; none if there is no such file."""
-    if not path.exists():
-        return []
-    return [Point(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return jsonl.read_points(path, Point)
 
 
 def _like(config: RunConfig, points: Sequence[Point]) -> list[Point]:
