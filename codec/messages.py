@@ -219,6 +219,12 @@ class BankTraining(Options):
 
     server_steps: int = option(100, "replay: optimizer steps per round", COUNT_OR_NONE)
     server_batch_size: int = option(64, "replay: samples per optimizer step", COUNT)
+    ema_decay: float = option(
+        0.0,
+        "replay: share that a step keeps of the moving average of the weights, which is evaluated "
+        "and saved (0 = no average)",
+        Range(0, 0.99999),
+    )
     scout_steps: int = option(
         200, "replay, scorer scout: optimizer steps of the scout per round", COUNT
     )

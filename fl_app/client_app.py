@@ -44,7 +44,7 @@ def train(msg: Message, context: Context) -> Message:
         source, shape = clients.as_source(folder, value_range=(0, 255)), folder.shape
 
     def model() -> "nn.Module":
-        return _model(config.model, shape, source.classes or 0, config.stem)
+        return _model(config.model, shape, source.classes or 0, config.stem, config.width)
 
     state_dir = str(node.get("state-dir", config.state_dir))
     if parts > 1:  # simulated devices of one machine
@@ -80,11 +80,13 @@ _load = cache(load)
 
 
 @cache
-def _model(name: str, sample_shape: tuple[int, ...], classes: int, stem: str) -> "nn.Module":
+def _model(
+    name: str, sample_shape: tuple[int, ...], classes: int, stem: str, width: int
+) -> "nn.Module":
     """Return one and the same model: each message replaces its state, as drawing takes longer."""
     from fl_app.models import build_model
 
-    return build_model(name, sample_shape, classes, stem=stem)
+    return build_model(name, sample_shape, classes, stem=stem, width=width)
 
 
 @cache

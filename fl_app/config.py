@@ -61,6 +61,7 @@ class _Devices(OneOf):
 
 
 DEVICES = _Devices(("auto", "cpu", "cuda", "mps", "xpu"))
+_WIDTHS = Range(0, 1024)
 _SIDES, _THREADS = Range(1, 4096), Range(0, 1024)
 
 
@@ -117,10 +118,14 @@ class ModelOptions(Options):
 
     model: str = choice(
         "network (auto: small-resnet up to 28 pixels, else resnet18)",
-        *("auto", "resnet18", "resnet34", "resnet50", "resnet20", "small-resnet", "logistic"),
+        *("auto", "resnet18", "resnet34", "resnet50", "resnet9", "resnet20", "small-resnet"),
+        "logistic",
     )
     stem: str = choice(
         "first layer of resnet18/34/50 (3x3: for small images, slower)", "imagenet", "3x3"
+    )
+    width: int = option(
+        0, "channels of the first layer of resnet9 and small-resnet (0: 32, and 16)", _WIDTHS
     )
 
 
@@ -131,7 +136,18 @@ class TrainingOptions(Options):
     augment: str = choice(
         "what minibatches go through (auto: crop for digits, crop-flip for photographs); "
         "not used with a refinement",
-        *("auto", "none", "crop", "crop-flip"),
+        *("auto", "none", "crop", "crop-flip", "crop-flip-cutout"),
+    )
+    test_flip: bool = option(
+        False, "evaluate on the mean of the outputs for an image and its mirror image"
+    )
+    label_smoothing: float = option(
+        0.0, "replay: share of a label that is spread over all classes", Range(0, 0.9)
+    )
+    precision: str = choice(
+        "replay, streaming: of the server's forward and backward passes (auto: bf16 on GPUs that "
+        "have it; on CPUs with bf16 instructions it is two to three times as fast)",
+        *("auto", "fp32", "bf16"),
     )
     optimizer: str = choice("optimizer of the server", "sgd", "adam", "adamw")
     learning_rate: float = option(0.2, "(peak) learning rate", POSITIVE)

@@ -78,6 +78,19 @@ def _stepping(config: RunConfig, model: "nn.Module") -> dict[str, Any]:
     }
 
 
+def _precision(config: RunConfig) -> dict[str, Any]:
+    switch = {"auto": "auto", "fp32": False, "bf16": True}[config.precision]
+    return {"amp": switch, "channels_last": switch or "auto"}
+
+
+def _criterion(config: RunConfig) -> "nn.Module | None":
+    if not config.label_smoothing:
+        return None
+    from torch import nn
+
+    return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+
+
 def _participation(config: RunConfig) -> dict[str, Any]:
     """Return who takes part; the app's models take images in [0, 1], whatever their depth."""
     scale = "unit" if config.scale == "auto" else config.scale
@@ -95,6 +108,8 @@ def _replay(
 
     return QuantizedDataReplay(
         **_stepping(config, model),
+        **_precision(config),
+        criterion=_criterion(config),
         augment=augmentation(config),
         samples=_sample_spec(kind),
         class_names=kind.class_names,
@@ -110,6 +125,7 @@ def _streaming(
 
     return QuantizedDataStreaming(
         **_stepping(config, model),
+        **_precision(config),
         # A residual fits the plain samples that the client took it at.
         augment=None if config.refinement else augmentation(config),
         samples=_sample_spec(kind),

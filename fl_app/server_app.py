@@ -100,7 +100,7 @@ def run_rounds(
     def evaluate(server_round: int, _: ArrayRecord) -> MetricRecord | None:
         nonlocal failures
         due = is_due(server_round, config.eval_every, config.num_rounds)
-        record = measure(strategy, server_round, test, kind, evaluated=due)
+        record = measure(strategy, server_round, test, kind, evaluated=due, flip=config.test_flip)
         folder.append_round(record)
         journal.next_round()
         failed = failures_of(failures, strategy.failures)
@@ -225,14 +225,21 @@ def make_strategy(config: RunConfig, kind: ImageKind, bank: Path | None = None) 
         If there are fewer than two classes.
     """
     check_classes(config.dataset, kind.classes)
-    model = build_model(config.model, kind.shape, kind.classes, stem=config.stem, seed=config.seed)
+    model = build_model(
+        config.model,
+        kind.shape,
+        kind.classes,
+        stem=config.stem,
+        width=config.width,
+        seed=config.seed,
+    )
     return STRATEGIES[config.strategy].build(config, model, kind, bank)
 
 
-def accuracy(strategy: ServerStrategy, test: Images) -> tuple[float, float]:
+def accuracy(strategy: ServerStrategy, test: Images, *, flip: bool = False) -> tuple[float, float]:
     """Return loss and accuracy on test images, as a fraction, in the units of the training."""
     low, high = (0.0, 1.0) if strategy.request.scale == "none" else test.value_range
-    return strategy.server_model.evaluate(test.samples, test.labels, low=low, high=high)
+    return strategy.server_model.evaluate(test.samples, test.labels, low=low, high=high, flip=flip)
 
 
 def measure(
@@ -242,12 +249,13 @@ def measure(
     kind: ImageKind,
     *,
     evaluated: bool = True,
+    flip: bool = False,
 ) -> RoundRecord:
-    """Return the state of a run after a round."""
+    """Return the state of a run after a round; `flip` as in `ServerModel.evaluate`."""
     server, ledger = strategy.server_model, strategy.ledger
     loss = share = None
     if evaluated and test:
-        loss, share = accuracy(strategy, test)
+        loss, share = accuracy(strategy, test, flip=flip)
     parameters = sum(parameter.numel() for parameter in server.trainable())
     return RoundRecord(
         round=server_round,
@@ -305,4 +313,4 @@ def write_results(
         }
     )
     folder.write_plot(f"{config.dataset}, {config.strategy}, {clients} clients")
-    folder.write_model(strategy.model, run_config)
+    folder.write_model(strategy.server_model.inference_model, run_config)

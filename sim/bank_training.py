@@ -237,7 +237,7 @@ def _trained(
             }
         )
         if not problem:
-            folder.write_model(strategy.model, config.to_run_config())
+            folder.write_model(strategy.server_model.inference_model, config.to_run_config())
     return point
 
 

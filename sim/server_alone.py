@@ -30,4 +30,4 @@ def rounds_alone(
     for server_round in range(1, config.num_rounds + 1):
         strategy.learn(server_round)
         due = is_due(server_round, config.eval_every, config.num_rounds)
-        yield measure(strategy, server_round, test, kind, evaluated=due)
+        yield measure(strategy, server_round, test, kind, evaluated=due, flip=config.test_flip)

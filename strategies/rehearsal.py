@@ -210,7 +210,8 @@ def put_back(server: "ServerModel") -> Iterator[None]:
     devices = [server.device] if server.device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices))
-        stack.enter_context(_module_put_back(server.model))
+        for module in filter(None, (server.model, server.averaged)):
+            stack.enter_context(_module_put_back(module))
         stack.enter_context(_optimizer_put_back(server.optimizer))
         try:
             yield

@@ -150,6 +150,7 @@ class QuantizedDataReplay(SampleStrategy):
             device=device,
             amp=amp,
             channels_last=channels_last,
+            ema_decay=self.training.ema_decay,
         )
         limits = limits or DecodeLimits()
         if not isinstance(bank, SampleBank):

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from logging import INFO
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from flwr.app import ArrayRecord
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
 from codec import CodecError, Criterion, OptionError, SampleSpec, per_sample_criterion
 from codec.learning.forward import forward, training_forward
@@ -63,6 +64,10 @@ class ServerModel:
     channels_last : "auto" or bool, default="auto"
         Memory format of 4-D weights and batches; ``"auto"``: on CUDA. Given up for a model that
         takes views of contiguous tensors.
+    ema_decay : float, default=0
+        Share of the average that a step keeps in the exponential moving average of the weights,
+        which is what is evaluated, saved and sent; 0: no average. In the first steps it keeps
+        less, (1 + steps) / (10 + steps).
 
     Raises
     ------
@@ -81,6 +86,7 @@ class ServerModel:
         device: str = "auto",
         amp: str | bool = "auto",
         channels_last: str | bool = "auto",
+        ema_decay: float = 0.0,
     ) -> None:
         self.device = _resolve_device(device)
         on_cuda = self.device.type == "cuda"
@@ -94,7 +100,13 @@ class ServerModel:
         self.optimizer = _build_optimizer(optimizer, self.model)
         self.criterion = per_sample_criterion(criterion)
         self.scheduler = _build_scheduler(scheduler, self.optimizer)
+        self.averaged = _average_of(self.model, ema_decay) if ema_decay else None
         self.steps_taken = 0
+
+    @property
+    def inference_model(self) -> nn.Module:
+        """The model to evaluate, save and send: the average of the weights, if there is one."""
+        return self.model if self.averaged is None else self.averaged.module
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context for forward passes: bf16 autocast if it is on."""
@@ -124,7 +136,8 @@ class ServerModel:
                 raise
             log(INFO, "channels_last is switched off: the model takes views of contiguous tensors")
             self.channels_last = False
-            self.model.to(memory_format=torch.contiguous_format)
+            for model in (self.model, self.inference_model):
+                model.to(memory_format=torch.contiguous_format)
             return self._forward(samples, training)
 
     def _forward(self, samples: Tensor, training: bool) -> Tensor:
@@ -133,8 +146,9 @@ class ServerModel:
         with self.autocast():
             if training:
                 return training_forward(self.model, samples)
-            self.model.eval()
-            return forward(self.model, samples)
+            model = self.inference_model
+            model.eval()
+            return forward(model, samples)
 
     def step(self, batch: Batch) -> Tensor:
         r"""Take one optimizer step on :math:`\sum_i w_i \ell_i / \sum_i w_i n_i`.
@@ -271,6 +285,8 @@ class ServerModel:
         elif self.scheduler is not None:
             self.scheduler.step()
         self.steps_taken += 1
+        if self.averaged is not None:
+            self.averaged.update_parameters(_plain(self.model))
 
     def rehearse(
         self,
@@ -315,6 +331,7 @@ class ServerModel:
         *,
         low: float | None = None,
         high: float | None = None,
+        flip: bool = False,
     ) -> tuple[float, float]:
         r"""Mean loss and accuracy in eval mode.
 
@@ -330,6 +347,8 @@ class ServerModel:
         low, high : float, optional
             Range to map to [0, 1] instead: that of the data set with scale ``unit``, or 0 and 1
             for uint8 samples that the model sees as they are (scale ``none``).
+        flip : bool
+            Whether outputs are means of those for a sample and for its mirror image, left to right.
 
         Returns
         -------
@@ -346,6 +365,8 @@ class ServerModel:
             batch = _as_seen(data[start : start + batch_size].to(self.device), bounds)
             target = labels[start : start + batch_size].to(self.device)
             outputs = self.outputs(batch, training=False)
+            if flip:
+                outputs = (outputs + self.outputs(batch.flip(-1), training=False)) / 2
             losses = self.criterion.losses(outputs, target)
             loss += float(losses.values.sum())
             norm += float(losses.norms.sum())
@@ -385,7 +406,7 @@ class ServerModel:
 
     def state_arrays(self) -> ArrayRecord:
         """Return the model's state as Flower arrays (a copy); a compiled one's as a plain one's."""
-        return ArrayRecord(model_state(self.model))
+        return ArrayRecord(model_state(self.inference_model))
 
     def state(self) -> dict[str, Any]:
         """Return model, optimizer and scheduler, for a checkpoint."""
@@ -394,6 +415,7 @@ class ServerModel:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler and _scheduler_state(self.scheduler),
             "steps_taken": self.steps_taken,
+            "averaged": self.averaged and model_state(self.averaged),
         }
 
     def restore(self, state: Mapping[str, Any], *, reschedule: bool = False) -> None:
@@ -414,8 +436,13 @@ class ServerModel:
         scheduler = self.scheduler
         if (scheduler is None) != (state["scheduler"] is None):
             raise CheckpointError("the checkpoint's run had another scheduler, or none")
+        average = state.get("averaged")  # of earlier versions there is none
+        if (self.averaged is None) != (average is None):
+            raise CheckpointError("the checkpoint's run averaged its weights, or this one does")
         try:
             load_state(self.model, state["model"])
+            if self.averaged is not None and average is not None:
+                load_state(self.averaged, average)
             self.optimizer.load_state_dict(state["optimizer"])
             if scheduler is not None and reschedule and not isinstance(scheduler, _BY_LOSS):
                 _advance_to(scheduler, state["steps_taken"])
@@ -427,7 +454,10 @@ class ServerModel:
 
     def load_arrays(self, arrays: ArrayRecord) -> None:
         """Load a state that :meth:`state_arrays` made; the optimizer's state stays."""
-        load_state(self.model, arrays.to_torch_state_dict())
+        state = arrays.to_torch_state_dict()
+        load_state(self.model, state)
+        if self.averaged is not None:
+            load_state(self.inference_model, state)
 
 
 def _as_seen(samples: Tensor, bounds: tuple[float, float] | None) -> Tensor:
@@ -475,6 +505,27 @@ def _build_model(model: ModelLike) -> nn.Module:
             "over one sample first, or give the layers their sizes",
         )
     return built
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """Return what ``torch.compile`` was given."""
+    return cast(nn.Module, getattr(model, "_orig_mod", model))
+
+
+def _average_of(model: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential moving average of a model's parameters and buffers."""
+    if not 0 < decay < 1:
+        raise OptionError("ema_decay", f"= {decay} must be 0 (no average), or between 0 and 1")
+
+    def average(averages: Any, values: Any, count: Tensor | int) -> None:
+        taken = int(count)
+        weight = 1 - min(decay, (1 + taken) / (10 + taken))
+        if averages[0].is_floating_point():
+            torch._foreach_lerp_(averages, values, weight)
+        else:  # such as how many batches a normalization has seen
+            torch._foreach_copy_(averages, values)
+
+    return AveragedModel(_plain(model), multi_avg_fn=average, use_buffers=True)
 
 
 def _build_optimizer(optimizer: OptimizerLike, model: nn.Module) -> Optimizer:

@@ -57,6 +57,7 @@ def make_strategy(kind: str, folder: Path, **options: Any) -> ServerStrategy:
             server_batch_size=16,
             memory_limit=4000,  # so that there is more than a window
             samples=SPEC,
+            ema_decay=0.9,
             **common,
         )
     if kind == "described":

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fl_app.augment import make_augmentation, random_crop, random_flip
+from fl_app.augment import cutout, make_augmentation, random_crop, random_flip
 
 
 def test_crop_is_a_window_of_the_reflected_image() -> None:
@@ -26,9 +26,26 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
     assert 70 < mirrored < 130
 
 
-def test_augmentation_is_reproducible() -> None:
+def test_cutout_hides_a_square_and_nothing_else() -> None:
+    images = torch.rand(64, 3, 32, 32)
+    hidden = cutout(images, torch.Generator().manual_seed(0))
+    mean = images.mean(dim=(0, 2, 3))
+    sizes = []
+    for image, whole in zip(hidden, images, strict=True):
+        changed = (image != whole).any(dim=0)
+        rows, columns = changed.any(dim=1).nonzero(), changed.any(dim=0).nonzero()
+        size = [int(found.max() - found.min()) + 1 for found in (rows, columns)]
+        assert int(changed.sum()) == size[0] * size[1]
+        torch.testing.assert_close(image[:, changed], mean[:, None].expand(-1, size[0] * size[1]))
+        sizes += size
+    assert max(sizes) == 8 and min(sizes) >= 4  # part of a square may be outside
+    assert sizes.count(8) > 64
+
+
+@pytest.mark.parametrize("name", ["crop-flip", "crop-flip-cutout"])
+def test_augmentation_is_reproducible(name: str) -> None:
     images = torch.rand(8, 3, 32, 32)
-    augment = make_augmentation("crop-flip", "cifar10")
+    augment = make_augmentation(name, "cifar10")
     assert augment is not None
     first, again = (augment(images, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, again)

@@ -16,6 +16,8 @@ def parameters(model: nn.Module) -> int:
     [
         ("small-resnet", (1, 28, 28)),
         ("small-resnet", (3, 32, 32)),
+        ("resnet9", (1, 28, 28)),
+        ("resnet9", (3, 64, 64)),
         ("resnet20", (3, 32, 32)),
         ("logistic", (1, 28, 28)),
         ("resnet18", (3, 32, 32)),
@@ -34,6 +36,15 @@ def test_model_maps_unit_images_to_logits(name: str, shape: tuple[int, ...], ste
 def test_small_resnet_is_small() -> None:
     assert 70_000 < parameters(build_model("small-resnet", (1, 28, 28), 10)) < 300_000
     assert parameters(build_model("resnet20", (3, 32, 32), 10)) == 272_474
+
+
+def test_width_scales_the_models_that_have_one() -> None:
+    sizes = [
+        parameters(build_model("resnet9", (3, 32, 32), 10, width=width)) for width in (0, 32, 64)
+    ]
+    assert sizes == [1_646_112, 1_646_112, 6_573_120]
+    narrow, usual = (build_model("small-resnet", (1, 28, 28), 10, width=w) for w in (8, 0))
+    assert 3.5 < parameters(usual) / parameters(narrow) < 4.5
 
 
 def test_auto_follows_the_size_of_the_images() -> None:

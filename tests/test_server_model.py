@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from codec import per_sample_criterion
+from codec import OptionError, SampleSpec, per_sample_criterion
+from strategies.errors import CheckpointError
 from strategies.server_model import ServerModel
 
 
@@ -163,3 +164,80 @@ def test_probe_gives_the_output_shape() -> None:
     assert server.probe((3, 2, 2)) == (3,)
     with pytest.raises(RuntimeError):
         server.probe((5,))
+
+
+def _bn_model() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+
+
+def test_average_of_the_weights_is_what_is_evaluated_and_sent() -> None:
+    server = ServerModel(_bn_model, _sgd, device="cpu", ema_decay=0.6)
+    expected: dict[str, torch.Tensor] = {}
+    for number in range(8):
+        server.step(_batch(seed=number))
+        kept = min(0.6, (1 + number) / (10 + number)) if expected else 0.0
+        for name, value in server.model.state_dict().items():
+            before = expected.get(name, value)
+            whole = not value.is_floating_point()
+            expected[name] = (
+                value.clone() if whole else kept * before + (1 - kept) * value.detach().clone()
+            )
+    sent = server.state_arrays().to_torch_state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(sent[name], value)
+        assert name.endswith("num_batches_tracked") or not torch.equal(
+            value, server.model.state_dict()[name]
+        )
+    samples, targets, _ = _batch(50, seed=99)
+    with torch.no_grad():
+        outputs = server.inference_model.eval()(samples)
+    loss, accuracy = server.evaluate(samples, targets)
+    assert loss == pytest.approx(float(nn.functional.cross_entropy(outputs, targets)))
+    assert accuracy == pytest.approx(float((outputs.argmax(1) == targets).float().mean()))
+
+
+def test_average_survives_a_checkpoint_and_is_part_of_it() -> None:
+    server = ServerModel(_bn_model, _sgd, device="cpu", ema_decay=0.9)
+    server.step(_batch())
+    state = copy.deepcopy(server.state())
+    server.step(_batch(seed=1))
+    again = ServerModel(_bn_model, _sgd, device="cpu", ema_decay=0.9)
+    again.restore(state)
+    again.step(_batch(seed=1))
+    own, other = (one.state_arrays().to_torch_state_dict() for one in (server, again))
+    assert all(torch.equal(own[name], other[name]) for name in own)
+    plain = ServerModel(_bn_model, _sgd, device="cpu")
+    with pytest.raises(CheckpointError, match="averaged"):
+        plain.restore(state)
+
+
+def test_a_rehearsal_leaves_no_trace_in_the_average() -> None:
+    server = ServerModel(_bn_model, _sgd, device="cpu", ema_decay=0.9)
+    before = copy.deepcopy(server.state())
+    server.rehearse(SampleSpec((3, 2, 2), "uint8", 0, 255, 3), "unit", 4, per_sample=False)
+    after = server.state()
+    assert all(
+        torch.equal(before["averaged"][name], after["averaged"][name])
+        for name in before["averaged"]
+    )
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+def test_decay_of_the_average_is_a_share(decay: float) -> None:
+    with pytest.raises(OptionError, match="ema_decay"):
+        ServerModel(_mlp(), _sgd, device="cpu", ema_decay=decay)
+
+
+def test_flipped_evaluation_does_not_tell_an_image_from_its_mirror_image() -> None:
+    server = ServerModel(_bn_model, _sgd, device="cpu")
+    samples, targets, _ = _batch(40)
+    once, _ = server.evaluate(samples, targets)
+    mirrored, _ = server.evaluate(samples.flip(-1), targets)
+    both = [server.evaluate(x, targets, flip=True)[0] for x in (samples, samples.flip(-1))]
+    assert once != pytest.approx(mirrored)
+    assert both[0] == pytest.approx(both[1])
+    with torch.no_grad():
+        model = server.model.eval()
+        outputs = (model(samples) + model(samples.flip(-1))) / 2
+    assert both[0] == pytest.approx(float(nn.functional.cross_entropy(outputs, targets)))

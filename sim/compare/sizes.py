@@ -42,7 +42,12 @@ def message_size(run_config: dict[str, ConfigValue], app: Path) -> dict[str, Any
     rng = generator(config.seed)
     chosen = rng.permutation(len(train.labels))[: config.batch_size]
     model = build_model(
-        config.model, train.samples.shape[1:], train.classes, stem=config.stem, seed=config.seed
+        config.model,
+        train.samples.shape[1:],
+        train.classes,
+        stem=config.stem,
+        width=config.width,
+        seed=config.seed,
     )
     samples = torch.from_numpy(train.samples[chosen]).float() / 255
     loss = torch.nn.functional.cross_entropy(model(samples), torch.from_numpy(train.labels[chosen]))
