@@ -54,7 +54,7 @@ def test_other_apps_check_themselves(tmp_path: Path) -> None:
     check_run(tmp_path, {"strategy": "theirs"}, 1)
 
 
-@pytest.mark.parametrize("name", ["paper", "practical"])
+@pytest.mark.parametrize("name", ["paper", "practical", "resnet9"])
 def test_presets_are_let_through(name: str) -> None:
     preset = tomllib.loads((APP / "fl_app" / "presets" / f"{name}.toml").read_text())
     check_run(APP, read_defaults(APP) | preset, 10)

@@ -317,6 +317,53 @@ def compare(
 
 
 @cli.command()
+def frontier(
+    config: Config = None,
+    data: Annotated[
+        Literal["cifar10", "fashion-mnist"], typer.Option(help="What is learned.")
+    ] = "cifar10",
+    data_dir: Annotated[
+        Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the data set.")
+    ] = Path("data"),
+    seeds: Annotated[int, typer.Option(min=1, metavar="N")] = 2,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="METHOD ...", help="Measure these methods.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Trainings at a time.")] = 1,
+    report: Annotated[
+        bool, typer.Option("--report", help="Table and figure from the points that are there.")
+    ] = False,
+    app: OtherApp = APP,
+    out: ResultsFolder = RESULTS,
+) -> None:
+    """Measure accuracy at every uplink budget: this app, image codecs and other baselines."""
+    from sim.frontier.plans import tasks
+    from sim.frontier.report import report as write_report
+    from sim.frontier.run import measure, read_frontier
+
+    planned = list(tasks(data, seeds))
+    methods = list(dict.fromkeys(task.method for task in planned))
+    for name in only or ():
+        if name not in methods:
+            legal = ", ".join(map(repr, methods))
+            raise RunConfigError(f"--only: {name!r} is no method of {data}; legal: {legal}")
+    if not report:
+        _check_data(data, data_dir)
+        os.environ.update(KEEP_FREED_MEMORY)
+        chosen = [task for task in planned if task.method in (only or methods)]
+        overrides = make_run_config(app, config or ()) if config else {}
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        overrides |= {"data-dir": str(data_dir), "threads": threads}
+        measure(chosen, app, out, overrides, jobs, print_line)
+    points = read_frontier(out, data)
+    if not points:
+        raise RunConfigError(f"no points of {data} in {out}; leave out --report")
+    for line in write_report(data, points, out):
+        print_line(line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
 def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
     """Compare the defaults with lossless samples on every kind of data."""
     from sim.data_kinds.report import FULL, QUICK, compare_kinds
@@ -457,14 +504,19 @@ def scout(
 
 def _check_comparison(preset: Preset, only: Sequence[str], data_dir: Path) -> None:
     """Raise `RunConfigError` on an unknown method, or if the data are not there."""
-    from fl_app.data import DataError, load
-
     names = [method.name for method in preset.methods]
     for name in only:
         if name not in names:
             legal = ", ".join(map(repr, names))
             raise RunConfigError(f"--only: {name!r} is no method of {preset.name}; legal: {legal}")
+    _check_data(str(preset.config["dataset"]), data_dir)
+
+
+def _check_data(dataset: str, data_dir: Path) -> None:
+    """Raise `RunConfigError` if the data are not there."""
+    from fl_app.data import DataError, load
+
     try:
-        load(str(preset.config["dataset"]), "train", str(data_dir))
+        load(dataset, "train", str(data_dir))
     except DataError as error:
         raise RunConfigError(f"--data-dir: {error}") from error

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from sim.compare.presets import Method, Preset
 from sim.compare.results import Results, Row, append_rows, read_results
@@ -24,6 +24,17 @@ from sim.superlink import interrupt
 _EVALUATED = re.compile(r"round \d+/\d+: accuracy .*? %, up [^,]*")
 _TUNING_SEED = 1000  # no run that is reported has it
 _PATHS = ("out-dir", "data-dir")  # mean nothing on another machine
+
+
+class Runnable(Protocol):
+    """What runs in a process of its own, and prints its own lines there."""
+
+    @property
+    def title(self) -> str:
+        """Name in the lines of progress."""
+
+    def perform(self) -> None:
+        """Do it, and keep what came of it."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +177,7 @@ class Job:
         print(f"    {self.title}: {line}", flush=True)
 
 
-def perform(job: Job) -> NoReturn:
+def perform(job: Runnable) -> NoReturn:
     """Do a job and exit: with 0, with 1 and a message on stderr, or with 130."""
     # The terminal's Ctrl-C reaches this process too; the parent passes on what only it gets.
     signal.signal(signal.SIGTERM, interrupt)

@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from sim.compare.job import Job, perform
+from sim.compare.job import Job, Runnable, perform
 from sim.compare.presets import Preset
 from sim.compare.results import Results, read_results
 from sim.launcher import RunError
@@ -80,15 +80,29 @@ def compare(
             for seed in phase
             for method in methods
         ]
-        _perform([job for job in phase_jobs if job.needed()], jobs, echo)
+        perform_all([job for job in phase_jobs if job.needed()], jobs, echo)
     return read_results(path)
 
 
-def _perform(jobs: Sequence[Job], at_a_time: int, echo: Echo) -> None:
-    """Do the jobs, several at a time; stop all others when one fails."""
+def perform_all(jobs: Sequence[Runnable], at_a_time: int, echo: Echo) -> None:
+    """Do the jobs, several at a time; stop all others when one fails.
+
+    Parameters
+    ----------
+    jobs : sequence of Runnable
+        In the order in which they are begun.
+    at_a_time : int
+    echo : callable
+        Called with a line as each begins.
+
+    Raises
+    ------
+    RunError
+        If one fails.
+    """
     context = multiprocessing.get_context("spawn")  # a forked torch may hang
     started = time.perf_counter()
-    running: dict[SpawnProcess, Job] = {}
+    running: dict[SpawnProcess, Runnable] = {}
     waiting = list(jobs)
     try:
         while waiting or running:

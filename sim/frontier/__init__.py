@@ -1,0 +1,1 @@
+"""The best accuracy at every uplink budget: ours, image codecs, gradients, published results."""

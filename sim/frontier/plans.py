@@ -1,0 +1,202 @@
+"""What is on the frontier: data sets, the recipe of their trainings, and the points of each method.
+
+Every point that sends samples is trained by the same recipe, to the end: as many optimizer steps
+as `visits` of its number of samples allows, which bounds the server's time, and no byte.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import fl_app
+from sim.run_config import ConfigValue
+
+Overrides = Mapping[str, ConfigValue]
+
+OURS, BUDGET, RAW = "ours", "ours, one dial", "original pixels"
+LEAST_VISITS, MOST_VISITS, EPOCHS = 300_000, 1_000_000, 40
+
+
+def visits(samples: int) -> int:
+    """Return how many samples a training looks at in all: 40 epochs, within bounds."""
+    return min(max(EPOCHS * samples, LEAST_VISITS), MOST_VISITS)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One point to measure, with one seed.
+
+    Attributes
+    ----------
+    data : str
+        Key of `DATA`.
+    method : str
+        What tables and figures call it.
+    config : mapping
+        Run-config overrides beside the recipe's: how samples are coded, or the baseline.
+    samples : int
+        Images that are sent; 0: all, or as many as the budget allows.
+    seed : int
+    """
+
+    data: str
+    method: str
+    config: Overrides
+    samples: int
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """Name in lines of progress."""
+        shown = " ".join(f"{key}={value}" for key, value in self.config.items())
+        return f"{self.data}: {self.method}, {self.samples or 'all'} samples, {shown}, seed " + str(
+            self.seed
+        )
+
+
+@dataclass(frozen=True)
+class Published:
+    """A result that others published, and that is not measured here.
+
+    Attributes
+    ----------
+    name : str
+    uplink_bytes : int
+    accuracy : float
+        A fraction.
+    """
+
+    name: str
+    uplink_bytes: int
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, and what is measured on it.
+
+    Attributes
+    ----------
+    dataset : str
+        Value of the run-config key.
+    title : str
+    train : int
+        Training images.
+    recipe : mapping
+        Run-config overrides of all its points.
+    ours : tuple of (int, float)
+        Images, and quantization step.
+    codecs : mapping of str to tuple of (int, int)
+        For each image codec its points: images, and quality.
+    baselines : mapping of str to mapping
+        Run config of methods that send gradients or models, over their whole run.
+    budgets : tuple of int
+        Bytes of the table, and of the dial.
+    goals : mapping of int to float
+        Accuracy, a fraction, that is aimed at with so many bytes.
+    published : tuple of Published
+    clients : int
+    """
+
+    dataset: str
+    title: str
+    train: int
+    recipe: Overrides
+    ours: tuple[tuple[int, float], ...]
+    codecs: Mapping[str, tuple[tuple[int, int], ...]]
+    budgets: tuple[int, ...]
+    goals: Mapping[int, float] = field(default_factory=dict)
+    baselines: Mapping[str, Overrides] = field(default_factory=dict)
+    published: tuple[Published, ...] = ()
+    clients: int = 10
+
+
+_PRESET = Path(fl_app.__file__).parent / "presets" / "resnet9.toml"
+_RECIPE: Overrides = tomllib.loads(_PRESET.read_text(encoding="utf-8"))
+BATCH = int(_RECIPE["server-batch-size"])  # samples of an optimizer step
+_IMAGE_FILES: Mapping[str, Overrides] = {
+    "AVIF": {"codec": "avif"},
+    "WebP": {"codec": "webp"},
+    "JPEG XL": {"codec": "jpeg-xl"},
+    "JPEG": {"codec": "jpeg"},
+}
+DATA: Mapping[str, Data] = {
+    "cifar10": Data(
+        dataset="cifar10",
+        title="CIFAR-10, ResNet-9, 10 clients",
+        train=50_000,
+        recipe=_RECIPE,
+        ours=(
+            (7_500, 0.8),
+            (16_200, 0.5),
+            (2_350, 0.8),
+            (50_000, 0.36),
+            (10_000, 1.08),
+            (5_950, 0.6),
+            (22_000, 0.68),
+            (40_000, 0.5),
+            (50_000, 0.2),
+            (900, 0.9),
+        ),
+        codecs={
+            "AVIF": ((4_600, 10), (8_000, 20), (15_000, 10), (16_000, 25), (50_000, 15)),
+            "WebP": ((3_500, 1), (11_000, 1)),
+            "JPEG XL": ((4_000, 10), (12_000, 10)),
+            "JPEG": ((3_000, 10), (10_000, 10)),
+        },
+        budgets=(30_000, 100_000, 300_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000),
+        goals={300_000: 0.74, 1_000_000: 0.83, 4_000_000: 0.91, 8_000_000: 0.935},
+        published=(Published("IDC, 10 images a class (distillation)", 315_000, 0.675),),
+    ),
+    "fashion-mnist": Data(
+        dataset="fashion-mnist",
+        title="Fashion-MNIST, ResNet-9, 10 clients",
+        train=60_000,
+        recipe={**_RECIPE, "width": 16},
+        ours=(
+            (300, 0.8),
+            (1_000, 0.8),
+            (3_000, 0.8),
+            (9_000, 0.8),
+            (9_000, 0.4),
+            (28_000, 0.8),
+            (28_000, 0.4),
+            (60_000, 0.6),
+        ),
+        codecs={
+            "AVIF": ((3_000, 10), (9_000, 10), (28_000, 10), (9_000, 25), (28_000, 25)),
+            "WebP": ((3_000, 1), (9_000, 1)),
+            "JPEG XL": ((9_000, 10),),
+            "JPEG": ((9_000, 10),),
+        },
+        budgets=(10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000),
+        published=(Published("IDC, 10 images a class (distillation)", 78_400, 0.86),),
+    ),
+}
+
+
+def tasks(name: str, seeds: int) -> Iterator[Task]:
+    """Yield what is to be measured of a data set, seed by seed, the points named first first."""
+    data = DATA[name]
+    for seed in range(seeds):
+        for samples, step in data.ours:
+            yield Task(name, OURS, {"codec": "dct", "step": step}, samples, seed)
+        for codec, points in data.codecs.items():
+            for samples, quality in points:
+                config = {**_IMAGE_FILES[codec], "quality": quality}
+                yield Task(name, codec, config, samples, seed)
+        yield Task(name, RAW, {"codec": "lossless"}, 0, seed)
+        for method, baseline in data.baselines.items():
+            yield Task(name, method, baseline, 0, seed)
+
+
+def run_config(task: Task) -> dict[str, ConfigValue]:
+    """Return the run config of a task: the recipe, with its steps, and what is the task's own."""
+    data = DATA[task.data]
+    shape: dict[str, ConfigValue] = {}
+    if task.config.get("strategy", "replay") == "replay":
+        samples = task.samples or data.train
+        shape = {"server-steps": visits(samples) // BATCH, "max-train-samples": task.samples}
+    own: dict[str, ConfigValue] = {"dataset": data.dataset, "seed": task.seed}
+    return {**data.recipe, **shape, **own, **task.config}

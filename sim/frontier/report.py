@@ -1,0 +1,190 @@
+"""Table and figure of a frontier from its raw points; nothing is trained here."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from fl_app.words import size
+from sim import tables
+from sim.frontier.plans import BUDGET, DATA, OURS, RAW, Data
+from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
+
+_OWN = (OURS, BUDGET)
+_COLOURS = {
+    OURS: "#08519c",
+    BUDGET: "#3182bd",
+    "AVIF": "#525252",
+    "WebP": "#969696",
+    "JPEG XL": "#bdbdbd",
+    "JPEG": "#d9d9d9",
+}
+
+
+def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
+    """Write ``frontier-<data>.txt``, ``.md`` and ``.png``; return the lines of the first.
+
+    Parameters
+    ----------
+    name : str
+        Key of `sim.frontier.plans.DATA`.
+    points : sequence of Point
+        At least one.
+    folder : Path
+    """
+    data, found = DATA[name], means(points)
+    lines = [data.title, "", *by_budget(data, found), "", *all_points(found)]
+    (folder / f"frontier-{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    text = "\n".join(markdown(data, found)) + "\n"
+    (folder / f"frontier-{name}.md").write_text(text, encoding="utf-8")
+    plot(data, found, folder / f"frontier-{name}.png")
+    return lines
+
+
+def own(found: Sequence[Mean]) -> list[Mean]:
+    """Return our points."""
+    return [mean for mean in found if mean.method in _OWN]
+
+
+def codecs(data: Data, found: Sequence[Mean]) -> list[Mean]:
+    """Return the points of all image codecs."""
+    return [mean for mean in found if mean.method in data.codecs]
+
+
+def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
+    """Return for each budget: goal, ours, the best codec, its bytes over ours at our accuracy."""
+    rivals = envelope(codecs(data, found))
+    listed: list[tuple[str, ...]] = []
+    for budget in data.budgets:
+        ours, theirs = best_within(own(found), budget), best_within(rivals, budget)
+        goal = data.goals.get(budget)
+        needed = bytes_for(rivals, ours.accuracy) if ours else None
+        ratio = "-"
+        if ours and needed:
+            ratio = f"{needed / ours.uplink_bytes:.2f}x"
+        elif ours and rivals and ours.accuracy > rivals[-1].accuracy:
+            ratio = f"> {rivals[-1].uplink_bytes / ours.uplink_bytes:.2f}x"
+        listed.append(
+            (
+                size(budget),
+                "" if goal is None else f"{100 * goal:.1f}",
+                _percent(ours),
+                "" if ours is None else size(round(ours.uplink_bytes)),
+                "" if ours is None else f"{ours.samples:,.0f}",
+                _percent(theirs),
+                "" if theirs is None else theirs.method,
+                ratio,
+            )
+        )
+    return listed
+
+
+_HEADS = (
+    *("budget", "goal %", "ours %", "uplink", "samples", "best image codec %", "codec"),
+    "codec's bytes over ours at our accuracy",
+)
+
+
+def by_budget(data: Data, found: Sequence[Mean]) -> list[str]:
+    """Return the table of budgets, for a terminal."""
+    table = tables.numbers(*_HEADS)
+    for row in rows(data, found):
+        table.add_row(*row)
+    return tables.lines(table)
+
+
+def all_points(found: Sequence[Mean]) -> list[str]:
+    """Return a line for each point, for a terminal."""
+    table = tables.numbers(
+        *("method", "knob", "samples", "B/sample", "up", "accuracy %", "+/-", "seeds", "steps"),
+        "CPU s",
+    )
+    for mean in found:
+        table.add_row(
+            mean.method,
+            knob(mean),
+            f"{mean.samples:,.0f}",
+            f"{mean.uplink_bytes / mean.samples:.1f}" if mean.samples else "",
+            size(round(mean.uplink_bytes)),
+            f"{100 * mean.accuracy:.2f}",
+            "" if math.isnan(mean.deviation) else f"{100 * mean.deviation:.2f}",
+            str(mean.seeds),
+            f"{mean.steps:,.0f}",
+            f"{mean.seconds:.0f}",
+        )
+    return tables.lines(table)
+
+
+def knob(mean: Mean) -> str:
+    """Return what sets the rate of a point."""
+    codec = mean.config["codec"]
+    if mean.method not in _OWN and codec != "lossless":
+        return f"quality {mean.config['quality']}"
+    return "" if codec == "lossless" else f"step {mean.config['step']:g}"
+
+
+def markdown(data: Data, found: Sequence[Mean]) -> list[str]:
+    """Return the table of budgets, and published results, for the documentation."""
+    lines = ["| " + " | ".join(_HEADS) + " |", "|" + "---|" * len(_HEADS)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows(data, found)]
+    lines += [
+        f"| {size(one.uplink_bytes)} | | {100 * one.accuracy:.1f} (published: {one.name}) "
+        "| | | | | |"
+        for one in data.published
+    ]
+    return lines
+
+
+def plot(data: Data, found: Sequence[Mean], path: Path) -> None:
+    """Plot accuracy against total uplink: points, and the frontier of each method."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    axes = figure.add_subplot(
+        title=data.title, xlabel="uplink, all clients (bytes)", ylabel="test accuracy (%)"
+    )
+    for method in dict.fromkeys(mean.method for mean in found if mean.method != RAW):
+        of_method = [mean for mean in found if mean.method == method]
+        colour = _COLOURS.get(method, "#d94801")
+        frontier = envelope(of_method)
+        axes.plot(
+            [mean.uplink_bytes for mean in frontier],
+            [100 * mean.accuracy for mean in frontier],
+            color=colour,
+            marker="o",
+            markersize=4,
+            linewidth=2 if method in _OWN else 1,
+            label=method,
+        )
+        axes.errorbar(
+            [mean.uplink_bytes for mean in of_method],
+            [100 * mean.accuracy for mean in of_method],
+            yerr=[0 if math.isnan(m.deviation) else 100 * m.deviation for m in of_method],
+            color=colour,
+            fmt=".",
+            capsize=2,
+            alpha=0.6,
+        )
+    for one in data.published:
+        axes.plot(
+            one.uplink_bytes, 100 * one.accuracy, "k*", label=f"{one.name}, published", alpha=0.7
+        )
+    for budget, goal in data.goals.items():
+        axes.plot(budget, 100 * goal, "x", color="#a50f15", label="_goal")
+    for mean in found:
+        if mean.method == RAW:
+            label = f"{RAW}, {size(round(mean.uplink_bytes))}"
+            axes.axhline(100 * mean.accuracy, color="#a0a0a0", linestyle=":", label=label)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(EngFormatter("B"))
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(fontsize=7)
+    figure.savefig(path)
+
+
+def _percent(mean: Mean | None) -> str:
+    if mean is None:
+        return ""
+    spread = "" if math.isnan(mean.deviation) else f" ± {100 * mean.deviation:.2f}"
+    return f"{100 * mean.accuracy:.2f}{spread}"

@@ -1,0 +1,137 @@
+"""Tests of sim.frontier."""
+
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fl_app.config import RunConfig
+from sim.cli.commands import cli
+from sim.cli.options import APP
+from sim.frontier.plans import BATCH, BUDGET, DATA, OURS, RAW, Task, run_config, tasks, visits
+from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
+from sim.frontier.report import report, rows
+from sim.frontier.run import Job, read_frontier
+from sim.run_config import read_defaults
+
+
+def point(method: str, uplink: int, accuracy: float, seed: int = 0, **config: object) -> Point:
+    shape = {"codec": "dct", "step": 0.5, "quality": 10, "seed": seed, **config}
+    return Point(
+        *("cifar10", method, shape, seed, 10, accuracy, uplink, 0, uplink // 40, 100, 9.0),
+        *("two cores", {}),
+    )
+
+
+def mean(uplink: float, accuracy: float, method: str = OURS) -> Mean:
+    return Mean(method, {}, accuracy, math.nan, uplink, 10, 10, 1.0, 1)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_every_task_is_a_run_that_the_app_takes(name: str) -> None:
+    defaults = read_defaults(APP)
+    planned = list(tasks(name, 2))
+    assert len({task.title for task in planned}) == len(planned)
+    assert {task.seed for task in planned} == {0, 1}
+    for task in planned:
+        config = RunConfig.from_run_config({**defaults, **run_config(task)})
+        if config.strategy == "replay":
+            assert config.num_rounds == 1 and config.samples_per_round == 0
+            samples = task.samples or DATA[name].train
+            assert config.server_steps == visits(samples) // BATCH
+
+
+def test_visits_are_bounded_and_grow_with_the_samples() -> None:
+    found = [visits(n) for n in (10, 1_000, 7_500, 10_000, 20_000, 50_000)]
+    assert found == sorted(found) and found[0] == 300_000 and found[-1] == 1_000_000
+
+
+def test_seeds_are_averaged_and_nothing_else() -> None:
+    points = [point(OURS, 100, 0.5), point(OURS, 110, 0.6, seed=1), point(OURS, 90, 0.4, step=1.0)]
+    coarse, usual = means(points)
+    assert (coarse.uplink_bytes, coarse.seeds) == (90, 1) and math.isnan(coarse.deviation)
+    assert (usual.accuracy, usual.uplink_bytes, usual.seeds) == (pytest.approx(0.55), 105, 2)
+    assert usual.deviation == pytest.approx(0.0707, abs=1e-4)
+
+
+def test_frontier_leaves_out_what_costs_more_for_less() -> None:
+    points = [mean(100, 0.5), mean(300, 0.7), mean(200, 0.72), mean(100, 0.4), mean(900, 0.72)]
+    assert [(p.uplink_bytes, p.accuracy) for p in envelope(points)] == [(100, 0.5), (200, 0.72)]
+    best = best_within(points, 195)  # within 3 %
+    assert best is not None and best.uplink_bytes == 200
+    assert best_within(points, 90) is None
+
+
+def test_bytes_at_an_accuracy_are_between_those_of_the_points_beside_it() -> None:
+    frontier = envelope([mean(100, 0.5), mean(400, 0.7)])
+    assert bytes_for(frontier, 0.6) == pytest.approx(200)
+    assert bytes_for(frontier, 0.5) == pytest.approx(100)
+    assert bytes_for(frontier, 0.71) is None and bytes_for(frontier, 0.4) is None
+
+
+def test_table_says_how_many_more_bytes_the_best_codec_takes() -> None:
+    data = replace(DATA["cifar10"], budgets=(50, 100, 400), goals={100: 0.6})
+    found = means(
+        [
+            point(OURS, 100, 0.60),
+            point(BUDGET, 390, 0.80),
+            point("AVIF", 100, 0.5, codec="avif"),
+            point("WebP", 400, 0.7, codec="webp"),
+            point(RAW, 9_000, 0.9, codec="lossless"),
+        ]
+    )
+    nothing, first, second = rows(data, found)
+    assert nothing[2] == nothing[5] == ""
+    assert first[1:3] == ("60.0", "60.00") and first[6] == "AVIF" and first[-1] == "2.00x"
+    assert second[2] == "80.00" and second[6] == "WebP"
+    assert second[-1] == "> 1.03x"  # no codec reaches it
+
+
+def test_report_writes_table_and_figure(tmp_path: Path) -> None:
+    points = [point(OURS, 300_000, 0.7), point(OURS, 300_100, 0.72, seed=1), point(RAW, 10**8, 0.9)]
+    lines = report("cifar10", points, tmp_path)
+    assert any("71.00 ± 1.41" in line for line in lines)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"frontier-cifar10.{end}" for end in ("txt", "md", "png")
+    }
+
+
+def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "frontier-cifar10.jsonl"
+    task = Task("cifar10", OURS, {"codec": "dct", "step": 0.5}, 100, 0)
+    job = Job(task, APP, path, {"data-dir": "here", "threads": 1})
+    assert job.needed()
+    config = {k: v for k, v in job.values().items() if k not in ("data-dir", "width")}
+    row = asdict(replace(point(OURS, 10, 0.5), config=config))  # of before there was a width
+    path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert not job.needed()
+    assert not replace(job, overrides={"data-dir": "there", "threads": 2}).needed()
+    assert replace(job, overrides={"width": 8}).needed()
+    assert replace(job, task=replace(task, seed=1)).needed()
+
+
+def test_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    runner = CliRunner()
+    for arguments in (
+        ["--only", "morse", "--data-dir", str(tmp_path)],
+        ["--data-dir", str(tmp_path), "--out", str(tmp_path)],
+        ["--report", "--out", str(tmp_path)],
+    ):
+        assert runner.invoke(cli, ["frontier", *arguments]).exit_code
+
+
+@pytest.mark.slow
+def test_a_point_is_trained_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = replace(DATA["fashion-mnist"], dataset="mnist5k", clients=3)
+    monkeypatch.setitem(DATA, "digits", digits)  # type: ignore[arg-type]
+    task = Task("digits", OURS, {"codec": "dct", "step": 0.5}, 300, 0)
+    overrides = {"server-steps": 30, "width": 8, "augment": "none", "ema-decay": 0.8}
+    job = Job(task, APP, tmp_path / "frontier-digits.jsonl", overrides)  # type: ignore[arg-type]
+    job.perform()
+    (found,) = read_frontier(tmp_path, "digits")
+    assert not job.needed()
+    assert found.samples == 300 and found.steps == 30 and found.accuracy > 0.3
+    assert 300 * 20 < found.uplink_bytes < 300 * 200 and found.downlink_bytes > 0
