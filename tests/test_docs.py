@@ -139,7 +139,7 @@ def check_ours(module: str, arguments: list[str]) -> None:
         return
     values = command.make_context(name, repeat_flags(options)).params
     if "config" in values:
-        file = values["run_config"]
+        file = values.get("run_config")
         config = make_run_config(APP, values["config"] or (), file and ROOT / file)
         if name == "importance":
             to_config(values["mode"], config)
