@@ -320,7 +320,8 @@ def compare(
 def frontier(
     config: Config = None,
     data: Annotated[
-        Literal["cifar10", "fashion-mnist"], typer.Option(help="What is learned.")
+        Literal["cifar10", "fashion-mnist", "tiny-imagenet"],
+        typer.Option(help="What is learned."),
     ] = "cifar10",
     data_dir: Annotated[
         Path, typer.Option(parser=folder, metavar="DIR", help="Folder of the data set.")
@@ -337,7 +338,7 @@ def frontier(
     out: ResultsFolder = RESULTS,
 ) -> None:
     """Measure accuracy at every uplink budget: this app, image codecs and other baselines."""
-    from sim.frontier.plans import tasks
+    from sim.frontier.plans import DATA, tasks
     from sim.frontier.report import report as write_report
     from sim.frontier.run import measure, read_frontier
 
@@ -348,7 +349,7 @@ def frontier(
             legal = ", ".join(map(repr, methods))
             raise RunConfigError(f"--only: {name!r} is no method of {data}; legal: {legal}")
     if not report:
-        _check_data(data, data_dir)
+        _check_data(DATA[data].dataset, data_dir)
         os.environ.update(KEEP_FREED_MEMORY)
         chosen = [task for task in planned if task.method in (only or methods)]
         overrides = make_run_config(app, config or ()) if config else {}
