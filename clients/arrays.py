@@ -71,10 +71,11 @@ def _header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def array_record(arrays: Iterable[NDArray[Any]]) -> ArrayRecord:
     """Return the record that Flower makes of a list of arrays, with one copy instead of three."""
-    return ArrayRecord({str(number): _packed(values) for number, values in enumerate(arrays)})
+    return ArrayRecord({str(number): packed(values) for number, values in enumerate(arrays)})
 
 
-def _packed(values: NDArray[Any]) -> Array:
+def packed(values: NDArray[Any]) -> Array:
+    """Return values as Flower packs them."""
     values = np.asarray(values, order="C")
     head = BytesIO()
     write_array_header_1_0(head, header_data_from_array_1_0(values))

@@ -24,14 +24,16 @@ from typing import Any, ClassVar
 
 from codec.errors import OptionError, PayloadError
 from codec.gradients import GradientCompressor
-from codec.gradients.compression import UNCOMPRESSED, Compression
+from codec.gradients.compression import UNCOMPRESSED, Compression, Downlink
 from codec.gradients.joined import joined
 from codec.gradients.majority_vote import Ballot
+from codec.gradients.model_stream import VERSION_BYTES
 from codec.gradients.refinement import Refinement
 from codec.identity import BANK_BYTES, FINGERPRINT_BYTES
 from codec.options import (
     COUNT,
     COUNT_OR_NONE,
+    POSITIVE,
     PROPER_SHARE,
     SHARE,
     Entry,
@@ -56,6 +58,7 @@ IMPORTANCES = ("all", "random", *SCORED)
 PROBABILITY, TOP = "probability", "top"
 SELECTIONS = (PROBABILITY, TOP)
 MODEL, SCOUT = "model", "scout"
+SGD, ADAMW = "sgd", "adamw"
 
 DESCRIBE, STREAMING, REPLAY = "describe", "streaming", "replay"
 GRADIENT, FEDAVG = "gradient", "fedavg"
@@ -255,8 +258,34 @@ class LocalOptions(CompressionOptions):
     """Local training, federated averaging."""
 
     local_steps: int = option(10, "fedavg: steps of a client per round", COUNT)
+    local_optimizer: str = choice("fedavg: optimizer of a client's steps", SGD, ADAMW)
     momentum: float = option(0.9, "momentum of sgd, beta1 of adam", _MOMENTUM)
     weight_decay: float = option(5e-4, "weight decay", COUNT_OR_NONE)
+    feedback: float = option(
+        1.0,
+        "fedavg: share of its compressor's error memory that a client keeps from round to round",
+        SHARE,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OuterOptions(Options):
+    """What the server of federated averaging does with the averaged change, and sends."""
+
+    outer_learning_rate: float = option(
+        1.0, "fedavg: learning rate of the server's step along the averaged change", POSITIVE
+    )
+    outer_momentum: float = option(0.0, "fedavg: Nesterov momentum of that step", _MOMENTUM)
+    downlink: Downlink = field(default_factory=Downlink)
+
+    def check_uplink(self, compression: Compression) -> None:
+        """Raise `OptionError` where changes travel one way and whole models the other."""
+        if self.downlink and not compression:
+            raise OptionError(
+                "downlink",
+                f"= {self.downlink.kind!r} needs clients that send changes, too: set compressor, "
+                "to fp32 if nothing is to be lost",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -496,10 +525,29 @@ class LocalRequest(LocalOptions, TrainingRequest):
     ----------
     learning_rate : float
         Of all the round's steps.
+    versions : bytes
+        Digests (`codec.gradients.model_stream.version_of`) of the models before and after each of
+        `updates`, the last one of the model to train. The client keeps that. Empty: the model
+        comes whole, and is not kept.
+    updates : tuple of bytes
+        Changes, in their order, from a model that the client should have to the one to train.
+        None, and only one digest, where the model comes whole or the client should have it.
     """
 
     mode: str = choice("kind of work", FEDAVG)
     learning_rate: float = required(float, "learning rate of the round", COUNT_OR_NONE)
+    versions: bytes = option(b"", "digests of models")
+    updates: tuple[bytes, ...] = option((), "changes of the model")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole = not self.versions and not self.updates
+        if not whole and len(self.versions) != VERSION_BYTES * (len(self.updates) + 1):
+            raise OptionError(
+                "versions",
+                f"has {len(self.versions)} bytes; legal: {VERSION_BYTES} for the model before "
+                f"{len(self.updates)} updates, and after each",
+            )
 
     def compressor(self) -> GradientCompressor | None:
         """Return what turns the model's change into bytes and back; None: the model is sent."""
@@ -643,9 +691,13 @@ class LocalReply(Reply):
         Change of the trainable parameters; None where the whole model is sent.
     buffers : bytes or None
         As in `GradientReply`.
+    lacks_model : bool
+        Whether the request's updates change a model that the client does not have: it has not
+        trained, and must be sent a whole one.
     """
 
     delta: bytes | None = option(None, "compressed change of the model")
+    lacks_model: bool = option(False, "whether the updates were of no use", telemetry=True)
     buffers: bytes | None = option(None, "statistics of batch normalization")
     seconds_train: float = _seconds()
     seconds_compress: float = _seconds()

@@ -61,6 +61,7 @@ class Stream(IntEnum):
     SERVER_AUGMENTATION = 102
     SERVER_EVALUATION = 103
     SERVER_SCOUT = 104
+    SERVER_DOWNLINK = 105
 
 
 _SERVER = 2**32 - 1  # stands where a client's number does

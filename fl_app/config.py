@@ -19,6 +19,7 @@ from codec.messages import (
     FilterOptions,
     GradientOptions,
     LocalOptions,
+    OuterOptions,
     Participation,
     ReplayOptions,
     Request,
@@ -169,12 +170,14 @@ GROUPS: Mapping[str, type[Options]] = {
     "Streaming": StreamingOptions,
     "Training": TrainingOptions,
     "Baselines: local training": LocalOptions,
+    "Baselines: the server's step": OuterOptions,
     "Baselines: compressed gradients": GradientOptions,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(
+    OuterOptions,
     LocalOptions,
     GradientOptions,
     TrainingOptions,
@@ -190,8 +193,8 @@ class RunConfig(
     """Everything one run depends on; `from_run_config` is how an app makes it.
 
     Each field is the run-config key of the same name in kebab case, and so are the fields of
-    `codec`, `refinement` and `compression`. What a field means and what is legal stand in its
-    declaration, in one of the groups that this class is made of.
+    `codec`, `refinement`, `compression` and `downlink`. What a field means and what is legal stand
+    in its declaration, in one of the groups that this class is made of.
     """
 
     # Not all at once, so that the app shows how accuracy grows with bytes.
@@ -246,6 +249,8 @@ class RunConfig(
             raise CodecError("resume needs out-dir, the folder of the run that goes on")
         if self.strategy == REPLAY and not self.server_steps:
             raise CodecError("server-steps = 0 leaves the model as it is; set it to 1 or more")
+        if self.strategy == FEDAVG:
+            self.check_uplink(self.compression)
         self.request()
 
     def request(self) -> Request:

@@ -22,6 +22,7 @@ from codec.messages import (
     BankTraining,
     GradientOptions,
     LocalOptions,
+    OuterOptions,
     Participation,
     ReplayOptions,
     StreamingOptions,
@@ -158,7 +159,7 @@ def _fedavg(
         learning_rate=lambda server_round: rates[server_round - 1],
         device=config.device,
         buffers_every=config.eval_every,
-        **values_of(config, LocalOptions, AveragingOptions) | _participation(config),
+        **values_of(config, LocalOptions, OuterOptions, AveragingOptions) | _participation(config),
     )
 
 

@@ -43,6 +43,7 @@ from codec.messages import CONFIG, SCOUT
 UPLINK = "uplink"
 DOWNLINK = "downlink"
 MESSAGE = "message"  # section of what no other section has
+UPDATES = "updates"  # section of changes of the model, and entry of the requests that bring them
 RECOVERED = "recovered"  # section of replies of which only the size is known
 # Stand-ins for what is known only later, all of one length: SHA-256 in hex, and a UUID.
 _OBJECT_ID = "0" * 64
@@ -123,9 +124,9 @@ class Ledger:
                     for record in message.content.values()
                     if isinstance(record, ArrayRecord)
                 )
-                scout = _scout_bytes(message)
-                sections = {"arrays": arrays, MESSAGE: content - arrays - scout}
-                sections |= {SCOUT: scout} if scout else {}
+                brought = _brought(message)
+                rest = content - arrays - sum(brought.values())
+                sections = {"arrays": arrays, MESSAGE: rest, **brought}
                 node_id = message.metadata.dst_node_id
                 envelope = _request_envelope(message, tree)
                 self._add(LedgerEntry(server_round, node_id, DOWNLINK, sections, *envelope))
@@ -260,11 +261,19 @@ class _Record:
     tree: ObjectTree
 
 
-def _scout_bytes(message: Message) -> int:
-    """Bytes of the scout that a request brings."""
+def _brought(message: Message) -> dict[str, int]:
+    """Bytes of the scout, or the changes of the model, that a request brings."""
     config = message.content.get(CONFIG) if message.has_content() else None
-    scout = config.get(SCOUT) if isinstance(config, ConfigRecord) else None
-    return len(scout) if isinstance(scout, bytes) else 0
+    if not isinstance(config, ConfigRecord):
+        return {}
+    scout, updates = config.get(SCOUT), config.get(UPDATES)
+    found = {
+        SCOUT: len(scout) if isinstance(scout, bytes) else 0,
+        UPDATES: sum(len(part) for part in updates if isinstance(part, bytes))
+        if isinstance(updates, list)
+        else 0,
+    }
+    return {name: size for name, size in found.items() if size}
 
 
 def _measure(message: Message, records: dict[int, _Record]) -> tuple[int, int, ObjectTree]:

@@ -14,7 +14,8 @@ from torch import nn
 
 from clients import ArraySource, train
 from clients.baselines import train_gradient, train_local
-from codec import SampleSpec
+from codec import Compression, SampleSpec
+from codec.gradients.compression import Downlink
 from sim.direct_grid import Client
 from strategies import QuantizedDataReplay, QuantizedDataStreaming, ServerStrategy
 from strategies.baselines import CompressedFedAvg, GradientCompression
@@ -93,8 +94,16 @@ def make_strategy(kind: str, folder: Path, **options: Any) -> ServerStrategy:
         return GradientCompression(
             batch_norm_model, torch.optim.AdamW, batch_size=8, compression="qsgd", **common
         )
-    assert kind == "fedavg"
     rates = [0.1 / (1 + k) for k in range(ROUNDS)]
+    if kind == "outer":
+        common |= {
+            "compression": Compression("eden", bits=4),
+            "outer_learning_rate": 0.7,
+            "outer_momentum": 0.9,
+            "downlink": Downlink("top-k", density=0.05, value_bits=2),
+        }
+    else:
+        assert kind == "fedavg"
     return CompressedFedAvg(
         make_model, learning_rate=lambda number: rates[number - 1], local_steps=2, **common
     )
@@ -107,7 +116,7 @@ def client(kind: str, source: ArraySource, folder: Path) -> Client:
         with torch.random.fork_rng():  # a device's random numbers are not the server's
             if kind == "gradient":
                 return train_gradient(message, context, source, batch_norm_model)
-            if kind == "fedavg":
+            if kind in ("fedavg", "outer"):
                 return train_local(message, context, source, make_model)
             return train(message, context, source, dropout_model, state_dir=folder)
 
@@ -137,7 +146,7 @@ def start(
 def outcome(folder: Path) -> dict[str, Any]:
     """Return what must be equal: model, optimizer, scheduler, and where the bank's epoch is."""
     state = read_checkpoint(folder).state
-    own = {key: state["own"].get(key) for key in ("replies", "position")}
+    own = {key: state["own"].get(key) for key in ("replies", "position", "parameters")}
     return {**state["model"], **own, "random": state["random"]}
 
 

@@ -25,6 +25,9 @@ ALL = [
     *[make_compressor(name) for name in COMPRESSORS],
     make_compressor("top-k", density=0.2, bits=16),
     make_compressor("eden", bits=3),
+    make_compressor("qsgd", bucket=0),
+    make_compressor("top-k", density=0.2, bits=2),
+    make_compressor("eden", bits=0.4),
 ]
 
 

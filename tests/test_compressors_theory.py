@@ -229,3 +229,61 @@ def test_eden_error_does_not_depend_on_the_distribution() -> None:
         relative_error(round_trip(compressor, [truth], seed)[1][0], truth) for seed in range(5)
     ]
     assert np.mean(errors) == pytest.approx(0.133, rel=0.03)
+
+
+@pytest.mark.parametrize("bits", [0.1, 0.5, 0.9])
+def test_eden_below_one_bit_is_one_bit_of_a_share_of_the_coordinates(bits: float) -> None:
+    """The error is (1 + 0.571) / bits - 1 times the squared norm; the indices cost a seed."""
+    truth, compressor = normal(65536), make_compressor("eden", bits=bits)
+    results = [round_trip(compressor, [truth], seed) for seed in range(5)]
+    errors = [relative_error(decoded, truth) for _, (decoded,), _ in results]
+    assert np.mean(errors) == pytest.approx(1.571 / bits - 1, rel=0.05)
+    count = math.ceil(bits * len(truth))
+    assert 0.99 * count <= np.count_nonzero(results[0][1][0]) <= count
+    assert len(results[0][0]) <= 1.01 * bits * 65536 / 8 + 64
+
+
+def test_qsgd_with_a_norm_a_tensor_takes_fewer_bytes_at_less_error() -> None:
+    """Where a tensor's rows are of different scales, as those of filters are."""
+    scales = np.exp(np.random.default_rng(4).uniform(-6, 0, (256, 1))).astype(np.float32)
+    gradient = [scales * normal((256, 1152), 1), scales[:10] * normal((10, 512), 2)]
+    truth = np.concatenate([part.ravel() for part in gradient])
+
+    def found(levels: int, bucket: int) -> tuple[int, float]:
+        compressor = make_compressor("qsgd", levels=levels, bucket=bucket)
+        data, decoded, _ = round_trip(compressor, gradient)
+        return len(data), relative_error(np.concatenate([d.ravel() for d in decoded]), truth)
+
+    size, error = found(63, 0)
+    other_size, other_error = found(3, 512)
+    assert size < other_size and error < other_error
+    worst = max(part.size for part in gradient)
+    assert error <= min(worst / 63**2, math.sqrt(worst) / 63)
+
+
+def test_two_bits_of_a_value_are_the_best_two_magnitudes() -> None:
+    gradient = [normal(4000, 3)]
+    data, (decoded,), _ = round_trip(make_compressor("top-k", density=0.05, bits=2), gradient)
+    _, (exact,), _ = round_trip(make_compressor("top-k", density=0.05), gradient)
+    assert np.array_equal(np.sign(decoded), np.sign(exact))
+    sent = np.sort(np.abs(exact[exact != 0]))
+    pair = np.unique(np.abs(decoded[decoded != 0]))
+    assert len(pair) == 2
+    least = min(
+        np.square(part - part.mean()).sum() + np.square(rest - rest.mean()).sum()
+        for cut in range(1, len(sent))
+        for part, rest in [(sent[:cut].astype(np.float64), sent[cut:].astype(np.float64))]
+    )
+    error = np.square(decoded.astype(np.float64) - exact).sum()
+    assert error == pytest.approx(least, rel=1e-5)
+    # Indices near log2 of the binomial, and at most two bits a value.
+    count, size = len(sent), 4000
+    log_binomial = math.lgamma(size + 1) - math.lgamma(count + 1) - math.lgamma(size - count + 1)
+    assert len(data) <= 1.05 * log_binomial / math.log(2) / 8 + 2 * count / 8 + 64
+
+
+@pytest.mark.parametrize("values", [[], [0.0, 0.0], [3.0], [2.0, -2.0], [1.0, -1.0, 5.0]])
+def test_few_values_of_two_bits_are_exact(values: list[float]) -> None:
+    truth = np.array(values, np.float32)
+    _, (decoded,), memory = round_trip(make_compressor("top-k", density=1.0, bits=2), [truth])
+    assert np.array_equal(decoded, truth) and not memory[0].any()

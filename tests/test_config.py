@@ -96,7 +96,7 @@ def test_unknown_key_is_met_with_the_nearest_one() -> None:
         ),
         (
             {"compressor": "eden", "compressor-bits": 5},
-            "compressor-bits = 5 must be in [1, 4] for eden",
+            "compressor-bits = 5 must be 1, 2, 3 or 4, or below 1, for eden",
         ),
     ],
 )

@@ -571,7 +571,7 @@ def test_every_option_of_a_request_is_a_keyword_argument_of_its_strategy(
     shown = inspect.signature(strategy).parameters
     a_round_s_own = {
         *("server_round", "mode", "terms", "bank", "acknowledged", "scout"),
-        *("buffers", "learning_rate"),
+        *("buffers", "learning_rate", "versions", "updates"),
     }
     for name, declared in own_fields(request_class).items():
         if name not in a_round_s_own:

@@ -151,7 +151,8 @@ CONTRADICTIONS = [
         ("majority-vote", "needs compressor sign", "'fp32'"),
     ),
     Mistake(
-        "--config compressor=eden compressor-bits=7", ("compressor-bits = 7", "in [1, 4] for eden")
+        "--config compressor=eden compressor-bits=7",
+        ("compressor-bits = 7", "1, 2, 3 or 4, or below 1, for eden"),
     ),
     Mistake(
         "--config min-available-nodes=11",
@@ -347,7 +348,10 @@ API: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "quality": (lambda: CodecOptions(quality=50.5), ("50.5", "a whole number, not float")),  # type: ignore[arg-type]
     "block": (lambda: CodecOptions(block=1), ("block = 1", "0 or in [2, 256]")),
     "compressor": (lambda: Compression("zip"), ("kind = 'zip'", "one of none, fp32")),
-    "bits": (lambda: Compression("eden", bits=9), ("bits = 9", "in [1, 4] for eden")),
+    "bits": (
+        lambda: Compression("eden", bits=9),
+        ("bits = 9", "1, 2, 3 or 4, or below 1, for eden"),
+    ),
     "misspelt option": (
         lambda: _replay(server_step=5),
         ("'server_step'", "did you mean 'server_steps'?"),

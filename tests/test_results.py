@@ -29,10 +29,13 @@ def config_in_todays_words(run: dict[str, Any]) -> dict[str, Any]:
     Raw results stay as they were written. Older code called the strategy "streaming" "sgd", and
     had options of the codec that are gone: the runs were made with the one value of each that is
     left. Uploads were trained outside the app, and -1 stood for the quality of a lossless codec.
+    Buckets of QSGD were of 512 coordinates.
     """
     config = dict(run["config"])
     for key, left in _GONE.items():
         assert config.pop(key, left) == left
+    if config.get("compressor") == "qsgd":
+        config.setdefault("compressor-bucket", 512)
     if config.get("strategy") == "sgd":
         config["strategy"] = "streaming"
     if config.get("quality") == -1:

@@ -28,7 +28,7 @@ from strategies import QuantizedDataReplay, ServerStrategy
 from strategies.checkpoint import NAME, Checkpoint, read_checkpoint
 from strategies.errors import CheckpointError
 
-KINDS = ("replay", "described", "scout", "streaming", "gradient", "fedavg")
+KINDS = ("replay", "described", "scout", "streaming", "gradient", "fedavg", "outer")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

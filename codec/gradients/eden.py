@@ -5,6 +5,7 @@ and Robust Distributed Mean Estimation for Federated Learning, ICML 2022; with o
 DRIVE (the same authors, NeurIPS 2021).
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,6 +17,7 @@ from codec.coding.floats import decode_bits, decode_floats, encode_bits, encode_
 from codec.coding.symbols import decode_symbols, encode_symbols
 from codec.errors import CodecError, PayloadError
 from codec.gradients.frame import Frame, read_frame
+from codec.gradients.rand_k import drawn, scaled
 from codec.gradients.tensors import MAX_COORDINATES, Array, Memory, flatten, unflatten
 from codec.random import generator as keyed_generator
 
@@ -34,6 +36,8 @@ _POSITIVE = {
         *[1.2562312, 1.61804639, 2.06901723, 2.73258957],
     ],
 }
+LEGAL_BITS = f"1, 2, 3 or {max(_POSITIVE)}, or below 1"
+_DRAWN = 1  # key of the coordinates that are sent, beside that of the signs
 
 # Mean squared error over the squared norm, by bits (tables 1 and 2 of the paper, large d).
 RELATIVE_ERROR = {1: 0.571, 2: 0.133, 3: 0.036, 4: 0.0096}
@@ -49,20 +53,24 @@ class EDEN:
     random signs and Hadamard transform stand in. The error, over the squared norm, is 0.571,
     0.133, 0.036 and 0.0096 with 1, 2, 3 and 4 bits.
 
+    Below one bit a share `bits` of the coordinates, drawn by a seed and scaled up as by "rand-k",
+    is sent with one bit each, as the authors have it: still unbiased, with an error of
+    ``1.571 / bits - 1``.
+
     Parameters
     ----------
-    bits : int
-        In [1, 4].
+    bits : float
+        1, 2, 3 or 4, or in (0, 1).
     """
 
     name: ClassVar[str] = "eden"
     identifier: ClassVar[int] = 8
 
-    bits: int = 1
+    bits: float = 1
 
     def __post_init__(self) -> None:
-        if self.bits not in _POSITIVE:
-            raise CodecError(f"bits is {self.bits}, must be in [1, {max(_POSITIVE)}]")
+        if not (0 < self.bits < 1 or self.bits in _POSITIVE):
+            raise CodecError(f"bits is {self.bits}, must be {LEGAL_BITS}")
 
     def compress(
         self, gradient: Sequence[Array], memory: Memory | None, generator: np.random.Generator
@@ -70,19 +78,24 @@ class EDEN:
         """See `codec.gradients.GradientCompressor`."""
         vector, shapes = flatten(gradient)
         seed = int(generator.integers(2**32))
+        bits, parameters = max(1, int(self.bits)), [seed]
+        if self.bits < 1:
+            count = math.ceil(self.bits * len(vector))
+            vector = scaled(vector[drawn(len(vector), count, seed, _DRAWN)], len(vector))
+            parameters.append(count)
         groups = _groups(len(vector))
         padded = np.zeros(_total(groups), np.float32)
         padded[: len(vector)] = vector
         scales, symbols = [np.empty(0, np.float32)], np.empty(len(padded), np.uint8)
         for rows, place, signs in _blocks(padded, groups, seed):
-            scale, chosen = _quantized(rows, signs, _centroids(self.bits))
+            scale, chosen = _quantized(rows, signs, _centroids(bits))
             scales.append(scale)
             symbols[place] = chosen.ravel()
         sections = (
             encode_floats(np.concatenate(scales)),
-            _encode_chosen(symbols, self.bits),
+            _encode_chosen(symbols, bits),
         )
-        return Frame(self.identifier, shapes, (self.bits, seed), sections).to_bytes(), None
+        return Frame(self.identifier, shapes, (bits, *parameters), sections).to_bytes(), None
 
     def decompress(
         self,
@@ -92,12 +105,16 @@ class EDEN:
     ) -> list[Array]:
         """See `codec.gradients.GradientCompressor`."""
         frame = read_frame(
-            data, self.identifier, parameters=2, sections=2, shapes=shapes, limit=limit
+            data, self.identifier, parameters=2, optional=1, sections=2, shapes=shapes, limit=limit
         )
-        bits, seed = frame.parameters
-        if bits not in _POSITIVE:
-            raise PayloadError(f"{bits} bits, must be in [1, {max(_POSITIVE)}]")
-        groups = _groups(frame.coordinates)
+        bits, seed, *drawn_count = frame.parameters
+        (count,) = drawn_count or [frame.coordinates]
+        if bits not in _POSITIVE or count > frame.coordinates:
+            raise PayloadError(
+                f"{count} values of {bits} bits for {frame.coordinates} coordinates, must be of "
+                f"{LEGAL_BITS}"
+            )
+        groups = _groups(count)
         scales = decode_floats(frame.sections[0], sum(count for count, _ in groups), np.float32)
         chosen = decode_chosen(frame.sections[1], _total(groups), bits)
         values = _centroids(bits).take(chosen)
@@ -105,7 +122,11 @@ class EDEN:
             scale, scales = scales[: len(rows), np.newaxis], scales[len(rows) :]
             with np.errstate(over="ignore", invalid="ignore"):
                 values[place] = (_rotated_back(rows, signs) * scale).ravel()
-        return unflatten(values[: frame.coordinates], frame.shapes)
+        if drawn_count:
+            vector = np.zeros(frame.coordinates, np.float32)
+            vector[drawn(frame.coordinates, count, seed, _DRAWN)] = values[:count]
+            return unflatten(vector, frame.shapes)
+        return unflatten(values[:count], frame.shapes)
 
 
 def _encode_chosen(chosen: NDArray[np.uint8], bits: int) -> bytes:

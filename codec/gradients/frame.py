@@ -65,6 +65,7 @@ def read_frame(
     *,
     parameters: int,
     sections: int,
+    optional: int = 0,
     shapes: Sequence[tuple[int, ...]] | None = None,
     limit: int = MAX_COORDINATES,
 ) -> Frame:
@@ -78,6 +79,8 @@ def read_frame(
         Compressor that must have written it.
     parameters, sections : int
         How many of each that compressor writes.
+    optional : int
+        Parameters that it may write beyond those.
     shapes : sequence of tuple of int, optional
         Shapes that the frame must hold; any if None.
     limit : int
@@ -93,7 +96,7 @@ def read_frame(
     found = tuple(_read_shape(reader, limit) for _ in range(reader.varint("number of tensors")))
     if shapes is not None and found != tuple(map(tuple, shapes)):
         raise PayloadError(f"tensors of shapes {found} where {tuple(shapes)} are expected")
-    values = _read_integers(reader, parameters, "parameters")
+    values = _read_integers(reader, parameters, "parameters", optional)
     parts = _read_sections(reader, sections)
     frame = Frame(identifier, found, values, parts)
     if frame.coordinates > limit:
@@ -136,11 +139,13 @@ def _read_shape(reader: cursor.Reader, limit: int) -> tuple[int, ...]:
     return shape
 
 
-def _read_integers(reader: cursor.Reader, count: int, what: str) -> tuple[int, ...]:
+def _read_integers(
+    reader: cursor.Reader, count: int, what: str, optional: int = 0
+) -> tuple[int, ...]:
     found = reader.varint(f"number of {what}")
-    if found != count:
+    if not count <= found <= count + optional:
         raise PayloadError(f"{found} {what}, expected {count}")
-    return tuple(reader.varint(what) for _ in range(count))
+    return tuple(reader.varint(what) for _ in range(found))
 
 
 def _read_sections(reader: cursor.Reader, count: int) -> tuple[bytes, ...]:

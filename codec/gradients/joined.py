@@ -5,7 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codec.gradients import EDEN, Float32, GradientCompressor, Memory, RandK, TopK
+from codec.errors import PayloadError
+from codec.gradients import (
+    COMPRESSORS,
+    EDEN,
+    Float32,
+    GradientCompressor,
+    Memory,
+    RandK,
+    TopK,
+    make_compressor,
+)
+from codec.gradients.frame import identifier_of
 from codec.gradients.tensors import MAX_COORDINATES, Array, flatten, sizes, unflatten
 
 # Compressors that treat all the tensors as one vector anyway.
@@ -60,3 +71,19 @@ class Joined:
 def joined(compressor: GradientCompressor) -> GradientCompressor:
     """Return the compressor for joined tensors, where that changes nothing but the header."""
     return Joined(compressor) if compressor.name in JOINABLE else compressor
+
+
+def decoder_of(data: bytes) -> GradientCompressor:
+    """Return what decodes bytes of a compressor, joined as `joined` has it, by what they say.
+
+    Raises
+    ------
+    PayloadError
+        If no known compressor wrote them.
+    """
+    found = identifier_of(data)
+    for name in COMPRESSORS:
+        compressor = make_compressor(name)
+        if compressor.identifier == found:
+            return joined(compressor)
+    raise PayloadError(f"written by compressor {found}, which is not known here")

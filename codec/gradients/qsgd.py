@@ -34,7 +34,8 @@ _INFINITY = 0x7F80  # upper half of the float32 word
 class QSGD:
     """Unbiased quantization of each coordinate to ``sign * norm * level / levels``.
 
-    A bucket is `bucket` consecutive coordinates of one tensor (fewer in its last one). In
+    A bucket is `bucket` consecutive coordinates of one tensor (fewer in its last one), or a whole
+    tensor: more levels with fewer norms often take fewer bytes at the same error. In
     place of the paper's Elias codes, levels are coded adaptively near their entropy and norms
     keep eight significant bits, rounded up: any norm that is not below the bucket's own leaves
     the estimate unbiased. The variance is at most
@@ -46,7 +47,7 @@ class QSGD:
     levels : int
         Levels above zero, in [1, 65536].
     bucket : int
-        Coordinates that share a norm, >= 1.
+        Coordinates that share a norm, >= 1; 0: all of a tensor.
     """
 
     name: ClassVar[str] = "qsgd"
@@ -58,8 +59,8 @@ class QSGD:
     def __post_init__(self) -> None:
         if not 1 <= self.levels <= _MAX_LEVELS:
             raise CodecError(f"levels is {self.levels}, must be in [1, {_MAX_LEVELS}]")
-        if self.bucket < 1:
-            raise CodecError(f"bucket is {self.bucket}, must be >= 1")
+        if self.bucket < 0:
+            raise CodecError(f"bucket is {self.bucket}, must be >= 0")
 
     def compress(
         self, gradient: Sequence[Array], memory: Memory | None, generator: np.random.Generator
@@ -88,8 +89,8 @@ class QSGD:
             data, self.identifier, parameters=2, sections=3, shapes=shapes, limit=limit
         )
         finest, bucket = frame.parameters
-        if not (1 <= finest <= _MAX_LEVELS and bucket >= 1):
-            raise PayloadError(f"levels {finest} of 1..{_MAX_LEVELS}, bucket {bucket} of 1 or more")
+        if not 1 <= finest <= _MAX_LEVELS:
+            raise PayloadError(f"levels {finest} of 1..{_MAX_LEVELS}")
         lengths = _bucket_lengths(frame.shapes, bucket)
         norms = _norms(decode_words(frame.sections[0], len(lengths), 2))
         levels = decode_integers(frame.sections[1], frame.coordinates, finest)
@@ -105,8 +106,9 @@ def _bucket_lengths(shapes: Shapes, bucket: int) -> NDArray[np.int64]:
     """Return the coordinates of each bucket; none spans two tensors."""
     lengths = [np.empty(0, np.int64)]
     for size in sizes(shapes):
-        whole, rest = divmod(size, bucket)
-        lengths.append(np.array([bucket] * min(whole, 1), np.int64).repeat(whole))
+        length = bucket or max(size, 1)
+        whole, rest = divmod(size, length)
+        lengths.append(np.array([length] * min(whole, 1), np.int64).repeat(whole))
         lengths.append(np.array([rest] * min(rest, 1), np.int64))
     return np.concatenate(lengths)
 

@@ -55,8 +55,8 @@ class RandK:
         """See `codec.gradients.GradientCompressor`."""
         vector, shapes = flatten(gradient)
         count, seed = math.ceil(self.density * len(vector)), int(generator.integers(2**32))
-        values = vector[_drawn(len(vector), count, seed)]
-        section = encode_floats(_scaled(values, len(vector)))
+        values = vector[drawn(len(vector), count, seed)]
+        section = encode_floats(scaled(values, len(vector)))
         return Frame(self.identifier, shapes, (count, seed), (section,)).to_bytes(), None
 
     def decompress(
@@ -74,17 +74,18 @@ class RandK:
             raise PayloadError(f"{count} values for {frame.coordinates} coordinates")
         vector = np.zeros(frame.coordinates, np.float32)
         values = decode_floats(frame.sections[0], count, np.float32)
-        vector[_drawn(frame.coordinates, count, seed)] = values
+        vector[drawn(frame.coordinates, count, seed)] = values
         return unflatten(vector, frame.shapes)
 
 
-def _drawn(coordinates: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Return `count` distinct indices, the same at both ends."""
+def drawn(coordinates: int, count: int, seed: int, *key: int) -> NDArray[np.int64]:
+    """Return `count` distinct indices of so many, int64 (count,), the same at both ends."""
     # Raw words: NumPy keeps those of a seed for ever, unlike what Generator draws from them.
-    words = keyed_generator(seed).bit_generator.random_raw(-(-coordinates // 2))
+    words = keyed_generator(seed, *key).bit_generator.random_raw(-(-coordinates // 2))
     return largest_indices(words.astype("<u8").view("<u4")[:coordinates], count)
 
 
-def _scaled(values: Array, coordinates: int) -> Array:
+def scaled(values: Array, coordinates: int) -> Array:
+    """Return drawn values times n / k, which makes up for those that were not."""
     with np.errstate(over="ignore"):
         return values * np.float32(coordinates / max(len(values), 1))

@@ -30,6 +30,18 @@ def model_state(model: "nn.Module") -> "dict[str, Tensor]":
     }
 
 
+def trainable_names(model: "nn.Module") -> list[list[str]]:
+    """Return the names of each trainable parameter, in ``model.parameters()`` order.
+
+    A parameter that is shared has several.
+    """
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.requires_grad:
+            names.setdefault(id(parameter), []).append(plain_name(name))
+    return list(names.values())
+
+
 def load_state(model: "nn.Module", state: "Mapping[str, Tensor]") -> None:
     """Load a state that `model_state` returned, at this end or the other.
 

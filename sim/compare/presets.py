@@ -139,20 +139,53 @@ def _fedavg(name: str, compressor: str, local_steps: int, **config: ConfigValue)
     return Method(name, {**shape, **own})
 
 
+def _both_ways(name: str, *ways: Overrides, **config: ConfigValue) -> Method:
+    """Return federated averaging in which the model's changes travel both ways."""
+    compression = {key: value for way in ways for key, value in way.items()}
+    return _fedavg(name, str(compression["compressor"]), 10, **config).with_values(compression)
+
+
+def _top_k(way: str, share: float, bits: int) -> Overrides:
+    return {way: "top-k", f"{way}-density": share, f"{way}-value-bits": bits}
+
+
 GRADIENTS = (
     _gradient("fp32 gradients", "fp32"),
     _gradient("fp16 gradients", "fp16"),
-    _gradient("QSGD, 2 bits", "qsgd", compressor_bits=2),
+    _gradient("QSGD, 2 bits", "qsgd", compressor_bits=2, compressor_bucket=512),
+    _gradient("QSGD, 6 bits, a norm a tensor", "qsgd", compressor_bits=6, compressor_bucket=0),
     _gradient("TernGrad", "terngrad"),
     _gradient("sign + EF", "sign"),
     _gradient("top-1 % + EF", "top-k", compressor_density=0.01),
     _gradient("rand-1 %", "rand-k", compressor_density=0.01),
     _gradient("PowerSGD, rank 2", "powersgd", compressor_rank=2),
     _gradient("EDEN, 1 bit", "eden", compressor_bits=1),
+    _gradient("EDEN, 0.1 bits", "eden", compressor_bits=0.1),
+)
+RIVALS = (
+    _both_ways(
+        "FedAvg, top-1 % both ways", _top_k("compressor", 0.01, 32), _top_k("downlink", 0.01, 32)
+    ),
+    *(
+        _both_ways(
+            f"SparseLoCo, {100 * share:.0f} %",
+            _top_k("compressor", share, 2),
+            _top_k("downlink", share, 2),
+            feedback=0.95,
+        )
+        for share in (0.01, 0.03)
+    ),
+    _both_ways(
+        "DiLoCo, int4",
+        {"compressor": "eden", "compressor-bits": 4},
+        {"downlink": "eden", "downlink-bits": 4},
+        outer_learning_rate=0.7,
+        outer_momentum=0.9,
+    ),
 )
 FEDAVG = (
     _fedavg("FedAvg", "none", 10),
-    _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7),
+    _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7, compressor_bucket=512),
     _fedavg("FedAvg, top-1 % deltas", "top-k", 10, compressor_density=0.01),
 )
 UPLOADS = (
@@ -171,7 +204,8 @@ UPLOADS = (
 )
 _GRID: Mapping[str, tuple[ConfigValue, ...]] = {"learning-rate": (0.05, 0.1)}
 # 1 % of the coordinates ten times is too little for ResNet-20 to leave chance level.
-_MORE_ROUNDS = {"FedAvg, top-1 % deltas": {"local-steps": (10, 5, 2), **_GRID}}
+_ROUNDS_TOO: Mapping[str, tuple[ConfigValue, ...]] = {"local-steps": (10, 5, 2), **_GRID}
+_MORE_ROUNDS = {"FedAvg, top-1 % deltas": _ROUNDS_TOO}
 
 
 def _all(
@@ -187,8 +221,9 @@ def _all(
         Method(f"{replay.name}, step {step}", {**replay.config, "step": step}) for step in steps
     )
     tuned = (
-        replace(method, grid=(grids or {}).get(method.name, _GRID))
-        for method in (*GRADIENTS, *FEDAVG)
+        replace(method, grid=(grids or {}).get(method.name, default))
+        for methods, default in ((GRADIENTS, _GRID), (FEDAVG, _GRID), (RIVALS, _ROUNDS_TOO))
+        for method in methods
     )
     return (*ours, streaming, *tuned, *UPLOADS)
 
@@ -208,8 +243,8 @@ _ALL_PRESETS = (
         {"dataset": "mnist5k", "model": "small-resnet", "max-train-samples": 2000},
         (
             *OURS,
-            _gradient("QSGD, 2 bits", "qsgd", compressor_bits=2),
-            _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7),
+            _gradient("QSGD, 2 bits", "qsgd", compressor_bits=2, compressor_bucket=512),
+            _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7, compressor_bucket=512),
             _upload("JPEG q20", "jpeg", quality=20),
         ),
         steps=60,

@@ -25,6 +25,7 @@ from codec.gradients.eden import decode_chosen
 from codec.gradients.frame import Frame, read_frame
 from codec.gradients.joined import JOINABLE
 from codec.gradients.tensors import sizes
+from codec.gradients.top_k import decode_signed_pair
 
 _SEED_BITS = 32
 
@@ -95,7 +96,13 @@ def theoretical_size(
     """
     bits = _Bits()
     parameters, sections, count = _COUNTS[compressor.name]
-    frame = read_frame(data, compressor.identifier, parameters=parameters, sections=sections)
+    frame = read_frame(
+        data,
+        compressor.identifier,
+        parameters=parameters,
+        optional=int(compressor.name == EDEN.name),
+        sections=sections,
+    )
     if shapes is not None and compressor.name in JOINABLE:
         frame = replace(frame, shapes=tuple(shapes))
     count(frame, bits)
@@ -113,7 +120,7 @@ def _halves(frame: Frame, bits: _Bits) -> None:
 
 def _qsgd(frame: Frame, bits: _Bits) -> None:
     finest, bucket = frame.parameters
-    norms = sum(-(-size // bucket) for size in sizes(frame.shapes))
+    norms = sum(-(-size // (bucket or max(size, 1))) for size in sizes(frame.shapes))
     bits.words(decode_words(frame.sections[0], norms, 2))
     levels = decode_integers(frame.sections[1], frame.coordinates, finest)
     bits.exact(_by_tensor(levels, frame) + np.count_nonzero(levels))
@@ -132,13 +139,23 @@ def _sign(frame: Frame, bits: _Bits) -> None:
 
 def _top_k(frame: Frame, bits: _Bits) -> None:
     count, width, _ = frame.parameters
-    bits.words(decode_words(frame.sections[1], count, width // 8))
+    if width == 2:
+        bits.exact(_signed_pair_bits(frame.sections[1], count))
+    else:
+        bits.words(decode_words(frame.sections[1], count, width // 8))
     gaps = decode_integers(frame.sections[0], count, max(frame.coordinates - 1, 0))
     tensors = np.cumsum(sizes(frame.shapes))
     owner = np.searchsorted(tensors, np.cumsum(gaps.astype(np.int64) + 1) - 1, side="right")
     chosen = np.bincount(owner, minlength=len(tensors)).tolist()
     bits.textbook += _log2_binomial(frame.coordinates, count)
     bits.entropy += sum(map(_log2_binomial, sizes(frame.shapes), chosen))
+
+
+def _signed_pair_bits(data: bytes, count: int) -> float:
+    """Bits of two magnitudes, and of signs, and which magnitude each value has."""
+    values = decode_signed_pair(data, count)
+    larger = np.abs(values) == np.abs(values).max(initial=0)
+    return 64 + count + entropy_bits(larger.view(np.uint8))
 
 
 def _rand_k(frame: Frame, bits: _Bits) -> None:
@@ -159,8 +176,8 @@ def _power_sgd_floats(shape: tuple[int, ...], rank: int) -> int:
 
 
 def _eden(frame: Frame, bits: _Bits) -> None:
-    width, _ = frame.parameters
-    padded = -(-frame.coordinates // 128) * 128
+    width, _, *drawn = frame.parameters
+    padded = -(-sum(drawn or [frame.coordinates]) // 128) * 128
     blocks = padded // 8192 + (padded % 8192 // 128).bit_count()
     bits.words(decode_words(frame.sections[0], blocks, 4))
     bits.exact(entropy_bits(decode_chosen(frame.sections[1], padded, width)) + _SEED_BITS)

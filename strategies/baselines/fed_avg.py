@@ -1,6 +1,6 @@
 """Flower's own FedAvg, with every byte on the books and model changes compressed if asked for."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from codec import Criterion
 from codec.gradients import GradientCompressor
+from codec.gradients.joined import joined
 from codec.learning.batch_norm import statistics
-from codec.learning.state import plain_name
+from codec.learning.state import plain_name, trainable_names
 from codec.messages import (
     ARRAYS,
     AveragingOptions,
@@ -23,10 +24,13 @@ from codec.messages import (
     LocalOptions,
     LocalReply,
     LocalRequest,
+    OuterOptions,
     Participation,
 )
 from codec.options import pick, split_options, takes_options, values_of
+from codec.random import Stream, server_generator
 from strategies.averaging import clipped_model
+from strategies.baselines.model_stream import ModelStream
 from strategies.baselines.statistics import StatisticsOptions
 from strategies.evaluation import EvaluationOptions
 from strategies.participation import nodes_of_round, train_messages
@@ -46,17 +50,35 @@ from strategies.server_strategy import ServerStrategy
 State = dict[str, NDArray[Any]]
 
 
-@takes_options(LocalOptions, StatisticsOptions, Participation, EvaluationOptions, AveragingOptions)
+@takes_options(
+    LocalOptions,
+    OuterOptions,
+    StatisticsOptions,
+    Participation,
+    EvaluationOptions,
+    AveragingOptions,
+)
 class CompressedFedAvg(ServerStrategy, FedAvg):
     """Federated averaging (McMahan et al., AISTATS 2017) by Flower's own class.
 
-    In each round the clients take `local_steps` steps of SGD, with momentum that starts anew, and
+    In each round the clients take `local_steps` steps of SGD or AdamW, from no momentum, and
     Flower averages their models by their numbers of samples. Without compression a reply is the
     whole model, as in any Flower project. With it, a reply is the compressed change of the
     trainable parameters, with error feedback on the client where the compressor has it; the server
     adds it to the model that it sent and hands the sum to Flower. ``Compression("qsgd", bits=7)``
     makes changes of int8. Integer buffers are then not sent, and statistics of batch normalization
     in half precision every `buffers_every` rounds and in the last one.
+
+    With `outer_momentum`, or an `outer_learning_rate` other than 1, the averaged change is a
+    gradient that the server steps along (Reddi et al., ICLR 2021), by SGD with Nesterov's momentum
+    as in DiLoCo (Douillard et al., arXiv:2311.08105), where they are 0.9 and 0.7.
+
+    With a `downlink` the server sends its model's changes in place of the model. It keeps what
+    clients have, so that what a change leaves out is in the next one, and so does each client, in
+    Flower's ``Context.state``. A client that has missed rounds is sent the changes since its own
+    model, as they were coded, or the whole model where that is smaller, or where it is not known
+    what the client has. Clients do not get the statistics of batch normalization, which training
+    does not read.
 
     Parameters
     ----------
@@ -71,6 +93,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     ----------
     compressor : GradientCompressor or None
         Decoder of the changes.
+    stream : ModelStream or None
+        What clients have of the model, with a `downlink`.
 
     Raises
     ------
@@ -92,6 +116,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     ) -> None:
         (
             asked,
+            self.outer,
             self.statistics_options,
             self.participation,
             evaluation,
@@ -99,11 +124,13 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         ) = split_options(
             options,
             LocalOptions,
+            OuterOptions,
             StatisticsOptions,
             Participation,
             EvaluationOptions,
             AveragingOptions,
         )
+        self.outer.check_uplink(asked.compression)
         participation = self.participation
         FedAvg.__init__(
             self,
@@ -113,12 +140,19 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             weighted_by_key=WEIGHT,
             arrayrecord_key=ARRAYS,
         )
-        # The clients step; this optimizer never does.
-        idle = partial(torch.optim.SGD, lr=0.0)
-        server_model = ServerModel(model, idle, criterion, device=device, amp=False)
+        momentum = self.outer.outer_momentum
+        step = partial(
+            torch.optim.SGD,
+            lr=self.outer.outer_learning_rate,
+            momentum=momentum,
+            nesterov=momentum > 0,
+        )
+        server_model = ServerModel(model, step, criterion, device=device, amp=False)
         client_options = values_of(participation, ClientOptions)
         request = pick(LocalRequest, asked, server_round=1, learning_rate=0.0, **client_options)
-        told = (asked, self.statistics_options, self.averaging, participation, evaluation)
+        told = (
+            asked, self.outer, self.statistics_options, self.averaging, participation, evaluation
+        )  # fmt: skip
         book = RoundBook(on_round)
         ServerStrategy.__init__(
             self, server_model, book, request, told, evaluation, participation.quorum
@@ -127,11 +161,14 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
         self._sent = ArrayRecord()
+        coder = self.outer.downlink.compressor()
+        self.stream = None if coder is None else ModelStream(joined(coder))
+        self._names = trainable_names(server_model.model)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Send the round's nodes the model."""
+        """Send the round's nodes the model, or what brings theirs up to date."""
         options = self.statistics_options
         due = self._statistics and self.is_due(server_round, options.buffers_every)
         request = replace(
@@ -140,13 +177,19 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             learning_rate=float(self.learning_rate(server_round)),
             buffers=options.buffer_batches if due and self.compressor else 0,
         )
+        if self.stream is not None and arrays and not self._are_own(arrays):
+            self.stream.reset()
         arrays, config = self.prepare(arrays, config, private=self.compressor is None)
         # Flower itself would wait for ever, ask nodes that are busy, and draw unseeded.
         node_ids = nodes_of_round(
             grid, self.participation, server_round, timeout=self.timeout, busy=self.busy()
         )
-        messages = train_messages(node_ids, lambda _: request, config, arrays)
-        self._sent = arrays
+        if self.stream is None:
+            self._sent = arrays
+            messages = train_messages(node_ids, lambda _: request, config, arrays)
+        else:
+            self._sent = self._publish(self.stream, server_round, arrays)
+            messages = self._stream_messages(self.stream, node_ids, request, config)
         self.book.begin(server_round, messages)
         return messages
 
@@ -155,6 +198,10 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let Flower average the models that passed every check; None if none did."""
         accepted = self.collect(server_round, replies, self.read)
+        if self.stream is not None:
+            for received in accepted:
+                assert isinstance(received.reply, LocalReply)
+                self.stream.arrived(received.node_id, lacks=received.reply.lacks_model)
         arrays, steps = None, 0
         with self.book.stage("train"):
             clip_norm = self.averaging.clip_norm
@@ -164,9 +211,9 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
                 if model.arrays
             ]
             if models:
-                self.server_model.load_arrays(averaged(models))
-                steps = self.request.local_steps
-                self.server_model.steps_taken += steps
+                before, steps = self.steps_taken, self.request.local_steps
+                self._take(averaged(models))
+                self.server_model.steps_taken = before + steps
                 arrays = self.current_arrays()
         return arrays, self.finish(server_round, accepted, steps, float("nan"))
 
@@ -183,10 +230,67 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         )
         return ReceivedModel(message.metadata.src_node_id, reply, sections, arrays)
 
+    def own_state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps of a downlink; the outer momentum is the optimizer's."""
+        return {} if self.stream is None else self.stream.state()
+
+    def restore_own(self, state: Mapping[str, Any]) -> None:
+        """Take over what `own_state` returned."""
+        if self.stream is not None:
+            self.stream.restore(state)
+
     def summary(self) -> None:
         """Log the configuration as a tree."""
         ServerStrategy.summary(self)
         FedAvg.summary(self)
+
+    def _publish(self, stream: ModelStream, server_round: int, arrays: ArrayRecord) -> ArrayRecord:
+        """Return the model as clients have it with the change that is published here."""
+        generator = server_generator(self.request.seed, server_round, Stream.SERVER_DOWNLINK)
+        stream.publish([arrays[same[0]].numpy() for same in self._names], generator)
+        theirs = zip(self._names, map(Array, stream.parameters), strict=True)
+        return ArrayRecord({**arrays, **{name: part for same, part in theirs for name in same}})
+
+    def _stream_messages(
+        self,
+        stream: ModelStream,
+        node_ids: Iterable[int],
+        request: LocalRequest,
+        config: ConfigRecord,
+    ) -> list[Message]:
+        """Return the messages with changes of the model, or with all of it, node by node."""
+        whole_bytes = sum(len(array.data) for array in self._sent.values())
+        whole = replace(request, versions=stream.whole_version)
+        messages = []
+        for node_id in node_ids:
+            lacking = stream.since(node_id, whole_bytes)
+            if lacking is None:
+                messages += train_messages([node_id], lambda _: whole, config, self._sent)
+            else:
+                asked = replace(request, versions=lacking[0], updates=lacking[1])
+                messages += train_messages([node_id], lambda _, own=asked: own, config)  # type: ignore[misc]
+        return messages
+
+    def _take(self, mean: ArrayRecord) -> None:
+        """Make the average of the clients' models the server's, or step towards it."""
+        outer = self.outer
+        if self.stream is None and outer.outer_learning_rate == 1 and not outer.outer_momentum:
+            self.server_model.load_arrays(mean)
+            return
+        # What clients do not change must not differ from theirs by the rounding of a mean.
+        measured = set(map(id, self._statistics))
+        taken = {
+            plain_name(name): mean[plain_name(name)]
+            for name, tensor in self.model.named_buffers()
+            if plain_name(name) in mean and (self.compressor is None or id(tensor) in measured)
+        }
+        self.server_model.load_arrays(ArrayRecord({**self.current_arrays(), **taken}))
+        changes = [self._sent[same[0]].numpy() - mean[same[0]].numpy() for same in self._names]
+        self.server_model.apply_gradient([torch.from_numpy(part) for part in changes])
+
+    def _set_learning_rate(self, key: str, value: object) -> None:
+        """Warn: neither the clients' steps nor the server's take it."""
+        self._warn(key, "has no effect: pass learning_rate, of the clients' steps")
 
     def _whole_model(self, message: Message) -> tuple[ArrayRecord, dict[str, int]]:
         """Return the model in a reply and its bytes."""
@@ -213,15 +317,12 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         trainable = self.server_model.trainable()
         shapes = [tuple(parameter.shape) for parameter in trainable]
         delta = decompressed(data, "delta", compressor, shapes)
-        change = {id(p): part for p, part in zip(trainable, delta, strict=True)}
         state: State = {}
-        # Shared parameters have several names.
-        for own, parameter in self.model.named_parameters(remove_duplicate=False):
-            name = plain_name(own)
-            if parameter.requires_grad:
-                with np.errstate(over="ignore"):
-                    state[name] = self._sent[name].numpy() + change[id(parameter)]
-                require_finite(name, state[name])
+        for same, change in zip(self._names, delta, strict=True):
+            with np.errstate(over="ignore"):
+                values = self._sent[same[0]].numpy() + change
+            require_finite(same[0], values)
+            state |= dict.fromkeys(same, values)
         return state
 
     def _measured_statistics(self, data: bytes) -> State:
