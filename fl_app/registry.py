@@ -20,6 +20,7 @@ from codec.messages import (
     STREAMING,
     AveragingOptions,
     BankTraining,
+    BudgetOptions,
     GradientOptions,
     LocalOptions,
     Participation,
@@ -93,13 +94,16 @@ def _replay(
 ) -> "ServerStrategy":
     from strategies import QuantizedDataReplay
 
+    options = values_of(config, ReplayOptions, BankTraining, BudgetOptions, AveragingOptions)
+    if config.uplink_budget_total:
+        options["samples_per_round"] = 0
     return QuantizedDataReplay(
         **_stepping(config, model),
         augment=augmentation(config),
         samples=_sample_spec(kind),
         class_names=kind.class_names,
         bank=bank,
-        **values_of(config, ReplayOptions, BankTraining, AveragingOptions) | _participation(config),
+        **options | _participation(config),
     )
 
 
