@@ -231,12 +231,18 @@ class QuantizedDataReplay(SampleStrategy):
     def finished(self) -> Collection[int]:
         """Return nodes that have sent everything, and are not to be asked for more in this round.
 
-        Nor are those whose reply to this round is there already, see `recovered`.
+        Nor are those whose reply to this round is there already, see `recovered`, or any where the
+        budget is used up.
         """
         done = set(self._senders.finished(self.book.current_round))
         strangers = self._senders.strangers() & done
         if strangers and self._post is not None:  # those that have another id now are counted twice
             done -= strangers - set(self._post.get_node_ids())
+        if self.dial is not None and self._post is not None:
+            connected, busy = set(self._post.get_node_ids()), self.busy()
+            spent = self._spent(self.book.current_round, len(connected))
+            if self.dial.is_used_up(spent, busy):
+                done |= connected - busy
         return done
 
     # The budget of a run

@@ -5,6 +5,7 @@ and of the samples. Replies that are out keep what they were granted.
 """
 
 import math
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from logging import INFO, WARNING
@@ -21,6 +22,7 @@ _REPLY_BYTES = 520.0  # of a reply beside its samples, before the first one
 _WORTH = 6.0  # a node is asked for at least so many times what its reply takes beside samples
 _KEPT_BACK = 0.03  # share that rounds after the first may correct by
 _ABOVE = 0.012  # share that the last round may grant beyond the rest: clients fill 97 to 100 %
+_TRUST = 0.25  # what a node's share shrinks by with each grant that came to nothing
 _CLOSE = 0.01  # share of the budget that is not worth another round
 _SHOULD_REACH = 0.97
 
@@ -75,6 +77,8 @@ class UplinkDial:
         self._curves: dict[int, RateCurve] = {}
         self._left: dict[int, int] = {}  # samples that nodes have not sent, as of their last reply
         self._granted: dict[int, Grant] = {}
+        self._owing: set[int] = set()  # nodes that were granted something and have sent nothing yet
+        self._failed: Counter[int] = Counter()  # in how many requests on end
         self._replies, self._overhead, self._sent, self._payload = 0, 0.0, 0, 0
 
     # What is known
@@ -95,6 +99,7 @@ class UplinkDial:
     def rename(self, old: int, new: int) -> None:
         """Know a node by the id that it has now."""
         tables: tuple[dict[int, Any], ...] = (self._examples, self._left, self._granted)
+        self._owing.discard(old)
         for known in tables:
             if old in known:
                 known[new] = known.pop(old)
@@ -104,6 +109,8 @@ class UplinkDial:
     ) -> None:
         """Take note of a reply that was accepted: what it took, and what its node has left."""
         self._left[node_id] = remaining
+        self._owing.discard(node_id)
+        self._failed.pop(node_id, None)
         if content_bytes and samples:
             self._replies += 1
             self._overhead += content_bytes - payload_bytes - self._beside * samples
@@ -116,6 +123,12 @@ class UplinkDial:
 
     # What is asked
 
+    def is_used_up(self, spent: int, out: Collection[int]) -> bool:
+        """Whether what is left, but for the replies that are out, is not worth another request."""
+        close = _CLOSE * self.budget if self._replies else 0.0
+        worthless = self._available(spent, out) <= max(close, self._reply_bytes)
+        return self.plan is not None and worthless
+
     def worth_asking(
         self,
         nodes: Sequence[int],
@@ -124,7 +137,7 @@ class UplinkDial:
         out: Collection[int],
         rounds_left: int,
     ) -> list[int]:
-        """Return as many nodes as what is left is worth, those first that have sent least.
+        """Return as many nodes as what is left is worth: those that answer, and have sent least.
 
         Parameters
         ----------
@@ -140,8 +153,7 @@ class UplinkDial:
             In the only round all nodes are asked: who has how much is not known yet.
         """
         left = self._available(spent, out)
-        close = _CLOSE * self.budget if self._replies else 0.0
-        if self.plan is not None and left <= max(close, self._reply_bytes):
+        if self.is_used_up(spent, out):
             return []
         if self.plan is None and rounds_left == 1:
             return list(nodes)
@@ -150,7 +162,12 @@ class UplinkDial:
         able = [n for n in nodes if not self.knows(n) or self._unsent(n)]
         if left < 2 * _WORTH * asking:  # not worth another description
             able = [n for n in able if self.knows(n)] or able
-        chosen = sorted(able, key=lambda node_id: node_bytes.get(node_id, 0))[:most]
+
+        def place(node_id: int) -> tuple[int, int]:
+            failures = self._failed[node_id] + (node_id in self._owing)
+            return failures, node_bytes.get(node_id, 0)
+
+        chosen = sorted(able, key=place)[:most]
         return [node_id for node_id in nodes if node_id in set(chosen)]
 
     def grant(
@@ -190,6 +207,7 @@ class UplinkDial:
         if not unsent:
             return []
         available = self._available(spent, out) - len(unsent) * self._reply_bytes
+        self._failed.update(self._owing & unsent.keys())
         here = sum(unsent.values())
         later = self._yet_unheard(others, here / len(unsent))
         if self.plan is None:
@@ -204,14 +222,19 @@ class UplinkDial:
         pot = share * available
         rate = self._payload / self._sent if self._sent else self.plan.bytes_per_sample
         finest = self._finest if last else self.plan.setting
+        # Who did not send what it was granted may not do so again: others take it.
+        weights = {n: count * _TRUST ** self._failed[n] for n, count in unsent.items()}
+        scale = pot / sum(weights.values())
         for node_id, count in unsent.items():
-            part = pot * count / here
+            part = scale * weights[node_id]
             beside = self._beside * min(count, part / (rate + self._beside))
             payload = math.floor(part - beside)
             if payload >= rate:
                 whole = math.ceil(part + self._reply_bytes)
                 self._granted[node_id] = Grant(payload, whole, finest)
-        return [node_id for node_id in nodes if node_id in unsent and node_id in self._granted]
+        asked = [node_id for node_id in nodes if node_id in unsent and node_id in self._granted]
+        self._owing.update(asked)
+        return asked
 
     @property
     def codec(self) -> CodecOptions:

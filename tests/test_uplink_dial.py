@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from images import fields
 from inprocess_grid import Client, InProcessGrid, is_question
+from late_grid import LateGrid, clock_of
 from torch import nn
 
 from clients import ArraySource, train
@@ -308,3 +310,45 @@ def test_evaluation_on_clients_is_a_part_of_the_budget() -> None:
     made = strategy(uplink_budget_total=24_000, fraction_evaluate=1.0)
     made.start(InProcessGrid([device(source) for source in sources()]), num_rounds=4)
     assert 0.95 <= spent(made) <= 1.03
+
+
+@pytest.mark.parametrize("quorum", [0.5, 1.0])
+def test_late_replies_keep_what_they_were_granted(quorum: float) -> None:
+    """The slowest device answers a round late: its share is not given to others meanwhile."""
+    devices = [client(source) for source in sources((220, 220, 220))]
+    grid = LateGrid(devices, lambda index, asked: 70.0 if index == 0 and asked > 1 else 1.0)
+    with clock_of(grid):
+        made = strategy(uplink_budget_total=20_000, quorum=quorum)
+        made.start(grid, num_rounds=5, timeout=40)
+    assert 0.97 <= spent(made) <= 1.03, made.ledger.sections()
+    assert made.book.late >= 1 and not made.failures["budget"]
+
+
+def test_a_run_that_goes_on_keeps_the_budget(tmp_path: Path) -> None:
+    """What had arrived before is a part of it; nodes have other ids now."""
+
+    def device(number: int, source: ArraySource) -> Client:
+        folder = tmp_path / f"device-{number}"
+        return lambda message, context: train(message, context, source, network, state_dir=folder)
+
+    def grid(seed: int) -> InProcessGrid:
+        devices = [device(*numbered) for numbered in enumerate(sources((150, 150, 150)))]
+        return InProcessGrid(devices, seed=seed)
+
+    def made() -> QuantizedDataReplay:
+        bank = tmp_path / "bank.sqlite"
+        return strategy(uplink_budget_total=14_000, bank=bank, fraction_train=0.5)
+
+    first = made()
+    first.start(
+        grid(0), num_rounds=5, checkpoint=tmp_path, should_stop=lambda number, _: number == 1
+    )
+    assert spent(first) < 0.8
+    first.close()
+    second = made()
+    assert first.dial is not None and second.dial is not None
+    second.start(grid(1), num_rounds=5, checkpoint=tmp_path, resume=tmp_path)
+    assert second.dial.plan == first.dial.plan
+    assert 0.97 <= spent(second) <= 1.03, second.ledger.sections()
+    assert len(second.bank) == second.book.samples_sent > first.book.samples_sent
+    second.close()
