@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.reading import Reader
-from clients.selection import FIRST_TRIED, Selection, Selector, at_most, largest_count
+from clients.selection import (
+    BUDGET_AIM,
+    BUDGET_FILL,
+    FIRST_TRIED,
+    Selection,
+    Selector,
+    at_most,
+    largest_count,
+)
 from codec import (
     INCLUSION_UNIT,
     CodecError,
@@ -27,6 +35,8 @@ _BYTES_OF_VALUE = 32
 _MOST_VALUES = _WORKING_BYTES // _BYTES_OF_VALUE  # of a payload, as in 1,000 images of CIFAR
 _MEASURED, _MEASURED_VALUES = 64, 1 << 20  # samples whose loss is measured, and their values
 _MOST_LOOKED_AT = 256  # samples that choose between codecs
+_SIZE_OF_STEP = -0.9  # about which power of a step the bytes are, before that is measured
+_MOST_REFINED = 8  # settings tried
 _MOST_TOO_LARGE = 32  # samples left out of a round because none of them fits the budget
 
 
@@ -80,12 +90,16 @@ class Encoder:
     by_label : bool
         Sort the samples by label (stable), which costs the labels fewer bits; for payloads
         whose order carries no information.
+    like : (M, *shape) array or None
+        Samples whose spread the step is relative to; None: those of each payload. What a number of
+        samples takes is smooth in that number only if they are the same for all payloads.
     """
 
     reader: Reader
     codec: CodecOptions
     key: tuple[int, int, int]
     by_label: bool = False
+    like: NDArray[Any] | None = field(default=None, repr=False, compare=False)
     # By the positions of a selection: samples in each of its payloads.
     _sizes: dict[bytes, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -128,7 +142,7 @@ class Encoder:
         if inclusion is not None:
             weights = np.float32(INCLUSION_UNIT) / inclusion.astype(np.float32)
         values = [
-            reconstruct_samples(samples[positions[part]], spec, key)
+            reconstruct_samples(samples[positions[part]], spec, key, self.like)
             for spec, part, key in self._payloads(samples, targets, positions)
         ]
         empty = np.empty((0, *self.reader.kind.shape), np.float32)
@@ -143,10 +157,10 @@ class Encoder:
         chosen = samples[:most]
         if not len(chosen):
             return 1.0
-        spec = self.reader.spec_of(chosen, self.codec)
+        spec = self.reader.spec_of(chosen, self.codec, like=self.like)
         if spec.sample_codec.lossless:
             return 1.0
-        return variance_kept(chosen, reconstruct_samples(chosen, spec, self.key))
+        return variance_kept(chosen, reconstruct_samples(chosen, spec, self.key, self.like))
 
     def _encode(
         self,
@@ -173,6 +187,7 @@ class Encoder:
                 spec,
                 key=key,
                 inclusion=None if inclusion is None else inclusion[part],
+                like=self.like,
             ).to_bytes()
             count = part.stop - part.start
             if limits.too_dense(spec, count, len(data)):
@@ -208,13 +223,13 @@ class Encoder:
     ) -> tuple[SampleSpec, tuple[int, int, int]]:
         """Return spec and key of a payload of chosen samples."""
         seed, client, server_round = self.key
-        spec = self.reader.spec_of(samples[chosen], codec, targets[chosen])
+        spec = self.reader.spec_of(samples[chosen], codec, targets[chosen], self.like)
         return spec, (seed, client, server_round + (number << 32))
 
     def _split(self, samples: NDArray[Any]) -> tuple[CodecOptions, int]:
         """Return the codec of all payloads, and the most samples in one."""
         terms = self.reader.terms
-        spec = self.reader.spec_of(samples, self.codec)
+        spec = self.reader.spec_of(samples, self.codec, like=self.like)
         # What the server counts, see `codec.samples.payload`.
         values = max(spec.sample_codec.decoded_values(spec), 4 * max(1, spec.target_size))
         if values > terms.values:
@@ -244,10 +259,10 @@ def encode_within_budget(
     count : float
         Samples wanted (expected number, if `select` draws at random).
     budget : int
-        Most bytes, 0 for no limit. At least 95% are used when `count` does not fit, unless
+        Most bytes, 0 for no limit. At least 97% are used when `count` does not fit, unless
         the next sample alone takes the rest, or gives the payload a finer step: a spread is
-        measured in half octaves, so that one sample more may cost 40% more. A sample that takes
-        more by itself is left out, and the next one is tried.
+        measured in half octaves, so that one sample more may cost 40% more, see `Encoder.like`. A
+        sample that takes more by itself is left out, and the next one is tried.
     start : int
         Samples encoded first in the search for what fits, >= 1; the nearer, the shorter.
     """
@@ -267,6 +282,53 @@ def encode_within_budget(
         start = 1
     nothing = Selection(np.zeros(0, np.int64))
     return Encoded((), nothing, tuple(too_large), smallest)
+
+
+def finest_fitting(
+    encoded: Encoded,
+    encode: Callable[[float], Encoded],
+    start: float,
+    finest: float,
+    budget: int,
+) -> tuple[Encoded, float]:
+    """Encode the same samples anew, as finely as fits.
+
+    Parameters
+    ----------
+    encoded : Encoded
+        The samples at the setting `start`.
+    encode : callable
+        From a setting of the codec to the samples at that setting.
+    start, finest : float
+        Settings, >= 0; those between are finer than `start`, and take about a power of the setting.
+    budget : int
+        Most bytes. At least 97% are used unless the finest setting takes less, or the samples did
+        not fit at the start.
+
+    Returns
+    -------
+    Encoded, float
+        The finest that was found to fit, and its setting.
+    """
+    best, at = encoded, start
+    over: tuple[float, int] | None = None  # the coarsest setting that does not fit, and its bytes
+    slope = _SIZE_OF_STEP if finest < start else -_SIZE_OF_STEP
+    for _ in range(_MOST_REFINED):
+        if not 0 < best.size < BUDGET_FILL * budget or at == finest or not start:
+            break
+        if over is not None:
+            slope = math.log(over[1] / best.size) / math.log(over[0] / at)
+        wanted = at * (BUDGET_AIM * budget / best.size) ** (1 / slope)
+        trial = max(finest, wanted) if finest < start else min(finest, wanted)
+        tried = encode(trial)
+        if tried.size > budget:
+            over = trial, tried.size
+        elif tried.size <= best.size:
+            best, at = tried, trial
+            break  # the setting makes no difference any more
+        else:
+            best, at = tried, trial
+    return best, at
 
 
 def _largest_fitting(

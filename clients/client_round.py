@@ -93,10 +93,11 @@ class ClientRound(Generic[RequestT]):
         """Samples that the source left out before, by reason."""
         return dict(getattr(self.source, "skipped", None) or {})
 
-    def encoder(self, *, by_label: bool) -> Encoder:
-        """Return the round's encoder."""
+    def encoder(self, *, by_label: bool, like: NDArray[Any] | None = None) -> Encoder:
+        """Return the round's encoder, for the spread of samples `like`, if there are any."""
         key = (self.request.seed, self.client, self.request.server_round)
-        return Encoder(self.reader, self.request.codec, key, by_label)
+        like = None if like is None or not len(like) else like
+        return Encoder(self.reader, self.request.codec, key, by_label, like)
 
     def selector(
         self,

@@ -15,13 +15,14 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from clients.arrays import load_model
 from clients.client_round import ClientRound
 from clients.device_file import Device
+from clients.rate import rate_curve
 from clients.reading import Reader
 from clients.replay import answer_replay, recall
 from clients.scout import receive_scout
 from clients.source import as_source
 from clients.stopwatch import Stopwatch
 from clients.streaming import answer_streaming
-from codec import CodecError, Criterion
+from codec import CodecError, CodecOptions, Criterion
 from codec.identity import tags
 from codec.messages import (
     ARRAYS,
@@ -114,6 +115,10 @@ def train(
         memory, _ = recall(context.state, bank, device)
         if len(source) or not memory.unsettled:
             description = Reader(source).describe(partition_id(context))
+            if request.curve_of:
+                codec = CodecOptions.from_bytes(request.curve_of)
+                curve = rate_curve(Reader(source, request.terms), codec)
+                description = replace(description, curve=curve.to_bytes() if curve else b"")
         else:  # everything was taken away since
             description = Description(client=partition_id(context), num_examples=0)
         return reply_message(msg, replace(description, pending=memory.unsettled))

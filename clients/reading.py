@@ -1,6 +1,7 @@
 """Reading samples so that one of no use costs no other: it is converted, or skipped and counted."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ _FIRST_LOOKED_AT = 4  # samples that say what a source holds, if they agree
 _LOOKED_AT = 32  # otherwise
 _MOST_OUTSIDE = 0.5  # share of their values beyond the declared range
 _MANY_OUTPUTS = 1 << 24  # of a model for which whole targets are labels
+_TYPICAL, _TYPICAL_VALUES = 256, 1 << 20  # samples that stand for all, and their values
 _READ_AGAIN = 6  # samples that show whether each reading gives another version
 _LARGEST = float(np.float32(1e29))  # absolute value; a spec takes up to 1e30
 _LINES = 3  # of the log, for samples that are skipped
@@ -249,18 +251,33 @@ class Reader:
         samples: NDArray[Any],
         codec: CodecOptions,
         targets: NDArray[Any] | None = None,
+        like: NDArray[Any] | None = None,
     ) -> SampleSpec:
-        """Return the spec of a payload of these samples: with a measured range, theirs."""
+        """Return the spec of a payload of these samples: with a measured range, theirs.
+
+        `like` are samples to whose spread they are coded; they decide what the samples are.
+        """
+        seen = samples if like is None else like
         spec = replace(self.kind, codec=codec)
         table = codec.codec == AUTO and spec.dtype == "float32" and samples.ndim == 2
-        if table and codec.relative_to == "spread" and len(samples) and is_series(samples):
+        if table and codec.relative_to == "spread" and len(seen) and is_series(seen):
             spec = replace(spec, codec=replace(codec, codec="dct"))
         if spec.classes and self._label_limit is None and targets is not None and len(targets):
             spec = replace(spec, classes=max(spec.classes, 1 + int(targets.max())))
         if self.declared_range or not len(samples):
             return spec
         low, high = _own_range(samples)
+        if like is not None:
+            lowest, highest = _own_range(like)
+            low, high = min(low, lowest), max(high, highest)
         return replace(spec, low=low, high=high)
+
+    @cached_property
+    def typical(self) -> Batch:
+        """Samples from everywhere in the source, which stand for all of it; perhaps none."""
+        length = len(self.source)
+        most = max(1, min(_TYPICAL, length, _TYPICAL_VALUES // math.prod(self.kind.shape)))
+        return self.read(np.linspace(0, length - 1, most).astype(np.int64))
 
     def read(self, indices: NDArray[np.int64]) -> Batch:
         """Return the samples of use at some indices.

@@ -8,7 +8,7 @@ import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 from numpy.typing import NDArray
 
-from clients.budget import Encoded, Encoder, encode_within_budget
+from clients.budget import Encoded, Encoder, encode_within_budget, finest_fitting
 from clients.candidates import Candidates
 from clients.client_round import TOO_LARGE, ClientRound, Contribution
 from clients.device_file import Device, DeviceFile
@@ -17,6 +17,7 @@ from clients.memory import Memory
 from clients.selection import FIRST_TRIED, Selection, Selector, whole
 from codec.messages import ReplayRequest
 from codec.random import Stream
+from codec.samples.rate_curve import knob_of, with_setting
 
 SENT_KEY = "quantized-data"
 _RANDOM = (
@@ -126,9 +127,14 @@ def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Cont
     order = rng.permutation(len(work.source))
     order = order[inventory.unsent()[order]]
     candidates = Candidates(work.reader, order, inventory.accept)
-    sending = _Sending(work, candidates, work.encoder(by_label=True))
+    like = None  # those that the search for what fits tries first, in random order
+    if request.uplink_budget:
+        like, _ = candidates.first(min(FIRST_TRIED, wanted))
+    sending = _Sending(work, candidates, work.encoder(by_label=True, like=like))
     pool = sending.pool(wanted) if work.scores_samples else 0
     encoded = sending.encoded(rng, wanted, pool)
+    if request.finest and len(encoded.selection) >= min(wanted, len(candidates.order)):
+        encoded = sending.filled(encoded)
     samples, targets, positions = sending.chosen(encoded.selection)
     indices, is_first = candidates.order[positions], not inventory.counts().sent
     if is_first:
@@ -186,6 +192,21 @@ class _Sending:
             return self._fitting(self._first, wanted, self.likely)
         select = self.work.selector(*self.candidates.first(pool), rng)
         return self._fitting(select, min(wanted, pool), self.likely)
+
+    def filled(self, encoded: Encoded) -> Encoded:
+        """Return all samples, as fine as the budget and the request allow."""
+        request, coarse = self.work.request, self.encoder
+
+        def at(setting: float) -> Encoded:
+            self.encoder = replace(coarse, codec=with_setting(coarse.codec, setting))
+            with self.work.stage("encode"):
+                return replace(encoded, payloads=self._encode(encoded.selection))
+
+        knob = knob_of(coarse.codec)
+        start = float(getattr(coarse.codec, knob)) if knob else 0.0
+        found, setting = finest_fitting(encoded, at, start, request.finest, request.uplink_budget)
+        self.encoder = replace(coarse, codec=with_setting(coarse.codec, setting))
+        return found
 
     def chosen(self, selection: Selection) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64]]:
         """Return selected samples, targets and positions, without those of no use."""

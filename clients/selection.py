@@ -17,8 +17,8 @@ from codec.messages import PROBABILITY, SELECTIONS
 from codec.options import OneOf, check
 
 FIRST_TRIED = 64  # samples that the search for a byte budget tries first, unless told better
-BUDGET_FILL = 0.95  # share of the byte budget below which the search goes on
-_BUDGET_AIM = 0.975  # share that each guess aims at
+BUDGET_FILL = 0.97  # share of the byte budget below which the search goes on
+BUDGET_AIM = 0.985  # share that each guess aims at
 _WANTED_PRECISION = 0.01  # samples
 
 
@@ -227,7 +227,7 @@ def largest_count(
     Returns
     -------
     int
-        A count that fits and is `limit`, or takes 95% of the budget, or is followed by one
+        A count that fits and is `limit`, or takes 97% of the budget, or is followed by one
         that does not fit; 0 if even one sample does not fit.
     """
     fitting, fitting_size = 0, 0
@@ -238,7 +238,7 @@ def largest_count(
         # Bytes per sample since the last count that fits; a few odd samples can make that tiny.
         per_sample = (size - fitting_size) / (count - fitting)
         per_sample = max(per_sample, 0.5 * max(size, 1) / count)
-        guess = count + math.floor((_BUDGET_AIM * budget - size) / per_sample)
+        guess = count + math.floor((BUDGET_AIM * budget - size) / per_sample)
         if size <= budget:
             fitting, fitting_size = count, size
         else:

@@ -85,7 +85,7 @@ def streaming_round(
     original = _forward(work, samples, targets)
     outputs = None if original is None else original.outputs
     select = work.selector(samples, targets, rng, outputs)
-    encoder = work.encoder(by_label=False)
+    encoder = work.encoder(by_label=False, like=samples if request.uplink_budget else None)
 
     def encode(selection: Selection) -> tuple[bytes, ...]:
         return encoder.encode(samples, targets, selection)

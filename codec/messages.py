@@ -217,6 +217,19 @@ class ReplayOptions(SampleOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetOptions(Options):
+    """Bytes of a whole run, which the server divides between clients, samples and precision."""
+
+    uplink_budget_total: int = option(
+        0,
+        "replay: bytes that all clients send in the whole run, such as '2MB'; the number of "
+        "samples and their step follow (0 = none)",
+        COUNT_OR_NONE,
+        size=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BankTraining(Options):
     """What the server does with the samples that it keeps."""
 
@@ -405,9 +418,17 @@ class BankRequest(Request):
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeRequest(BankRequest):
-    """Say what the samples are, and send none."""
+    """Say what the samples are, and send none.
+
+    Attributes
+    ----------
+    curve_of : bytes
+        `codec.CodecOptions` whose rate curve is wanted, see `codec.samples.rate_curve`; empty:
+        none is.
+    """
 
     mode: str = choice("kind of work", DESCRIBE)
+    curve_of: bytes = option(b"", "codec whose rate curve is wanted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -443,6 +464,9 @@ class ReplayRequest(ReplayOptions, BankRequest):
     scout : bytes or None
         The network that scores samples, see `codec.learning.scout_bytes`. None: there is none yet,
         and samples are sent in random order.
+    finest : float
+        How fine a step, or quality, a client may take where all its samples fit `uplink_budget`,
+        to fill that; 0: the codec's own alone.
     """
 
     auto_rule = TOP
@@ -450,6 +474,7 @@ class ReplayRequest(ReplayOptions, BankRequest):
     mode: str = choice("kind of work", REPLAY)
     acknowledged: bytes | None = option(None, "receipt of the last reply that arrived")
     scout: bytes | None = option(None, "network that scores samples")
+    finest: float = option(0.0, "finest step or quality that may fill the budget", COUNT_OR_NONE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -727,6 +752,9 @@ class Description(Reply):
         Whether targets are floats that are whole, so that they may be labels.
     pending : bytes
         Receipt of the last reply to this bank, while no request has acknowledged it.
+    curve : bytes
+        What samples take over the codec's setting, see `codec.samples.rate_curve`; empty: it was
+        not asked for.
     """
 
     samples: bytes = option(b"", "none: samples are described, not sent")
@@ -739,6 +767,7 @@ class Description(Reply):
     class_names: tuple[str, ...] = option((), "names of the classes")
     whole: bool = option(False, "whether float targets may be labels", telemetry=True)
     pending: bytes = option(b"", "receipt of a reply that was not acknowledged")
+    curve: bytes = option(b"", "bytes and loss over the codec's setting", telemetry=True)
 
 
 REQUESTS: Mapping[str, type[Request]] = MappingProxyType(

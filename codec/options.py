@@ -13,6 +13,7 @@ import re
 import textwrap
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
+from decimal import Decimal
 from functools import wraps
 from types import UnionType
 from typing import Any, Self, TypeVar, cast, get_args, get_origin
@@ -79,6 +80,7 @@ def option(
     float32: bool = False,
     telemetry: bool = False,
     metric: bool = False,
+    size: bool = False,
 ) -> T:
     """Declare an option, or a field of a message, in the body of an `Options` class.
 
@@ -98,6 +100,8 @@ def option(
         A received value that is missing or odd becomes the default: it costs nobody a reply.
     metric : bool
         A number of a reply that Flower may aggregate: it travels in the record of metrics.
+    size : bool
+        A number of bytes that may be given as text, such as "300kB" or "2MB".
     """
     metadata = {
         "doc": doc,
@@ -106,6 +110,7 @@ def option(
         "float32": float32,
         "telemetry": telemetry,
         "metric": metric,
+        "size": size,
     }
     value: T = field(default=default, metadata=metadata)
     return value
@@ -409,6 +414,8 @@ def _checked(name: str, value: Any, declared: Field[Any]) -> Any:
         return kind.coerce(value)
     if kind not in _KINDS:
         return value
+    if declared.metadata.get("size") and isinstance(value, str):
+        value = _size(name, value)
     if not _has_type(value, kind):
         found = type(value).__name__
         raise OptionError(name, f"= {value!r:.80} must be {_KINDS[kind]}, not {found}")
@@ -419,6 +426,22 @@ def _checked(name: str, value: Any, declared: Field[Any]) -> Any:
     if legal is not None:
         check(name, value, legal)
     return _single(value) if single else value
+
+
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def _size(name: str, text: str) -> int:
+    """Return the bytes that a text such as "2MB" means."""
+    found = _SIZE.fullmatch(text)
+    if found is None or found[2] not in _UNITS:
+        raise OptionError(
+            name,
+            f"= {text!r:.80} must be a number of bytes, or text such as '300kB' or '2MB' (units B, "
+            "kB, MB, GB: powers of 1,000)",
+        )
+    return round(Decimal(found[1]) * _UNITS[found[2]])
 
 
 def _converted(name: str, value: Any, kind: Any) -> Any:

@@ -15,6 +15,7 @@ from codec.messages import (
     STREAMING,
     AveragingOptions,
     BankTraining,
+    BudgetOptions,
     ClientOptions,
     FilterOptions,
     GradientOptions,
@@ -62,6 +63,7 @@ class _Devices(OneOf):
 
 
 DEVICES = _Devices(("auto", "cpu", "cuda", "mps", "xpu"))
+_SAMPLES_PER_ROUND = 100
 _WIDTHS = Range(0, 1024)
 _SIDES, _THREADS = Range(1, 4096), Range(0, 1024)
 
@@ -165,6 +167,7 @@ GROUPS: Mapping[str, type[Options]] = {
     "Model": ModelOptions,
     "How samples are coded": CodecOptions,
     "Which samples are sent": FilterOptions,
+    "Bytes of the whole run": BudgetOptions,
     "Replay": ReplayOptions,
     "Replay, on the server": BankTraining,
     "Streaming": StreamingOptions,
@@ -183,6 +186,7 @@ class RunConfig(
     TrainingOptions,
     StreamingOptions,
     BankTraining,
+    BudgetOptions,
     ReplayOptions,
     ModelOptions,
     DataOptions,
@@ -198,7 +202,7 @@ class RunConfig(
     """
 
     # Not all at once, so that the app shows how accuracy grows with bytes.
-    samples_per_round: int = redeclared(ReplayOptions, "samples_per_round", 100)
+    samples_per_round: int = redeclared(ReplayOptions, "samples_per_round", _SAMPLES_PER_ROUND)
 
     @classmethod
     def from_run_config(cls, run_config: Mapping[str, Any]) -> "RunConfig":
@@ -245,6 +249,7 @@ class RunConfig(
                 f"scorer = {SCOUT!r} needs strategy = {REPLAY!r}, whose server keeps samples to "
                 f"train it on; with {self.strategy!r}, set scorer = {MODEL!r}"
             )
+        self._check_budget()
         if self.resume and not self.out_dir:
             raise CodecError("resume needs out-dir, the folder of the run that goes on")
         if self.strategy == REPLAY and not self.server_steps:
@@ -252,6 +257,33 @@ class RunConfig(
         if self.strategy == FEDAVG:
             self.check_uplink(self.compression)
         self.request()
+
+    def _check_budget(self) -> None:
+        """Raise `CodecError` if a budget of the whole run cannot be had, or others contradict it.
+
+        The number of samples a round is not known to be the user's own where it is the default.
+        """
+        total = self.uplink_budget_total
+        if not total:
+            return
+        if self.strategy != REPLAY:
+            raise OptionError(
+                "uplink_budget_total",
+                f"= {total} needs strategy = {REPLAY!r}, whose server plans what is sent; with "
+                f"{self.strategy!r}, set it to 0",
+            )
+        if self.samples_per_round not in (0, _SAMPLES_PER_ROUND):
+            raise OptionError(
+                "samples_per_round",
+                f"= {self.samples_per_round} contradicts uplink-budget-total = {total}, from which "
+                "follows what a node sends in a round: leave one of them out",
+            )
+        if self.uplink_budget:
+            raise OptionError(
+                "uplink_budget",
+                f"= {self.uplink_budget} contradicts uplink-budget-total = {total}, which is "
+                "divided between nodes and rounds: leave one of them out",
+            )
 
     def request(self) -> Request:
         """Return what the strategy asks of clients, but for what is a round's or a node's own.

@@ -20,6 +20,7 @@ from codec.messages import (
     STREAMING,
     AveragingOptions,
     BankTraining,
+    BudgetOptions,
     GradientOptions,
     LocalOptions,
     OuterOptions,
@@ -107,6 +108,9 @@ def _replay(
 ) -> "ServerStrategy":
     from strategies import QuantizedDataReplay
 
+    options = values_of(config, ReplayOptions, BankTraining, BudgetOptions, AveragingOptions)
+    if config.uplink_budget_total:
+        options["samples_per_round"] = 0
     return QuantizedDataReplay(
         **_stepping(config, model),
         **_precision(config),
@@ -115,7 +119,7 @@ def _replay(
         samples=_sample_spec(kind),
         class_names=kind.class_names,
         bank=bank,
-        **values_of(config, ReplayOptions, BankTraining, AveragingOptions) | _participation(config),
+        **options | _participation(config),
     )
 
 

@@ -37,7 +37,7 @@ from fl_app.run_log import (
     orderly_log,
     summary_lines,
 )
-from strategies import ServerStrategy
+from strategies import QuantizedDataReplay, ServerStrategy
 from strategies.checkpoint import has_checkpoint, read_checkpoint
 from strategies.errors import RunFailed
 from strategies.ledger import DOWNLINK, UPLINK
@@ -272,6 +272,12 @@ def measure(
     )
 
 
+def budget_of(strategy: ServerStrategy) -> dict[str, object]:
+    """Return plan and outcome of a budget of the whole run, if there is one."""
+    dial = strategy.dial if isinstance(strategy, QuantizedDataReplay) else None
+    return {} if dial is None else {"budget": dial.report(strategy.ledger.uplink_bytes)}
+
+
 def write_results(
     folder: RunFolder,
     strategy: ServerStrategy,
@@ -310,6 +316,7 @@ def write_results(
             "seed": config.seed,
             "versions": versions(),
             "failures": dict(strategy.failures),
+            **budget_of(strategy),
         }
     )
     folder.write_plot(f"{config.dataset}, {config.strategy}, {clients} clients")

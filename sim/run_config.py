@@ -1,5 +1,6 @@
 """Run config from the command line, typed as the app's own defaults are."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ ConfigValue: TypeAlias = bool | int | float | str
 
 # Keys that hold a path, and the folder that an empty data-dir stands for.
 _DATA_DIR = "data-dir"
+_SIZE = re.compile(r"\d+(\.\d+)? ?[kKMG]?B")
 _PATHS = (_DATA_DIR, "out-dir", "bank", "state-dir")
 _DEFAULT_DATA_DIR = "data"
 
@@ -101,6 +103,8 @@ def _parse(key: str, text: str, default: ConfigValue) -> ConfigValue:
     try:
         return type(default)(text)
     except ValueError:
+        if isinstance(default, int) and _SIZE.fullmatch(text):
+            return text  # bytes, if the app takes them
         kind = "a whole number" if isinstance(default, int) else "a number"
         raise RunConfigError(f"{key} = {text!r} must be {kind}") from None
 

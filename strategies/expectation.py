@@ -8,6 +8,9 @@ from codec import INCLUSION_UNIT, CodecOptions, DecodeLimits, SampleSpec
 from codec.gradients import GradientCompressor
 from codec.messages import PROBABILITY, ReplayRequest, StreamingRequest
 from codec.samples.options import AUTO
+from codec.samples.rate_curve import knob_of, with_setting
+
+_SINGLE = 1e-6  # what single precision, in which steps travel, may add
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Expectation:
         Largest importance weight.
     codec : CodecOptions, optional
         How samples are to be coded; ``None`` accepts any codec.
+    settings : (float, float), optional
+        Steps, or qualities, between which a client may choose; ``None``: the codec's own.
     scale : str
         What the model sees of samples, see `codec.messages.ClientOptions`.
     identity_bytes : int
@@ -50,6 +55,7 @@ class Expectation:
     max_bytes: int = 0
     max_weight: float = INCLUSION_UNIT
     codec: CodecOptions | None = None
+    settings: tuple[float, float] | None = None
     scale: str = "auto"
     identity_bytes: int = 0
     compressor: GradientCompressor | None = None
@@ -95,11 +101,22 @@ class Expectation:
         """Return how samples of a spec may be coded: as instructed, or as ``auto`` may mean."""
         if self.codec is None:
             return [spec.codec]
-        legal = [self.codec.resolved(spec.shape, spec.dtype)]
+        told = self._set_as(spec.codec, self.codec)
+        legal = [told.resolved(spec.shape, spec.dtype)]
         table = spec.dtype == "float32" and len(spec.shape) == 1
-        if self.codec.codec == AUTO and table and self.codec.relative_to == "spread":
-            legal.append(replace(self.codec, codec="dct"))  # where the rows are series
+        if told.codec == AUTO and table and told.relative_to == "spread":
+            legal.append(replace(told, codec="dct"))  # where the rows are series
         return legal
+
+    def _set_as(self, chosen: CodecOptions, told: CodecOptions) -> CodecOptions:
+        """Return the codec with the step or quality that a client has chosen, if it might."""
+        knob = knob_of(told)
+        if self.settings is None or not knob:
+            return told
+        setting = float(getattr(chosen, knob))
+        low, high = sorted(self.settings)
+        lies_between = low * (1 - _SINGLE) <= setting <= high * (1 + _SINGLE)
+        return with_setting(told, setting) if lies_between else told
 
 
 def _draws(request: StreamingRequest | ReplayRequest) -> bool:

@@ -1,5 +1,6 @@
 """Training on a growing bank of quantized samples, several optimizer steps per round."""
 
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -23,12 +24,15 @@ from codec.messages import (
     SCOUT,
     AveragingOptions,
     BankTraining,
+    BudgetOptions,
     ClientOptions,
+    DescribeRequest,
     Description,
     MixedOptions,
     Participation,
     ReplayOptions,
     ReplayRequest,
+    Terms,
 )
 from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
@@ -45,14 +49,22 @@ from strategies.sample_strategy import SampleStrategy
 from strategies.scout import ScoutTrainer
 from strategies.senders import RecoveredSamples, Sender, Senders, recovered_samples
 from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, ServerModel
+from strategies.uplink_dial import dial_of
 
 _LOG_SECONDS = 10.0
 _UNSTORED = 3  # rounds in a row in which the bank takes nothing
+_EVALUATION_BYTES = 700  # of a node's reply to an evaluation, about
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 
 
 @takes_options(
-    ReplayOptions, BankTraining, Participation, EvaluationOptions, MixedOptions, AveragingOptions
+    ReplayOptions,
+    BankTraining,
+    BudgetOptions,
+    Participation,
+    EvaluationOptions,
+    MixedOptions,
+    AveragingOptions,
 )
 class QuantizedDataReplay(SampleStrategy):
     """The server keeps what it received and trains on all of it in every round.
@@ -101,10 +113,16 @@ class QuantizedDataReplay(SampleStrategy):
     on_round : callable, optional
         Called with the :class:`RoundResult` at the end of each round's training.
 
+    Attributes
+    ----------
+    dial : UplinkDial or None
+        With `uplink_budget_total`: the budget, and the plan that was made of it.
+
     Raises
     ------
     ValueError
-        If an option is out of its range; names option, value and range.
+        If an option is out of its range, or options contradict each other; names option, value and
+        what is legal.
     """
 
     request: ReplayRequest
@@ -130,10 +148,11 @@ class QuantizedDataReplay(SampleStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.training, participation, evaluation, mixed, averaging = split_options(
+        asked, self.training, budget, participation, evaluation, mixed, averaging = split_options(
             options,
             ReplayOptions,
             BankTraining,
+            BudgetOptions,
             Participation,
             EvaluationOptions,
             MixedOptions,
@@ -142,6 +161,7 @@ class QuantizedDataReplay(SampleStrategy):
         request = pick(
             ReplayRequest, asked, server_round=0, **values_of(participation, ClientOptions)
         )
+        dial = dial_of(budget.uplink_budget_total, asked, mixed)
         server_model = ServerModel(
             model,
             optimizer,
@@ -174,23 +194,37 @@ class QuantizedDataReplay(SampleStrategy):
                 batch_size=self.training.server_batch_size,
                 per_sample=request.weighs_samples,
             ),
-            expected=Expectation.of(request, shape=sample_shape, limits=limits),
+            expected=Expectation.of(
+                request if dial is None else replace(request, uplink_budget=dial.budget),
+                shape=sample_shape,
+                limits=limits,
+            ),
             participation=participation,
             mixed=mixed,
             averaging=averaging,
-            options=[asked, self.training],
+            options=[asked, self.training, budget],
         )
+        self.dial = dial
         self._augment = augment
         self._senders = Senders()
         self._totals = NodeTotals()
+        self._passed_over = False  # whether nodes were left out that the budget is not worth
         self._unstored = 0  # rounds in a row in which the bank took nothing
         self._scout = None
         if request.scorer == SCOUT:
             self._scout = ScoutTrainer(self.training, request.seed, server_model.device, augment)
 
     def request_to(self, node_id: int, request: ReplayRequest) -> ReplayRequest:
-        """Return the request with what has arrived of a node."""
+        """Return the request with what has arrived of a node, and what it may send."""
         request = replace(request, acknowledged=self._senders.acknowledged(node_id))
+        grant = None if self.dial is None else self.dial.granted(node_id)
+        if self.dial is not None and grant is not None:
+            request = replace(
+                request,
+                codec=self.dial.codec,
+                uplink_budget=grant.payload_bytes,
+                finest=grant.finest,
+            )
         if self._scout is not None:
             request = self._scout.request_to(node_id, request, self._agreement.spec)
         return request
@@ -198,16 +232,84 @@ class QuantizedDataReplay(SampleStrategy):
     def finished(self) -> Collection[int]:
         """Return nodes that have sent everything, and are not to be asked for more in this round.
 
-        Nor are those whose reply to this round is there already, see `recovered`.
+        Nor are those whose reply to this round is there already, see `recovered`, or any where the
+        budget is used up.
         """
         done = set(self._senders.finished(self.book.current_round))
         strangers = self._senders.strangers() & done
         if strangers and self._post is not None:  # those that have another id now are counted twice
             done -= strangers - set(self._post.get_node_ids())
+        if self.dial is not None and self._post is not None:
+            connected, busy = set(self._post.get_node_ids()), self.busy()
+            spent = self._spent(self.book.current_round, len(connected))
+            if self.dial.is_used_up(spent, busy):
+                done |= connected - busy
         return done
 
+    # The budget of a run
+
+    def question(self, server_round: int) -> DescribeRequest:
+        """Return what asks nodes to describe their samples, and what these take if need be."""
+        question = super().question(server_round)
+        if self.dial is None or self.dial.plan is not None:
+            return question
+        terms, codec = self._agreement.terms or Terms(), self.request.codec.to_bytes()
+        return replace(question, terms=terms, curve_of=codec)
+
+    def worth_asking(self, server_round: int, nodes: list[int]) -> list[int]:
+        """Return the nodes that the rest of the budget is worth asking."""
+        if self.dial is None:
+            return nodes
+        stream = server_generator(self.request.seed, server_round, Stream.SERVER_NODES)
+        shuffled = [nodes[k] for k in stream.permutation(len(nodes))]
+        spent, heard = self._spent(server_round, len(nodes)), self.ledger.node_bytes()
+        rounds_left = self._rounds_left(server_round)
+        chosen = set(self.dial.worth_asking(shuffled, spent, heard, self.busy(), rounds_left))
+        self._passed_over = len(chosen) < len(nodes)
+        return [node_id for node_id in nodes if node_id in chosen]
+
+    def granted(self, server_round: int, nodes: list[int], connected: set[int]) -> list[int]:
+        """Return the nodes that may send something in this round."""
+        if self.dial is None:
+            return nodes
+        others = connected - set(nodes) - self.busy() - set(self.finished())
+        return self.dial.grant(
+            nodes,
+            self._spent(server_round, len(connected)),
+            self.busy(),
+            others,
+            self._rounds_left(server_round),
+            all_now=self._passed_over,
+        )
+
+    def _spent(self, server_round: int, nodes: int) -> int:
+        """Return the bytes of all replies so far, and of those that are to come in any case."""
+        waiting = sum(stored.content_bytes for stored in self._senders.waiting)
+        sections, evaluation = self.ledger.sections(), 0.0  # of a round
+        if "evaluation" in sections:
+            evaluation = sections["evaluation"] / max(1, server_round - 1)
+        elif self.evaluation.fraction_evaluate:
+            share = math.ceil(self.evaluation.fraction_evaluate * nodes)
+            evaluation = _EVALUATION_BYTES * max(self.evaluation.min_evaluate_nodes, share)
+        to_come = self._rounds_left(server_round) * evaluation
+        return self.ledger.uplink_bytes + waiting + math.ceil(to_come)
+
+    def _rounds_left(self, server_round: int) -> int:
+        """Return the rounds to come, this one among them; 1 where that is not known."""
+        return max(1, self.num_rounds - server_round + 1)
+
+    def expectation(self, node_id: int) -> Expectation:
+        """Return what a node's reply may hold: what it was granted, as coarse or finer."""
+        grant = None if self.dial is None else self.dial.granted(node_id)
+        if self.dial is None or self.dial.plan is None:
+            return self._expected
+        most = self.dial.budget if grant is None else grant.payload_bytes
+        return replace(self._expected, max_bytes=most, settings=self.dial.settings)
+
     def must_meet(self, node_id: int) -> bool:
-        """Whether it is not known what has arrived of a node, although something may have."""
+        """Whether it is not known what has arrived of a node, or what it has, and should be."""
+        if self.dial is not None and not self.dial.knows(node_id):
+            return True
         held = self.bank.replies or self._senders.waiting
         return bool(self.bank.id and held) and not self._senders.knows(node_id)
 
@@ -224,6 +326,10 @@ class QuantizedDataReplay(SampleStrategy):
         )
         if former is not None:
             self.book.rename(former, node_id)
+        if self.dial is not None:
+            if former is not None:
+                self.dial.rename(former, node_id)
+            self.dial.describe(node_id, description)
 
     def num_recovered(self) -> int:
         """Return how many replies to this round are banked already."""
@@ -258,6 +364,7 @@ class QuantizedDataReplay(SampleStrategy):
             "position": self.bank.position(),
             "senders": self._senders.state(),
             "scout": {} if self._scout is None else self._scout.position(),
+            "dial": {} if self.dial is None else self.dial.state(),
         }
 
     def restore_own(self, state: Mapping[str, Any]) -> None:
@@ -273,6 +380,8 @@ class QuantizedDataReplay(SampleStrategy):
         self._senders.restore(state["senders"], waiting)
         if self._scout is not None:
             self._scout.restore(state["scout"])
+        if self.dial is not None:
+            self.dial.restore(state["dial"])
 
     def needs_nodes(self) -> bool:
         """Whether there is nothing yet to train on."""
@@ -282,6 +391,8 @@ class QuantizedDataReplay(SampleStrategy):
         """Bank what came after the last round."""
         accepted = self.collect(server_round, replies, self.read) if replies else []
         self.keep(server_round, accepted)
+        if self.dial is not None:
+            log(INFO, "%s", self.dial.outcome(self.ledger.uplink_bytes))
 
     def train(self, server_round: int, accepted: Sequence[Received]) -> tuple[float, int]:
         """Bank the samples and train on all that the bank holds."""
@@ -349,6 +460,8 @@ class QuantizedDataReplay(SampleStrategy):
         if duplicates:
             self.book.drop_duplicates(received.node_id, duplicates)
         node_id = received.node_id
+        if self.dial is not None:
+            self._tell_dial(received)
         if isinstance(received, RecoveredSamples):  # what it sends next is beside these
             self._totals.describe(node_id, received.num_sent + received.remaining)
         self._totals.keep(node_id, added.samples)
@@ -360,6 +473,17 @@ class QuantizedDataReplay(SampleStrategy):
                 self._scout.arrived(received)
         sender = Sender(received.client, received.receipt, received.remaining, growing)
         self._senders.note(node_id, sender, self.book.current_round, is_new=added.samples > 0)
+
+    def _tell_dial(self, received: ReceivedSamples | RecoveredSamples) -> None:
+        assert self.dial is not None
+        data = (received.reply.samples, *received.reply.more)
+        content_bytes = 0  # of a recovered reply only the size is known
+        if isinstance(received, ReceivedSamples):
+            content_bytes, _ = self.book.size_of(received.node_id)
+        growing = isinstance(received, ReceivedSamples) and received.growing
+        left = max(received.remaining, int(growing))
+        size = sum(map(len, data))
+        self.dial.note(received.node_id, content_bytes, size, received.num_sent, left)
 
     def learn(self, server_round: int) -> float:
         """Train on the bank; mean loss, NaN without a step."""

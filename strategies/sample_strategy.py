@@ -119,6 +119,24 @@ class SampleStrategy(ServerStrategy):
         """Return replies to this round that an earlier process received, once."""
         return ()
 
+    def worth_asking(self, server_round: int, nodes: list[int]) -> list[int]:
+        """Return the nodes that there is reason to ask in a round, of those chosen for it."""
+        return nodes
+
+    def granted(self, server_round: int, nodes: list[int], connected: set[int]) -> list[int]:
+        """Return those of a round's nodes that are asked for samples, once all are known."""
+        return nodes
+
+    def question(self, server_round: int) -> DescribeRequest:
+        """Return what asks nodes to describe their samples."""
+        told = values_of(self.request, ClientOptions)
+        bank = self.request.bank if isinstance(self.request, ReplayRequest) else b""
+        return DescribeRequest(server_round=server_round, bank=bank, **told)
+
+    def expectation(self, node_id: int) -> Expectation:
+        """Return what a node's reply may hold, as far as it does not follow from the terms."""
+        return self._expected
+
     def own_state(self) -> dict[str, Any]:
         """Return what is agreed on, and who shares what."""
         return {
@@ -143,6 +161,7 @@ class SampleStrategy(ServerStrategy):
         nodes = nodes_of_round(
             grid, self.participation, server_round, finished, self.timeout, self.busy()
         )
+        nodes = self.worth_asking(server_round, nodes)
         self._sent_model, self._early = arrays, []
         terms = self._settle(server_round, nodes, config, grid)
         self._meet(server_round, [n for n in nodes if self.must_meet(n)], config, grid)
@@ -156,6 +175,7 @@ class SampleStrategy(ServerStrategy):
             and (terms or node_id in self._private)
             and not self.must_meet(node_id)
         ]
+        asked = self.granted(server_round, asked, set(grid.get_node_ids()))
         request = replace(self.request, server_round=server_round, terms=terms or Terms())
         messages: list[Message] = []
         for node_id in asked:
@@ -177,9 +197,10 @@ class SampleStrategy(ServerStrategy):
         kind = _kind_of(message)
         if kind == _SAMPLES:
             terms = self._agreement.terms or Terms()
-            shape = self._expected.shape or terms.shape or None
+            expected = self.expectation(message.metadata.src_node_id)
+            shape = expected.shape or terms.shape or None
             like = self._agreement.spec
-            expected = replace(self._expected, shape=shape, like=like, outputs=terms.outputs)
+            expected = replace(expected, shape=shape, like=like, outputs=terms.outputs)
             return read_samples(message, expected)
         if not self.mixed.mixed:
             raise BadReply("record", f"the reply brings no samples but a {kind}, which mixed takes")
@@ -226,10 +247,7 @@ class SampleStrategy(ServerStrategy):
         self, server_round: int, nodes: Sequence[int], config: ConfigRecord, grid: Grid
     ) -> Mapping[int, Description | str]:
         """Return the descriptions of nodes, or what they said instead; silent ones are left out."""
-        told = values_of(self.request, ClientOptions)
-        bank = self.request.bank if isinstance(self.request, ReplayRequest) else b""
-        request = DescribeRequest(server_round=server_round, bank=bank, **told)
-        messages = self._messages(nodes, request, config)
+        messages = self._messages(nodes, self.question(server_round), config)
         self.book.ask(server_round, messages)
         replies = list(grid.send_and_receive(messages, timeout=self.timeout))
         early = [r for r in replies if self.mixed.mixed and _kind_of(r) != _SAMPLES]

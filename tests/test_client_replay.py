@@ -91,7 +91,7 @@ def test_replay_marks_only_what_fits_the_budget() -> None:
     replies = run_replay(source, 3, samples_per_round=0, uplink_budget=900, codec=COARSE.to_bytes())
     counts = []
     for reply in replies:
-        assert 855 <= len(reply["samples"]) <= 900
+        assert 873 <= len(reply["samples"]) <= 900
         counts.append(reply["num-sent"])
         assert reply["remaining"] == 800 - sum(counts)
         assert decoded(reply).targets.shape == (reply["num-sent"],)
@@ -110,11 +110,10 @@ def test_replay_scores_a_pool_and_takes_its_best() -> None:
 
 @pytest.mark.parametrize("selection", ["auto", "probability", "top"])
 @pytest.mark.parametrize("importance", SCORED)
-@pytest.mark.parametrize(("relative_to", "least"), [("range", 855), ("spread", 900 / 1.42)])
+@pytest.mark.parametrize("relative_to", ["range", "spread"])
 def test_replay_with_scores_fills_its_budget(
-    importance: str, selection: str, relative_to: Any, least: float
+    importance: str, selection: str, relative_to: Any
 ) -> None:
-    """A step that is relative to the spread of what is sent may jump by half an octave."""
     source = digits(800)
     replies = run_replay(
         source,
@@ -127,19 +126,16 @@ def test_replay_with_scores_fills_its_budget(
         codec=replace(COARSE, relative_to=relative_to).to_bytes(),
     )
     for reply in replies:
-        assert least <= len(reply["samples"]) <= 900
+        assert 855 <= len(reply["samples"]) <= 900
         assert reply["num-sent"] < reply["num-examples"] < 800
 
 
 @pytest.mark.parametrize("importance", ["all", "loss"])
-@pytest.mark.parametrize(("relative_to", "least"), [("range", 0.95), ("spread", 1 / 1.42)])
+@pytest.mark.parametrize("relative_to", ["range", "spread"])
 def test_replay_meets_its_budget_in_each_client_and_round(
-    importance: str, relative_to: Any, least: float
+    importance: str, relative_to: Any
 ) -> None:
-    """Within 5% for as long as there are samples left to fill it with.
-
-    A step that is relative to the spread of what is sent may jump by half an octave.
-    """
+    """Within 5% for as long as there are samples left to fill it with."""
     source, full = digits(1000), 0
     for budget in (700, 1500):
         for partition in range(3):
@@ -157,7 +153,7 @@ def test_replay_meets_its_budget_in_each_client_and_round(
                 remaining, server_round = reply["remaining"], server_round + 1
                 assert len(reply["samples"]) <= budget
                 if remaining:
-                    assert len(reply["samples"]) >= least * budget
+                    assert len(reply["samples"]) >= 0.95 * budget
                     full += 1
     assert full >= 30
 

@@ -570,7 +570,7 @@ def test_every_option_of_a_request_is_a_keyword_argument_of_its_strategy(
 ) -> None:
     shown = inspect.signature(strategy).parameters
     a_round_s_own = {
-        *("server_round", "mode", "terms", "bank", "acknowledged", "scout"),
+        *("server_round", "mode", "terms", "bank", "acknowledged", "scout", "finest"),
         *("buffers", "learning_rate", "versions", "updates"),
     }
     for name, declared in own_fields(request_class).items():

@@ -420,7 +420,9 @@ class Halves:
     def decoded_values(self, spec: SampleSpec) -> int:
         return int(np.prod(spec.shape))
 
-    def encode(self, samples: Array, spec: SampleSpec, key: tuple[int, ...]) -> bytes:
+    def encode(
+        self, samples: Array, spec: SampleSpec, key: tuple[int, ...], like: Array | None = None
+    ) -> bytes:
         return zlib.compress((samples // 2).tobytes(), min(spec.codec.quality, 9))
 
     def decode(
@@ -433,7 +435,7 @@ class Halves:
             raise PayloadError(f"no halves: {error}") from error
 
     def reconstruct(
-        self, samples: Array, spec: SampleSpec, key: tuple[int, ...]
+        self, samples: Array, spec: SampleSpec, key: tuple[int, ...], like: Array | None = None
     ) -> NDArray[np.float32]:
         return 2 * (samples // 2).astype(np.float32)
 

@@ -58,6 +58,7 @@ def encode_samples(
     *,
     key: Key = (0, 0, 0),
     inclusion: NDArray[Any] | None = None,
+    like: NDArray[Any] | None = None,
 ) -> SamplePayload:
     """Quantize and code a set of samples.
 
@@ -73,6 +74,9 @@ def encode_samples(
         Seed, client and payload, each >= 0: key of the random numbers of the quantizer.
     inclusion : integer (N,), optional
         Numerators k, 1..256, of the probability k / 256 with which each sample was kept.
+    like : (M, *spec.shape), of ``spec.dtype``, optional
+        M >= 1 samples whose spread the step is relative to, if it is relative to that: payloads of
+        one data set then have one step. Default: `samples`.
 
     Returns
     -------
@@ -86,13 +90,15 @@ def encode_samples(
     """
     samples, targets = np.asarray(samples), np.asarray(targets)
     _check_samples(samples, spec)
+    if like is not None:
+        _check_samples(like, spec)
     check_targets(targets, len(samples), spec)
     if not len(samples):
         return SamplePayload(spec, 0, {}, key)
     sections = encode_targets(targets, spec)
     if inclusion is not None:
         sections[WEIGHTS] = encode_weights(np.asarray(inclusion), len(samples))
-    sections[VALUES] = spec.sample_codec.encode(samples, spec, key)
+    sections[VALUES] = spec.sample_codec.encode(samples, spec, key, like)
     return SamplePayload(spec, len(samples), sections, key)
 
 
@@ -121,14 +127,17 @@ def decode_samples(payload: SamplePayload) -> DecodedSamples:
     return DecodedSamples(values, targets, weights, bits)
 
 
-def reconstruct_samples(samples: NDArray[Any], spec: SampleSpec, key: Key) -> Array:
+def reconstruct_samples(
+    samples: NDArray[Any], spec: SampleSpec, key: Key, like: NDArray[Any] | None = None
+) -> Array:
     """Return what a payload of samples (N, *spec.shape) decodes to, without making one.
 
-    An encoder that needs to know what the server will see is spared the entropy coder.
+    An encoder that needs to know what the server will see is spared the entropy coder. `like` is
+    that of `encode_samples`.
     """
     if not len(samples):
         return samples.astype(np.float32)
-    return spec.sample_codec.reconstruct(samples, spec, key)
+    return spec.sample_codec.reconstruct(samples, spec, key, like)
 
 
 def _check_samples(samples: NDArray[Any], spec: SampleSpec) -> None:

@@ -64,9 +64,15 @@ class Columns:
         """Values of a sample."""
         return math.prod(spec.shape)
 
-    def encode(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> bytes:
+    def encode(
+        self,
+        samples: NDArray[Any],
+        spec: "SampleSpec",
+        key: Key,
+        like: NDArray[Any] | None = None,
+    ) -> bytes:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        grid = Grid.of(samples, spec)
+        grid = Grid.of(samples, spec, like)
         table = grid.quantized(samples, spec, key)
         if grid.exponents is None:
             return _encode_alike(table)
@@ -84,9 +90,15 @@ class Columns:
             grid = Grid(exponents)
         return grid.dequantized(table, spec, key), line_entropy(table.T)
 
-    def reconstruct(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Array:
+    def reconstruct(
+        self,
+        samples: NDArray[Any],
+        spec: "SampleSpec",
+        key: Key,
+        like: NDArray[Any] | None = None,
+    ) -> Array:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        grid = Grid.of(samples, spec)
+        grid = Grid.of(samples, spec, like)
         return grid.dequantized(grid.quantized(samples, spec, key), spec, key)
 
 
@@ -104,13 +116,16 @@ class Grid:
     exponents: Ints | None = None
 
     @classmethod
-    def of(cls, samples: NDArray[Any], spec: "SampleSpec") -> "Grid":
-        """Return the grid of samples (N, *spec.shape)."""
+    def of(
+        cls, samples: NDArray[Any], spec: "SampleSpec", like: NDArray[Any] | None = None
+    ) -> "Grid":
+        """Return the grid of samples (N, *spec.shape), for the spread of others if there are."""
         if spec.codec.relative_to == "range":
             return cls()
         table = samples.astype(np.float64).reshape(len(samples), -1)
+        others = table if like is None else like.astype(np.float64).reshape(len(like), -1)
         integers = spec.dtype != "float32"
-        return cls(column_exponents(table, spec.codec.step, integers=integers))
+        return cls(column_exponents(table, spec.codec.step, integers=integers, like=others))
 
     def quantized(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Ints:
         """Return the symbols of samples, int64 (N, d)."""

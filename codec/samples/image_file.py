@@ -113,7 +113,9 @@ class ImageFile:
         """Return how many numbers decoding one sample holds."""
         return int(np.prod(spec.shape))
 
-    def encode(self, samples: Images, spec: "SampleSpec", key: Key) -> bytes:
+    def encode(
+        self, samples: Images, spec: "SampleSpec", key: Key, like: Images | None = None
+    ) -> bytes:
         """Return the bytes of samples, uint8 (N, C, H, W), N >= 1."""
         layout, quality = self._layout(spec), spec.codec.quality
         starts = range(0, len(samples), layout.capacity)
@@ -142,7 +144,9 @@ class ImageFile:
         reader.finish()
         return samples, None
 
-    def reconstruct(self, samples: Images, spec: "SampleSpec", key: Key) -> NDArray[np.float32]:
+    def reconstruct(
+        self, samples: Images, spec: "SampleSpec", key: Key, like: Images | None = None
+    ) -> NDArray[np.float32]:
         """Return what `decode` makes of the bytes of samples, uint8 (N, C, H, W)."""
         if self.lossless or not len(samples):
             return samples.astype(np.float32)

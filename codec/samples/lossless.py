@@ -48,7 +48,13 @@ class Lossless:
         """Bytes of a sample."""
         return math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
 
-    def encode(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> bytes:
+    def encode(
+        self,
+        samples: NDArray[Any],
+        spec: "SampleSpec",
+        key: Key,
+        like: NDArray[Any] | None = None,
+    ) -> bytes:
         """See `codec.samples.sample_codec.SampleCodec`."""
         coder, planes = BitEncoder(), _byte_planes(samples, spec)
         code_columns(coder, 8, len(planes), planes.shape[1], planes)
@@ -64,7 +70,13 @@ class Lossless:
             raise PayloadError(f"lossless samples outside [{spec.low}, {spec.high}]")
         return samples, line_entropy(planes.T)
 
-    def reconstruct(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Array:
+    def reconstruct(
+        self,
+        samples: NDArray[Any],
+        spec: "SampleSpec",
+        key: Key,
+        like: NDArray[Any] | None = None,
+    ) -> Array:
         """See `codec.samples.sample_codec.SampleCodec`."""
         return samples.astype(np.float32)
 

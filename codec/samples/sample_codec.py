@@ -48,7 +48,13 @@ class SampleCodec(Protocol):
     def decoded_values(self, spec: "SampleSpec") -> int:
         """Numbers that the decoder holds for one sample."""
 
-    def encode(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> bytes:
+    def encode(
+        self,
+        samples: NDArray[Any],
+        spec: "SampleSpec",
+        key: Key,
+        like: NDArray[Any] | None = None,
+    ) -> bytes:
         """Return samples as bytes.
 
         Parameters
@@ -58,6 +64,9 @@ class SampleCodec(Protocol):
         spec : SampleSpec
         key : (int, int, int)
             Seed, client and payload: key of random numbers.
+        like : (M, *spec.shape), of ``spec.dtype``, optional
+            M >= 1 samples whose spread the step is relative to, where it is relative to that; by
+            default `samples`.
 
         Raises
         ------
@@ -83,5 +92,11 @@ class SampleCodec(Protocol):
             If the bytes do not decode to samples of the spec.
         """
 
-    def reconstruct(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Array:
+    def reconstruct(
+        self,
+        samples: NDArray[Any],
+        spec: "SampleSpec",
+        key: Key,
+        like: NDArray[Any] | None = None,
+    ) -> Array:
         """Return what the bytes of `encode` decode to, spared the entropy coder if possible."""

@@ -61,9 +61,20 @@ class Moments:
     reach: Floats
 
     @classmethod
-    def of(cls, samples: NDArray[np.generic], *, images: bool) -> "Moments":
-        """Return those of samples (N, C, ...), N >= 1; what belongs together has one."""
+    def of(
+        cls,
+        samples: NDArray[np.generic],
+        *,
+        images: bool,
+        like: NDArray[np.generic] | None = None,
+    ) -> "Moments":
+        """Return those of samples (N, C, ...), N >= 1; what belongs together has one.
+
+        Level and variance are those of others, `like`, where these vary at all.
+        """
         each = cls._of_each(samples)
+        if like is not None:
+            each = each._as_of(cls._of_each(like))
         together = images and samples.shape[1] in (1, 3)  # grey, or red, green and blue
         return each._joined() if together and each.alike else each
 
@@ -80,6 +91,13 @@ class Moments:
         outer = within.mean(axis=0) + means.var(axis=0)
         variance = np.where(inner > rounding, inner, np.where(outer > rounding, outer, 0.0))
         return cls(means.mean(axis=0), variance, highest - lowest)
+
+    def _as_of(self, others: "Moments") -> "Moments":
+        """Return level and variance of others, and how far these samples reach about that level."""
+        there = others.variance > 0
+        level = np.where(there, others.level, self.level)
+        variance = np.where(there, others.variance, self.variance)
+        return Moments(level, variance, self.reach + np.abs(self.level - level))
 
     def _joined(self) -> "Moments":
         """Return those of all channels as if they were one, (1,)."""
@@ -345,13 +363,16 @@ _DEVIATIONS = 0.5  # a column's step as a multiple of its standard deviation, at
 _TAIL = 2.5  # deviation of a column, as a multiple of that of its usual values: outliers rule it
 
 
-def column_exponents(table: Floats, step: float, *, integers: bool = False) -> NDArray[np.int64]:
+def column_exponents(
+    table: Floats, step: float, *, integers: bool = False, like: Floats | None = None
+) -> NDArray[np.int64]:
     """Return the step of each column of a table (N, d), as an exponent in half octaves.
 
     The step is `step` times half the column's standard deviation: what an orthonormal transform
     of 8x8 pixels has eight times as much of in its strongest coefficients. Where a few outliers
     make most of the deviation, that of the other values counts. A column of a single value is kept
-    to 12 bits. Whole numbers need no step below 1.
+    to 12 bits. Whole numbers need no step below 1. The deviation is that of `like` (M, d), if it is
+    given.
 
     Returns
     -------
@@ -360,11 +381,14 @@ def column_exponents(table: Floats, step: float, *, integers: bool = False) -> N
     """
     lowest, highest = table.min(axis=0), table.max(axis=0)
     largest = np.maximum(np.abs(lowest), np.abs(highest))
-    deviation = table.std(axis=0)
+    others = table if like is None else like
+    deviation = others.std(axis=0)
+    if like is not None:  # all the same, or too few to tell
+        deviation = np.where(deviation > ROUNDING * largest, deviation, table.std(axis=0))
     known = deviation > ROUNDING * largest
-    low = np.quantile(table, _RARE, axis=0, method="higher")
-    high = np.quantile(table, 1 - _RARE, axis=0, method="lower")
-    usual = np.clip(table, low, np.maximum(low, high)).std(axis=0)
+    low = np.quantile(others, _RARE, axis=0, method="higher")
+    high = np.quantile(others, 1 - _RARE, axis=0, method="lower")
+    usual = np.clip(others, low, np.maximum(low, high)).std(axis=0)
     ruled = (usual > ROUNDING * np.maximum(np.abs(low), np.abs(high))) & (deviation > _TAIL * usual)
     deviation = np.where(ruled, usual, deviation)
     fine = np.maximum(step * _DEVIATIONS * deviation, (highest - lowest) * (2 / MAX_MAGNITUDE))

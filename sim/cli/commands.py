@@ -410,6 +410,20 @@ def duplicates(
     print_line(f"results: {out}")
 
 
+@cli.command("budget-law")
+def budget_law(
+    fit: Annotated[list[Path], typer.Option(metavar="FILE ...", help="JSONL of accuracies.")],
+    data_dir: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of the data sets.", show_default="data")
+    ] = "",
+) -> None:
+    """Fit the law by which a budget of the whole run divides into samples and precision."""
+    from sim.budget_law import fit_records, read_records
+
+    folder_of_data = str(absolute(data_dir)) if data_dir else ""
+    fit_records(read_records(map(absolute, fit)), folder_of_data, print_line)
+
+
 @cli.command()
 def importance(
     mode: Annotated[Literal["streaming", "replay"], typer.Option()],

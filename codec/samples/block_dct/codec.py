@@ -85,9 +85,15 @@ class BlockDCT:
         transforms = [transform_of(spec, axis) for axis in _channel_axes(spec)]
         return max(transform.coefficients * transform.blocks for transform in transforms)
 
-    def encode(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> bytes:
+    def encode(
+        self,
+        samples: NDArray[Any],
+        spec: "SampleSpec",
+        key: Key,
+        like: NDArray[Any] | None = None,
+    ) -> bytes:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        coder, plan = BitEncoder(), Plan.of(samples, spec)
+        coder, plan = BitEncoder(), Plan.of(samples, spec, like)
         tables = plan.quantized(samples, spec, key)
         check_magnitude(max(int(np.abs(table).max()) for table in tables))
         _code_pyramid(coder, spec, plan, len(samples), tables)
@@ -102,9 +108,15 @@ class BlockDCT:
         tables = _code_pyramid(BitDecoder(reader.rest()), spec, plan, count, None)
         return plan.dequantized(tables, spec, key), sum(line_entropy(table) for table in tables)
 
-    def reconstruct(self, samples: NDArray[Any], spec: "SampleSpec", key: Key) -> Array:
+    def reconstruct(
+        self,
+        samples: NDArray[Any],
+        spec: "SampleSpec",
+        key: Key,
+        like: NDArray[Any] | None = None,
+    ) -> Array:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        plan = Plan.of(samples, spec)
+        plan = Plan.of(samples, spec, like)
         return plan.dequantized(plan.quantized(samples, spec, key), spec, key)
 
 
@@ -124,18 +136,21 @@ class Plan:
     stretch: Stretch
 
     @classmethod
-    def of(cls, samples: NDArray[Any], spec: "SampleSpec") -> "Plan":
-        """Return the plan of samples (N, *spec.shape)."""
+    def of(
+        cls, samples: NDArray[Any], spec: "SampleSpec", like: NDArray[Any] | None = None
+    ) -> "Plan":
+        """Return the plan of samples (N, *spec.shape), for the spread of others if there are."""
         middle, width = _range(spec)
         if spec.codec.relative_to == "range":
             return cls(ChannelAxis.FIRST, Stretch(middle, width))
-        axis = channel_axis_of(samples)
-        coded = axis.coded(samples)
+        axis = channel_axis_of(samples if like is None else like)
+        coded, others = axis.coded(samples), None if like is None else axis.coded(like)
         images = coded.ndim == 4
         finest = spec.codec.step * min(1.0, spec.codec.chroma)
-        moments = Moments.of(coded, images=images)
+        moments = Moments.of(coded, images=images, like=others)
         plan = cls(axis, Stretch.of(coded, moments, middle, width, finest, images=images))
-        some = coded[:: -(-coded.size // _MOST_PROBED)]
+        measured = coded if others is None else others
+        some = measured[:: -(-measured.size // _MOST_PROBED)]
         variance = moments.variance
         for _ in range(_MOST_HALVED):
             erased = plan._lost(some, spec, len(variance)) > _MOST_LOST * variance
