@@ -20,6 +20,7 @@ from codec.learning.inputs import float_inputs
 from codec.learning.scout import Scout
 from codec.messages import ReplayRequest, StreamingRequest
 from codec.random import Stream, client_generator
+from codec.samples.choice import Choice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,10 +94,10 @@ class ClientRound(Generic[RequestT]):
         """Samples that the source left out before, by reason."""
         return dict(getattr(self.source, "skipped", None) or {})
 
-    def encoder(self, *, by_label: bool) -> Encoder:
-        """Return the round's encoder."""
-        key = (self.request.seed, self.client, self.request.server_round)
-        return Encoder(self.reader, self.request.codec, key, by_label)
+    def encoder(self, *, by_label: bool, choice: Choice | None = None) -> Encoder:
+        """Return the round's encoder; a choice says what codec ``auto`` is."""
+        key, codec = (self.request.seed, self.client, self.request.server_round), self.request.codec
+        return Encoder(self.reader, choice.options(codec) if choice else codec, key, by_label)
 
     def selector(
         self,
@@ -165,6 +166,10 @@ class Contribution:
         Samples that are left to send once these arrive.
     growing : bool
         Whether more may come.
+    choice : Choice or None
+        What codec ``auto`` is, where it was measured.
+    tells_choice : bool
+        Whether the server is to be told.
     """
 
     payloads: tuple[bytes, ...] = ()
@@ -181,3 +186,5 @@ class Contribution:
     notes: tuple[str, ...] = ()
     remaining: int = 0
     growing: bool = False
+    choice: Choice | None = None
+    tells_choice: bool = False

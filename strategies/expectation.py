@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from codec import INCLUSION_UNIT, CodecOptions, DecodeLimits, SampleSpec
 from codec.gradients import GradientCompressor
 from codec.messages import PROBABILITY, ReplayRequest, StreamingRequest
+from codec.samples.choice import IMAGE_CANDIDATES, is_open
 from codec.samples.options import AUTO
 
 
@@ -30,6 +31,8 @@ class Expectation:
         Largest importance weight.
     codec : CodecOptions, optional
         How samples are to be coded; ``None`` accepts any codec.
+    chooses : bool
+        Whether ``auto`` leaves the codec of pictures to a measurement of the client's.
     scale : str
         What the model sees of samples, see `codec.messages.ClientOptions`.
     identity_bytes : int
@@ -50,6 +53,7 @@ class Expectation:
     max_bytes: int = 0
     max_weight: float = INCLUSION_UNIT
     codec: CodecOptions | None = None
+    chooses: bool = False
     scale: str = "auto"
     identity_bytes: int = 0
     compressor: GradientCompressor | None = None
@@ -83,7 +87,7 @@ class Expectation:
             limits=limits or DecodeLimits(),
         )
         if isinstance(request, ReplayRequest):
-            return replace(common, identity_bytes=request.identity_bytes)
+            return replace(common, identity_bytes=request.identity_bytes, chooses=True)
         return replace(
             common,
             max_examples=request.batch_size,
@@ -96,6 +100,9 @@ class Expectation:
         if self.codec is None:
             return [spec.codec]
         legal = [self.codec.resolved(spec.shape, spec.dtype)]
+        chosen = spec.codec.codec
+        if self.chooses and chosen in IMAGE_CANDIDATES and is_open(self.codec, spec):
+            legal.append(replace(self.codec, codec=chosen, quality=spec.codec.quality))
         table = spec.dtype == "float32" and len(spec.shape) == 1
         if self.codec.codec == AUTO and table and self.codec.relative_to == "spread":
             legal.append(replace(self.codec, codec="dct"))  # where the rows are series

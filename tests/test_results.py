@@ -28,8 +28,8 @@ def config_in_todays_words(run: dict[str, Any]) -> dict[str, Any]:
 
     Raw results stay as they were written. Older code called the strategy "streaming" "sgd", and
     had options of the codec that are gone: the runs were made with the one value of each that is
-    left. AVIF had one speed. Uploads were trained outside the app, and -1 stood for the quality of a
-    lossless codec.
+    left. AVIF had one speed. Uploads were trained outside the app, and -1 stood for the quality of
+    a lossless codec.
     """
     config = dict(run["config"])
     for key, left in _GONE.items():
