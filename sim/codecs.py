@@ -26,6 +26,7 @@ from sim.jsonl import append_points, read_points
 RESULTS = "codecs.jsonl"
 _STEPS = (0.25, 0.5, 0.8)
 _QUALITIES = (1, 8, 20, 34, 50)
+TRAINING_STEPS = 300
 _BATCH, _RATE = 64, 0.1  # of training
 _MARGIN = 0.003  # of accuracy: what is no further below is equal
 _MOST_ABOVE = 1.02  # of the best image codec's bytes
@@ -278,9 +279,8 @@ def trained_accuracy(
     classes: int,
     test: Labelled,
     seed: int,
-    steps: int = 300,
 ) -> float:
-    """Return the accuracy of the app's small network after so many steps on decoded images."""
+    """Return the accuracy of the app's small network after some steps on decoded images."""
     import torch
     from torch.nn import functional
 
@@ -288,10 +288,10 @@ def trained_accuracy(
 
     model = build_model("small-resnet", images.shape[1:], classes, seed=seed)
     optimizer = torch.optim.SGD(model.parameters(), _RATE, 0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, TRAINING_STEPS)
     seen, targets = torch.from_numpy(images / np.float32(255)), torch.from_numpy(labels)
     order = generator(seed, 2)
-    for _ in range(steps):
+    for _ in range(TRAINING_STEPS):
         batch = torch.from_numpy(order.integers(0, len(images), _BATCH))
         optimizer.zero_grad()
         loss = functional.cross_entropy(model(seen[batch]), targets[batch])
