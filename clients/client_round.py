@@ -20,6 +20,7 @@ from codec.learning.inputs import float_inputs
 from codec.learning.scout import Scout
 from codec.messages import ReplayRequest, StreamingRequest
 from codec.random import Stream, client_generator
+from codec.samples.choice import Choice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,11 +94,22 @@ class ClientRound(Generic[RequestT]):
         """Samples that the source left out before, by reason."""
         return dict(getattr(self.source, "skipped", None) or {})
 
-    def encoder(self, *, by_label: bool, like: NDArray[Any] | None = None) -> Encoder:
-        """Return the round's encoder, for the spread of samples `like`, if there are any."""
-        key = (self.request.seed, self.client, self.request.server_round)
+    def encoder(
+        self,
+        *,
+        by_label: bool,
+        like: NDArray[Any] | None = None,
+        choice: Choice | None = None,
+    ) -> Encoder:
+        """Return the round's encoder.
+
+        It codes for the spread of samples `like`, if there are any; a choice says what codec
+        ``auto`` is.
+        """
+        key, codec = (self.request.seed, self.client, self.request.server_round), self.request.codec
         like = None if like is None or not len(like) else like
-        return Encoder(self.reader, self.request.codec, key, by_label, like)
+        chosen = choice.options(codec) if choice else codec
+        return Encoder(self.reader, chosen, key, by_label, like)
 
     def selector(
         self,
@@ -166,6 +178,10 @@ class Contribution:
         Samples that are left to send once these arrive.
     growing : bool
         Whether more may come.
+    choice : Choice or None
+        What codec ``auto`` is, where it was measured.
+    tells_choice : bool
+        Whether the server is to be told.
     """
 
     payloads: tuple[bytes, ...] = ()
@@ -182,3 +198,5 @@ class Contribution:
     notes: tuple[str, ...] = ()
     remaining: int = 0
     growing: bool = False
+    choice: Choice | None = None
+    tells_choice: bool = False

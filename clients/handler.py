@@ -139,6 +139,7 @@ def train(
     else:
         contribution = answer_streaming(work, context.state)
     first, *more = contribution.payloads or (b"",)
+    told = contribution.choice if contribution.tells_choice else None
     reply = SampleReply(
         client=partition_id(context),
         samples=first,
@@ -156,6 +157,7 @@ def train(
         skipped=json.dumps(contribution.skipped) if contribution.skipped else "",
         notes=contribution.notes,
         class_digest=work.reader.class_digest if len(source) else "",
+        codec_choice=told.to_bytes() if told else b"",
         **watch.entries(),
     )
     return reply_message(msg, reply)

@@ -317,6 +317,7 @@ class Inventory:
             told=max(self._memory.told, self.counts().copies),
             changed=self._changed,
             sequence=self._memory.sequence + 1,
+            choices=self._memory.choices,
         )
 
     def untold(self) -> int:

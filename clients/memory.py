@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_NOTES = ("skipped", "length", "told", "changed", "sequence")
+from codec import CodecOptions
+from codec.samples.choice import Choice
+
+_NOTES = ("skipped", "length", "told", "changed", "sequence", "choices")
 
 
 def no_prints() -> NDArray[np.uint64]:
@@ -134,6 +137,8 @@ class Memory:
         Whether the source has changed since the first round.
     sequence : int
         Number of replies; the higher one is what happened later.
+    choices : mapping of str to str
+        What codec ``auto`` is, by the options that were asked for: both as they travel, in hex.
     """
 
     delivered: NDArray[np.uint64] = field(default_factory=no_prints)
@@ -148,6 +153,17 @@ class Memory:
     told: int = 0
     changed: bool = False
     sequence: int = 0
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    def choice(self, asked: CodecOptions) -> Choice | None:
+        """Return what codec ``auto`` was found to be where these options were asked for."""
+        known = self.choices.get(asked.to_bytes().hex())
+        return None if known is None else Choice.from_bytes(bytes.fromhex(known))
+
+    def with_choice(self, asked: CodecOptions, choice: Choice) -> "Memory":
+        """Return the memory with a choice of codec."""
+        known = {asked.to_bytes().hex(): choice.to_bytes().hex()}
+        return replace(self, choices={**self.choices, **known})
 
     @property
     def unsettled(self) -> bytes:

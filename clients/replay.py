@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from clients.budget import Encoded, Encoder, encode_within_budget, finest_fitting
 from clients.candidates import Candidates
 from clients.client_round import TOO_LARGE, ClientRound, Contribution
+from clients.codec_choice import chosen_codec
 from clients.device_file import Device, DeviceFile
 from clients.inventory import DUPLICATE, Inventory
 from clients.memory import Memory
 from clients.selection import FIRST_TRIED, Selection, Selector, whole
 from codec.messages import ReplayRequest
 from codec.random import Stream
+from codec.samples.choice import Choice
 from codec.samples.rate_curve import knob_of, with_setting
 
 SENT_KEY = "quantized-data"
@@ -78,17 +80,20 @@ def answer_replay(
         If not one sample of the client can ever be used, or the device cannot remember.
     """
     request = work.request
+    is_told = _state_key(request.bank) in state
     memory, file = recall(state, request.bank, device)
     memory = memory.settle(request.acknowledged)
     inventory = Inventory(work.reader, memory, request.bank, work.client)
-    contribution = replay_round(work, inventory)
+    contribution = replay_round(work, inventory, memory.choice(request.codec))
     contribution.skipped.update(memory.skipped)  # of a reply that was lost
     inventory.send(contribution)
     is_sure = bool(inventory.counts().left(request.keep_rate)) or inventory.verify()
     if inventory.untold():
         contribution.skipped[DUPLICATE] += inventory.untold()
-    notes: tuple[str, ...] = (_RANDOM,) if inventory.became_random else ()
+    notes = (*contribution.notes, *((_RANDOM,) if inventory.became_random else ()))
     after = inventory.memory(contribution)
+    if contribution.choice is not None:
+        after = after.with_choice(request.codec, contribution.choice)
     if file is not None:  # before the reply leaves
         file.write(after)
         notes += file.notes
@@ -99,10 +104,13 @@ def answer_replay(
         notes=notes,
         remaining=inventory.counts().left(request.keep_rate) or int(not is_sure),
         growing=bool(getattr(work.source, "growing", False)) or inventory.has_changed,
+        tells_choice=not (is_told and len(memory.delivered)),
     )
 
 
-def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Contribution:
+def replay_round(
+    work: ClientRound[ReplayRequest], inventory: Inventory, choice: Choice | None = None
+) -> Contribution:
     """Send the most useful of the samples that were never sent.
 
     Parameters
@@ -110,6 +118,8 @@ def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Cont
     work : ClientRound
     inventory : Inventory
         Knows what was sent, and learns what is read.
+    choice : Choice, optional
+        What codec ``auto`` was found to be; None: it is measured, if it is left to a measurement.
 
     Raises
     ------
@@ -130,7 +140,10 @@ def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Cont
     like = None  # those that the search for what fits tries first, in random order
     if request.uplink_budget:
         like, _ = candidates.first(min(FIRST_TRIED, wanted))
-    sending = _Sending(work, candidates, work.encoder(by_label=True, like=like))
+    notes: tuple[str, ...] = ()
+    if choice is None:
+        choice, notes = chosen_codec(work)
+    sending = _Sending(work, candidates, work.encoder(by_label=True, like=like, choice=choice))
     pool = sending.pool(wanted) if work.scores_samples else 0
     encoded = sending.encoded(rng, wanted, pool)
     if request.finest and len(encoded.selection) >= min(wanted, len(candidates.order)):
@@ -155,6 +168,8 @@ def replay_round(work: ClientRound[ReplayRequest], inventory: Inventory) -> Cont
         skipped=candidates.skipped,
         useless=tuple(candidates.useless),
         refused=tuple(candidates.refused),
+        notes=notes,
+        choice=choice,
     )
 
 

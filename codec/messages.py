@@ -46,6 +46,7 @@ from codec.options import (
     redeclared,
     required,
 )
+from codec.samples.choice import Choice
 from codec.samples.options import CodecOptions
 from codec.samples.payload import DecodeLimits
 
@@ -344,6 +345,9 @@ class Terms(PackedOptions):
         labels are taken as they are.
     samples, values, values_per_byte : int
         Limits of one payload, see `codec.DecodeLimits`.
+    codecs : tuple of str
+        Image files that the server decodes, of those that codec ``auto`` may choose
+        (`codec.samples.choice`).
     """
 
     shape: tuple[int, ...] = option((), "shape of a sample")
@@ -353,6 +357,9 @@ class Terms(PackedOptions):
     values: int = option(DecodeLimits.values, "most numbers in a payload", COUNT)
     values_per_byte: int = option(
         DecodeLimits.values_per_byte, "most numbers in a payload for each of its bytes", COUNT
+    )
+    codecs: tuple[str, ...] = option(
+        ("webp", "avif"), "image files that codec auto may choose, as the server decodes them"
     )
 
     @property
@@ -658,6 +665,8 @@ class SampleReply(Reply):
     class_digest : str
         Digest of the class names of the data set, if the server did not state its own: two
         clients with different ones do not mean the same by a label.
+    codec_choice : bytes
+        How codec ``auto`` chose on this client, see `codec.samples.choice.Choice`; told once a run.
     """
 
     samples: bytes = required(bytes, "sample payload")
@@ -675,6 +684,7 @@ class SampleReply(Reply):
     skipped: str = option("", "samples of no use, by reason", telemetry=True)
     notes: tuple[str, ...] = option((), "what to tell the user", telemetry=True)
     class_digest: str = option("", "digest of the class names", telemetry=True)
+    codec_choice: bytes = option(b"", "how codec auto chose", telemetry=True)
     seconds_importance: float = _seconds()
     seconds_encode: float = _seconds()
     seconds_refinement: float = _seconds()
@@ -687,6 +697,13 @@ class SampleReply(Reply):
             return {}
         legible = {str(k)[:_REASON]: n for k, n in counts.items() if type(n) is int and n > 0}
         return dict(list(legible.items())[:_REASONS])
+
+    def choice(self) -> Choice | None:
+        """Return how the client chose its codec; None if it does not say, or not legibly."""
+        try:
+            return Choice.from_bytes(self.codec_choice) if self.codec_choice else None
+        except PayloadError:
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,7 @@ class Stream(IntEnum):
     AUGMENTATION = 4
     STATISTICS = 5
     CHECKS = 6
+    CODEC = 7
     # The server's: `server_generator`.
     SERVER_NODES = 100
     SERVER_MINIBATCHES = 101

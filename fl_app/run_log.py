@@ -140,6 +140,8 @@ def _samples(book: RoundBook) -> str:
     parts = [f"{book.samples_sent:,} sent", *twice, skipped, f"{book.clipped:,} values clipped"]
     if book.samples_sent:
         parts.append(f"{100 * book.variance_kept:.1f} % of their variance kept")
+    if book.codecs:
+        parts.append(f"codec auto: {counts(book.chosen_codecs())}")
     return ", ".join(parts)
 
 

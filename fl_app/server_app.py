@@ -3,10 +3,12 @@
 import contextlib
 import math
 import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from logging import INFO, WARNING
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.common import log
@@ -15,6 +17,7 @@ from flwr.serverapp.strategy import Result
 
 from codec.messages import REPLAY
 from codec.packages import needed_packages, require
+from codec.samples.choice import Choice
 from fl_app.config import RunConfig, check_classes
 from fl_app.data import Images, MissingSplit, describe, load
 from fl_app.images import ImageKind
@@ -278,6 +281,11 @@ def budget_of(strategy: ServerStrategy) -> dict[str, object]:
     return {} if dial is None else {"budget": dial.report(strategy.ledger.uplink_bytes)}
 
 
+def _choices(found: Mapping[int, Choice]) -> dict[str, Any]:
+    """Return how codec ``auto`` chose, by node, as JSON."""
+    return {str(node): asdict(choice) for node, choice in found.items()}
+
+
 def write_results(
     folder: RunFolder,
     strategy: ServerStrategy,
@@ -309,6 +317,7 @@ def write_results(
             "variance_kept": strategy.book.variance_kept,
             "skipped": dict(strategy.book.skipped),
             "clipped": strategy.book.clipped,
+            "codec_choices": _choices(strategy.book.codec_choices),
             "duplicates": strategy.book.duplicates,
             "late": strategy.book.late,
             "seconds": seconds,

@@ -9,7 +9,9 @@ from typing import Any
 from flwr.common import log
 
 from codec import CodecError, DecodeLimits, SampleSpec
-from codec.messages import Description, Request, Terms
+from codec.messages import Description, ReplayRequest, Request, Terms
+from codec.samples.choice import codecs_at_hand
+from codec.samples.options import AUTO
 from strategies.errors import RunFailed
 from strategies.rehearsal import RehearsalError
 from strategies.server_model import ServerModel
@@ -79,6 +81,7 @@ class Agreement:
         self._stated, self._class_names, self._limits = spec, tuple(class_names), limits
         self._shape = None if shape is None else tuple(shape)
         self.batch_size, self._per_sample, self._gradients = batch_size, per_sample, gradients
+        self._chooses = isinstance(request, ReplayRequest) and request.codec.codec == AUTO
         self._misfits: dict[int, str] = {}
         self._fruitless = 0
         self.terms: Terms | None = None
@@ -232,6 +235,7 @@ class Agreement:
             samples=self._limits.samples,
             values=self._limits.values,
             values_per_byte=self._limits.values_per_byte,
+            codecs=codecs_at_hand() if self._chooses else Terms.codecs,
         )
 
     def _tell(self, node_id: int, described: Description, terms: Terms) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from codec import INCLUSION_UNIT, CodecOptions, DecodeLimits, SampleSpec
 from codec.gradients import GradientCompressor
 from codec.messages import PROBABILITY, ReplayRequest, StreamingRequest
+from codec.samples.choice import IMAGE_CANDIDATES, is_open
 from codec.samples.options import AUTO
 from codec.samples.rate_curve import knob_of, with_setting
 
@@ -35,6 +36,8 @@ class Expectation:
         How samples are to be coded; ``None`` accepts any codec.
     settings : (float, float), optional
         Steps, or qualities, between which a client may choose; ``None``: the codec's own.
+    chooses : bool
+        Whether ``auto`` leaves the codec of pictures to a measurement of the client's.
     scale : str
         What the model sees of samples, see `codec.messages.ClientOptions`.
     identity_bytes : int
@@ -56,6 +59,7 @@ class Expectation:
     max_weight: float = INCLUSION_UNIT
     codec: CodecOptions | None = None
     settings: tuple[float, float] | None = None
+    chooses: bool = False
     scale: str = "auto"
     identity_bytes: int = 0
     compressor: GradientCompressor | None = None
@@ -89,7 +93,7 @@ class Expectation:
             limits=limits or DecodeLimits(),
         )
         if isinstance(request, ReplayRequest):
-            return replace(common, identity_bytes=request.identity_bytes)
+            return replace(common, identity_bytes=request.identity_bytes, chooses=True)
         return replace(
             common,
             max_examples=request.batch_size,
@@ -103,6 +107,9 @@ class Expectation:
             return [spec.codec]
         told = self._set_as(spec.codec, self.codec)
         legal = [told.resolved(spec.shape, spec.dtype)]
+        chosen = spec.codec.codec
+        if self.chooses and chosen in IMAGE_CANDIDATES and is_open(told, spec):
+            legal.append(replace(told, codec=chosen, quality=spec.codec.quality))
         table = spec.dtype == "float32" and len(spec.shape) == 1
         if told.codec == AUTO and table and told.relative_to == "spread":
             legal.append(replace(told, codec="dct"))  # where the rows are series

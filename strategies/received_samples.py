@@ -122,6 +122,8 @@ def read_samples(message: Message, expected: Expectation) -> ReceivedSamples:
         sections.update(payload.section_bytes())
     if reply.fingerprints:
         sections["fingerprints"] = len(reply.fingerprints)
+    if reply.codec_choice:
+        sections["codec choice"] = len(reply.codec_choice)
     payloads = [(payload, _decode(payload, expected)) for payload in read if payload.count]
     refinement = None
     if expected.compressor is not None and reply.refinement is not None:

@@ -13,6 +13,7 @@ from flwr.app import Message, Metadata, MetricRecord
 from flwr.common import log
 
 from codec.messages import SampleReply
+from codec.samples.choice import Choice
 from strategies.client_words import client_words
 from strategies.ledger import DOWNLINK, MESSAGE, UPLINK, Ledger, LedgerEntry
 from strategies.received import BadReply, Received, client_of
@@ -27,6 +28,7 @@ _KEPT = (
     *("seconds", "failures", "samples_sent", "client_memory_bytes", "skipped", "clipped"),
     *("accepted", "useful", "late", "duplicates", "node_steps", "_senders", "_kept_sum"),
     *("_classes", "_told", "_last_words", "_first_words", "_rounds_before", "_last_round"),
+    "codecs",
 )
 _WORDS = 160  # characters of a client's words in the summary
 
@@ -147,6 +149,8 @@ class RoundBook:
         Replies that could be used, and came in a later round than they were asked for.
     duplicates : int
         Samples that were paid for although the server had them, or got them twice.
+    codecs : dict[int, str]
+        What codec ``auto`` chose, by node: a `codec.samples.choice.Choice` as it travels, in hex.
     node_steps : int
         Sum over the rounds of their steps times the nodes that were asked: the gradients that
         data-parallel training would have sent.
@@ -166,6 +170,7 @@ class RoundBook:
         self.useful = 0
         self.late = 0
         self.duplicates = 0
+        self.codecs: dict[int, str] = {}
         self.node_steps = 0
         self.any_missing = False
         self._on_round = on_round
@@ -195,6 +200,15 @@ class RoundBook:
         1 before any was.
         """
         return self._kept_sum / self.samples_sent if self.samples_sent else 1.0
+
+    @property
+    def codec_choices(self) -> dict[int, Choice]:
+        """How codec ``auto`` chose, by node, as far as nodes have told."""
+        return {node: Choice.from_bytes(bytes.fromhex(told)) for node, told in self.codecs.items()}
+
+    def chosen_codecs(self) -> Counter[str]:
+        """Return how many nodes have chosen which codec."""
+        return Counter(choice.codec for choice in self.codec_choices.values())
 
     @property
     def current_round(self) -> int:
@@ -365,6 +379,8 @@ class RoundBook:
         self.ledger.rename(old, new)
         if old in self._senders:
             self._senders = self._senders - {old} | {new}
+        if old in self.codecs:
+            self.codecs[new] = self.codecs.pop(old)
 
     # A run that goes on in another process
 
@@ -377,7 +393,7 @@ class RoundBook:
         self.ledger.restore(state["ledger"])
         for name in _KEPT:
             kind = type(getattr(self, name))
-            value = state[name]
+            value = state.get(name, getattr(self, name))  # checkpoints of before had fewer
             # The failures' counter is one that others hold, too.
             if name == "failures":
                 self.failures.clear()
@@ -495,6 +511,7 @@ class RoundBook:
         all_up = up + ledger.envelope_bytes(UPLINK)
         all_down = down + ledger.envelope_bytes(DOWNLINK)
         skipped = _listed(self.skipped)
+        chosen = f"; codec auto: {_listed(self.chosen_codecs())}" if self.codecs else ""
         twice = f", {self.duplicates:,} of them known already" if self.duplicates else ""
         causes = (
             f"{number} {cause} ({self._first_words.get(cause, '')[:_WORDS]})"
@@ -504,7 +521,8 @@ class RoundBook:
         lines = [
             f"samples: {self.samples_sent:,} of {len(self._senders)} nodes{twice}; "
             f"skipped: {skipped}",
-            f"coding: {self.variance_kept:.1%} of the variance, {self.clipped:,} values clipped",
+            f"coding: {self.variance_kept:.1%} of the variance, {self.clipped:,} values clipped"
+            f"{chosen}",
             f"bytes: {up:,} up, {down:,} down; with envelope {all_up:,} up, {all_down:,} down",
             f"failures: {'; '.join(causes) or 'none'}",
             f"seconds: {seconds:.1f} in all; {', '.join(stages) or 'no round'}",
@@ -617,6 +635,11 @@ class RoundBook:
                 "Pass class_names= to the strategy"
             )
             self.tell("classes", text, self._classes[0], node_id)
+        choice = reply.choice()
+        if choice is not None:
+            if node_id not in self.codecs:
+                log(INFO, "node %d: codec auto is %s", node_id, choice)
+            self.codecs[node_id] = choice.to_bytes().hex()
         for note in reply.notes:
             self.tell(note, "node %d: %s", node_id, note)
         if reply.clipped:

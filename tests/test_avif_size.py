@@ -18,7 +18,7 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("quality", [1, 50, 100])
 def test_files_of_our_own(shape: tuple[int, ...], quality: int) -> None:
     for picture in (np.zeros(shape, np.uint8), RNG.integers(0, 256, shape).astype(np.uint8)):
-        file = avif(picture, quality)
+        file = avif(picture, quality, 6)
         assert set(frame_sizes(file)) == {(shape[1], shape[0])}
         assert load_avif(file, shape).shape == shape
 
@@ -45,7 +45,7 @@ def test_a_frame_larger_than_its_container_says() -> None:
 
 
 def test_altered_files_are_refused_or_read() -> None:
-    file = avif(RNG.integers(0, 256, (16, 16, 3)).astype(np.uint8), 50)
+    file = avif(RNG.integers(0, 256, (16, 16, 3)).astype(np.uint8), 50, 6)
     refused = 0
     for _ in range(2000):
         altered = bytearray(file)
@@ -61,6 +61,6 @@ def test_altered_files_are_refused_or_read() -> None:
 
 @pytest.mark.parametrize("kind", [b"moov", b"idat", b"meta"])
 def test_containers_of_more_than_a_picture(kind: bytes) -> None:
-    file = avif(np.zeros((16, 16), np.uint8), 50)
+    file = avif(np.zeros((16, 16), np.uint8), 50, 6)
     with pytest.raises(PayloadError, match="AVIF file"):
         frame_sizes(file + struct.pack(">I", 16) + kind + bytes(8))

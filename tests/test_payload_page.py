@@ -71,9 +71,9 @@ def test_codec_identifiers() -> None:
 
 def test_auto_stands_in_requests_with_all_options() -> None:
     assert "Identifier 0 is `auto`" in PAGE
-    assert "followed by all seven options" in PAGE
+    assert "followed by all eight options" in PAGE
     assert CodecOptions(AUTO).to_bytes()[0] == 0
-    assert len(column("options", "option")) == 7
+    assert len(column("options", "option")) == 8
 
 
 def test_codec_options() -> None:

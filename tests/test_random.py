@@ -100,7 +100,7 @@ def test_streams_stay_what_they_were() -> None:
     assert drawn(client_generator(3, 2, 1)) == drawn(generator(3, 2, 1))
     assert {s.name: int(s) for s in Stream} == {
         "COMPRESSOR": 1, "DROPOUT": 2, "ORDER": 3, "AUGMENTATION": 4, "STATISTICS": 5,
-        "CHECKS": 6,
+        "CHECKS": 6, "CODEC": 7,
         "SERVER_NODES": 100, "SERVER_MINIBATCHES": 101, "SERVER_AUGMENTATION": 102,
         "SERVER_EVALUATION": 103, "SERVER_SCOUT": 104,
     }  # fmt: skip

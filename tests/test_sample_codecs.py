@@ -40,7 +40,7 @@ IDENTIFIERS = {
     "jpeg-flat": 17,
     "webp": 18,
     "webp-lossless": 19,
-    "avif": 20,
+    "avif": 24,
     "png": 21,
     "jpeg-xl": 22,
     "jpeg-xl-lossless": 23,
@@ -60,7 +60,7 @@ SPECS: dict[str, dict[str, Any]] = {
 # A value that is not the default, for every option.
 OTHER: dict[str, Any] = {
     "block": 4, "quantizer": "dithered", "step": 0.125, "relative_to": "range", "tilt": 1.5,
-    "chroma": 4.0, "quality": 7,
+    "chroma": 4.0, "quality": 7, "avif_speed": 8,
 }  # fmt: skip
 
 

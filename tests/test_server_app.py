@@ -35,6 +35,7 @@ RESULT_KEYS = {
         "seconds",
     ),
     *("config", "seed", "versions", "failures", "variance_kept", "skipped", "clipped"),
+    "codec_choices",
     *("duplicates", "late"),
 }
 QUICK: dict[str, int | float | str] = {
@@ -76,6 +77,11 @@ def test_replay_run_leaves_a_complete_folder(tmp_path: Path) -> None:
     assert result["fp32_gradient_bytes"] == 4 * 7850 * 3 * 40
     assert result["config"]["samples-per-round"] == 40
     assert result["failures"] == {}
+    choices = result["codec_choices"].values()
+    assert len(choices) == 3
+    for choice in choices:
+        tried = {each["codec"]: each["bytes_per_sample"] for each in choice["candidates"]}
+        assert choice["codec"] in tried and tried.keys() >= {"dct", "webp", "avif"}
     rounds = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
     assert [r["round"] for r in rounds] == [0, 1, 2]
     assert rounds[-1]["uplink_bytes"] == result["uplink_bytes"] > rounds[1]["uplink_bytes"] > 0
@@ -144,6 +150,9 @@ def test_a_run_is_logged_by_a_line_a_round_and_a_summary_of_five(
     with caplog.at_level("INFO", "flwr"):
         run_app(tmp_path, samples_per_round=40)
     lines = [record.getMessage() for record in caplog.records]
+    choices = [line for line in lines if "codec auto is" in line]  # once a node
+    assert len(choices) == 3
+    lines = [line for line in lines if line not in choices]
     assert lines[0] == lines[-1] == f"run folder: {tmp_path}"
     assert re.fullmatch(r"round 0/2: accuracy [\d.]+ %, up 0 B, down 0 B", lines[1])
     for number, left in ((1, r", [\d.]+ s left"), (2, "")):

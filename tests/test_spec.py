@@ -22,6 +22,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "tilt": st.floats(0, 1000),
     "chroma": st.floats(0.01, 1000),
     "quality": st.integers(1, 100),
+    "avif_speed": st.integers(0, 10),
 }
 USED = {"auto": tuple(VALUES)} | {name: codec.uses for name, codec in SAMPLE_CODECS.items()}
 any_options = st.fixed_dictionaries(VALUES)
@@ -75,7 +76,7 @@ def test_options_that_a_codec_uses_not_do_not_travel(name: str, values: dict[str
     "given_options",
     [
         {"step": 1e-5}, {"step": 100.0}, {"step": 1}, {"tilt": 0}, {"tilt": 1000},
-        {"chroma": 0.01}, {"chroma": 1000.0}, {"quality": 1}, {"quality": 100},
+        {"chroma": 0.01}, {"chroma": 1000.0}, {"quality": 1}, {"quality": 100}, {"avif_speed": 0},
         {"block": 2}, {"block": 256}, {"block": np.int64(8)},
         {"step": np.float64(0.1)}, {"step": np.float32(0.1)},
     ],
@@ -99,6 +100,7 @@ def test_bounds_are_legal_on_both_ends(given_options: dict[str, Any]) -> None:
         ({"tilt": -0.1}, "in [0, 1000]"), ({"tilt": 1001.0}, "in [0, 1000]"),
         ({"chroma": 0.0}, "in [0.01, 1000]"), ({"chroma": 1001.0}, "in [0.01, 1000]"),
         ({"quality": 0}, "in [1, 100]"), ({"quality": 101}, "in [1, 100]"),
+        ({"avif_speed": -1}, "in [0, 10]"), ({"avif_speed": 11}, "in [0, 10]"),
         ({"quantizer": "vector"}, "one of nearest, stochastic, dithered"),
         ({"quantizer": "identity"}, "one of nearest, stochastic, dithered"),
         ({"codec": "wavelet"}, "one of auto, dct, columns, lossless, jpeg"),
@@ -147,6 +149,14 @@ def test_illegal_values_on_the_wire(
     assert data.count(old) == 1
     with pytest.raises(PayloadError, match=message):
         CodecOptions.from_bytes(data.replace(old, new))
+
+
+def test_avif_of_earlier_versions_is_read_with_its_speed() -> None:
+    before = CodecOptions.from_bytes(bytes([20, 35]))
+    assert before == CodecOptions("avif", quality=35, avif_speed=6)
+    assert before.to_bytes() == bytes([24, 35, 6])
+    with pytest.raises(PayloadError, match="quality = 0"):
+        CodecOptions.from_bytes(bytes([20, 0]))
 
 
 @PROPERTY

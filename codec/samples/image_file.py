@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from codec.samples.options import CodecOptions
     from codec.samples.spec import SampleSpec
 
-Encoder = Callable[[Pixels, int], bytes]
+Encoder = Callable[..., bytes]
 Decoder = Callable[[bytes, tuple[int, ...]], Pixels]
 
 _LONGEST_BEGINNING = 1024  # bytes in which files of a payload are searched for what they share
@@ -58,11 +58,11 @@ class ImageFile:
     identifier : int
         Its byte on the wire, never used again for another.
     encoder : callable
-        Makes a file from a picture and a quality, 1 to 100.
+        Makes a file from a picture and the options that `uses` names.
     decoder : callable
         Makes a picture from a file and the shape it must have; raises anything on other bytes.
-    lossless : bool
-        Whether samples come back exactly, whatever the quality.
+    uses : tuple of str
+        Fields of `CodecOptions` that the encoder takes, in this order; none: it is lossless.
     max_side : int
         Largest height and width of a picture, pixels.
     sheet_width : int
@@ -73,14 +73,14 @@ class ImageFile:
     identifier: int
     encoder: Encoder
     decoder: Decoder
-    lossless: bool = False
+    uses: tuple[str, ...] = ("quality",)
     max_side: int = 65500
     sheet_width: int = 1
 
     @property
-    def uses(self) -> tuple[str, ...]:
-        """The quality, where there is a loss."""
-        return () if self.lossless else ("quality",)
+    def lossless(self) -> bool:
+        """Whether samples come back exactly."""
+        return not self.uses
 
     def is_unbiased(self, options: "CodecOptions") -> bool:
         """Return whether decoded samples have the mean of the originals."""
@@ -117,10 +117,11 @@ class ImageFile:
         self, samples: Images, spec: "SampleSpec", key: Key, like: Images | None = None
     ) -> bytes:
         """Return the bytes of samples, uint8 (N, C, H, W), N >= 1."""
-        layout, quality = self._layout(spec), spec.codec.quality
+        layout = self._layout(spec)
+        values = [getattr(spec.codec, name) for name in self.uses]
         starts = range(0, len(samples), layout.capacity)
         sheets = (layout.lay_out(samples[start : start + layout.capacity]) for start in starts)
-        return pack([self.encoder(sheet, quality) for sheet in sheets])
+        return pack([self.encoder(sheet, *values) for sheet in sheets])
 
     def decode(
         self, data: bytes, count: int, spec: "SampleSpec", key: Key
@@ -192,13 +193,15 @@ def unpack(reader: cursor.Reader, count: int) -> Iterator[bytes]:
 
 # The codecs
 
+_AVIF_USES = ("quality", "avif_speed")
+
 IMAGE_FILES = (
     ImageFile("jpeg", 16, jpeg, load_jpeg),
     ImageFile("jpeg-flat", 17, jpeg_flat, load_jpeg),
     ImageFile("webp", 18, webp, load_webp, max_side=16383),
-    ImageFile("webp-lossless", 19, webp_lossless, load_webp, lossless=True, max_side=16383),
-    ImageFile("avif", 20, avif, load_avif, max_side=32768, sheet_width=64),
-    ImageFile("png", 21, png, load_png, lossless=True),
+    ImageFile("webp-lossless", 19, webp_lossless, load_webp, uses=(), max_side=16383),
+    ImageFile("avif", 24, avif, load_avif, _AVIF_USES, max_side=32768, sheet_width=64),
+    ImageFile("png", 21, png, load_png, uses=()),
     ImageFile("jpeg-xl", 22, jxl, load_jxl, sheet_width=512),
-    ImageFile("jpeg-xl-lossless", 23, jxl_lossless, load_jxl, lossless=True, sheet_width=512),
+    ImageFile("jpeg-xl-lossless", 23, jxl_lossless, load_jxl, uses=(), sheet_width=512),
 )

@@ -23,7 +23,7 @@ _FLAT_TABLE = 32  # entry of the flat quantization table at quality 50
 _AV1 = {"loopfilter-control": "0", "enable-cdef": "0", "enable-qm": "0", "deltaq-mode": "0"}
 
 
-# To a file: functions of a picture and a quality, 1 to 100
+# To a file: functions of a picture and, where there is a loss, a quality, 1 to 100
 
 
 def jpeg(picture: Pixels, quality: int) -> bytes:
@@ -44,18 +44,18 @@ def webp(picture: Pixels, quality: int) -> bytes:
     return _save("WEBP", picture, quality=quality, method=6)
 
 
-def webp_lossless(picture: Pixels, _: int) -> bytes:
+def webp_lossless(picture: Pixels) -> bytes:
     """Return a WebP file of the very pixels."""
     return _save("WEBP", picture, lossless=True, method=6, quality=75)
 
 
-def avif(picture: Pixels, quality: int) -> bytes:
-    """Return an AVIF file."""
-    options = {"speed": 6, "max_threads": 1, "autotiling": False, "advanced": _AV1}
+def avif(picture: Pixels, quality: int, speed: int) -> bytes:
+    """Return an AVIF file; at speed 0 the encoder tries most, at 10 least."""
+    options = {"speed": speed, "max_threads": 1, "autotiling": False, "advanced": _AV1}
     return _save("AVIF", picture, quality=quality, **options)
 
 
-def png(picture: Pixels, _: int) -> bytes:
+def png(picture: Pixels) -> bytes:
     """Return a PNG file."""
     return _save("PNG", picture, optimize=True)
 
@@ -66,7 +66,7 @@ def jxl(picture: Pixels, quality: int) -> bytes:
     return _save_jxl(picture, effort=3, decodingspeed=4, distance=_distance(quality))
 
 
-def jxl_lossless(picture: Pixels, _: int) -> bytes:
+def jxl_lossless(picture: Pixels) -> bytes:
     """Return a JPEG XL codestream of the very pixels."""
     return _save_jxl(picture, effort=5, lossless=True)
 

@@ -1,6 +1,7 @@
 """All sample codecs, by name. A new one is a file of its own and a line here."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from codec.errors import PayloadError
 from codec.samples.block_dct.codec import BlockDCT
@@ -11,6 +12,30 @@ from codec.samples.sample_codec import SampleCodec
 
 SAMPLE_CODECS: Mapping[str, SampleCodec] = {
     codec.name: codec for codec in (BlockDCT(), Columns(), Lossless(), *IMAGE_FILES)
+}
+
+
+@dataclass(frozen=True)
+class FormerCodec:
+    """A codec under an identifier that earlier versions wrote; it is read, never written.
+
+    Attributes
+    ----------
+    name : str
+        Of the codec.
+    uses : tuple of str
+        Options that follow the identifier.
+    implied : mapping of str to int
+        Values that options had that did not exist.
+    """
+
+    name: str
+    uses: tuple[str, ...]
+    implied: Mapping[str, int]
+
+
+FORMER_CODECS: Mapping[int, FormerCodec] = {
+    20: FormerCodec("avif", ("quality",), {"avif_speed": 6}),
 }
 
 

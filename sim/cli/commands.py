@@ -374,6 +374,39 @@ def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
 
 
 @cli.command()
+def codecs(
+    out: ResultsFolder = RESULTS,
+    cifar10: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of CIFAR-10.", show_default="without")
+    ] = "",
+    tiny_imagenet: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Image folder, at 64 pixels.", show_default="without"),
+    ] = "",
+    photographs: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="Image folder, at 224 pixels.", show_default="without"),
+    ] = "",
+    seeds: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Networks trained at each rate.")
+    ] = 2,
+    report: Annotated[
+        bool, typer.Option("--report", help="Table from the results that are there.")
+    ] = False,
+) -> None:
+    """Compare codec auto with the block transform and image codecs, at equal error and accuracy."""
+    from sim import codecs as comparison
+
+    if not report:
+        folders = (cifar10, tiny_imagenet, photographs)
+        known = comparison.data_sets(*(str(absolute(name)) if name else "" for name in folders))
+        comparison.measure_codecs(out, known, seeds, print_line)
+    for line in comparison.report(out):
+        print_line(line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
 def faults(
     out: ResultsFolder = RESULTS,
     quick: Quick = False,

@@ -188,15 +188,16 @@ FEDAVG = (
     _fedavg("FedAvg, int8 deltas", "qsgd", 10, compressor_bits=7, compressor_bucket=512),
     _fedavg("FedAvg, top-1 % deltas", "top-k", 10, compressor_density=0.01),
 )
+_FAST: Overrides = {"avif-speed": 6}
 UPLOADS = (
     _upload("JPEG q75", "jpeg", quality=75),
     _upload("JPEG q10", "jpeg", quality=10),
     _upload("flat JPEG q20", "jpeg-flat", quality=20),
     _upload("WebP q1", "webp", quality=1),
     _upload("WebP q10", "webp", quality=10),
-    _upload("AVIF q10", "avif", quality=10),
-    _upload("AVIF q20", "avif", quality=20),
-    _upload("AVIF q35", "avif", quality=35),
+    _upload("AVIF q10", "avif", quality=10, **_FAST),
+    _upload("AVIF q20", "avif", quality=20, **_FAST),
+    _upload("AVIF q35", "avif", quality=35, **_FAST),
     _upload("JPEG XL q10", "jpeg-xl", quality=10),
     _upload("PNG", "png"),
     _upload("WebP lossless", "webp-lossless"),

@@ -1,0 +1,291 @@
+"""Which lossy codec suits pictures: each codes a few of them at one rate, and the best is kept.
+
+The rate is that of the block transform at the step that is asked for. Image files meet it with
+their quality; what is compared is the error that a network feels, see `codec.samples.task_error`.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.coding import cursor
+from codec.errors import CodecError, PayloadError
+from codec.options import Range
+from codec.samples.coding import decode_samples, encode_samples
+from codec.samples.options import AUTO, CodecOptions
+from codec.samples.registry import SAMPLE_CODECS, codec_of_identifier
+from codec.samples.spec import SampleSpec
+from codec.samples.task_error import task_error
+
+TRANSFORM = "dct"
+# The faster a decoder, the earlier: of two codecs that are as good, the earlier one is kept.
+IMAGE_CANDIDATES = ("webp", "avif", "jpeg-xl")
+CANDIDATES = (*IMAGE_CANDIDATES, TRANSFORM)
+SMALLEST_SIDE = 16  # pixels; below it, the container of a file outweighs what is in it
+AS_GOOD = 0.02  # of the error
+# From this side on, pixels, the block transform is kept only where no file meets the rate: at 224
+# pixels its decoder takes 30 times as long as AVIF's, for an error of 90 % (step 0.5).
+LARGE_SIDE = 128
+MOST_OFF = 0.05  # of the asked rate: how far a file may be above it
+
+MOST_SAMPLES, _MOST_PIXELS, _FEWEST = 64, 1 << 18, 8
+_QUALITIES = Range(1, 100)
+_FAST = 8  # speed of AVIF in the search, whose rates are those of slower ones to a few percent
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a codec makes of the pictures.
+
+    Attributes
+    ----------
+    codec : str
+    quality : int
+        Of an image file, nearest to the asked rate; 0 of the block transform.
+    bytes_per_sample : float
+        At that quality, serialized, with labels and everything around.
+    error : float
+        At the asked rate, between the qualities around it; see `codec.samples.task_error`.
+    """
+
+    codec: str
+    quality: int
+    bytes_per_sample: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A choice of codec, with what it was made by.
+
+    Attributes
+    ----------
+    codec : str
+        The best of the candidates.
+    candidates : tuple of Candidate
+        All that were tried, the block transform first: it sets the rate.
+    """
+
+    codec: str
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def rate(self) -> float:
+        """The asked rate, bytes per sample."""
+        return self.candidates[0].bytes_per_sample
+
+    def options(self, asked: CodecOptions) -> CodecOptions:
+        """Return the options that are coded with, where `asked` were asked for."""
+        quality = {c.codec: c.quality for c in self.candidates}[self.codec]
+        return replace(asked, codec=self.codec, quality=quality or asked.quality)
+
+    def to_bytes(self) -> bytes:
+        """Return the choice in some 11 bytes a candidate."""
+        place = [c.codec for c in self.candidates].index(self.codec)
+        return bytes([place, len(self.candidates)]) + b"".join(
+            bytes([SAMPLE_CODECS[c.codec].identifier])
+            + cursor.varint(c.quality)
+            + cursor.number(c.bytes_per_sample)
+            + cursor.number(c.error)
+            for c in self.candidates
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Choice":
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        PayloadError
+            If the bytes are no choice.
+        """
+        reader = cursor.Reader(data)
+        place, count = reader.byte("chosen codec"), reader.byte("number of codecs")
+        candidates = tuple(_read_candidate(reader) for _ in range(count))
+        reader.finish()
+        if place >= count or candidates[0].codec != TRANSFORM:
+            raise PayloadError(f"choice {place} of {count} codecs")
+        return cls(candidates[place].codec, candidates)
+
+    def __str__(self) -> str:
+        """Return the choice in words, for a log."""
+        tried = ", ".join(
+            f"{c.codec} {c.bytes_per_sample:.1f} B error {c.error:.1f}" for c in self.candidates
+        )
+        return f"{self.codec} at {self.rate:.1f} B a sample, of {tried}"
+
+
+def _read_candidate(reader: cursor.Reader) -> Candidate:
+    codec, quality = codec_of_identifier(reader.byte("codec")), reader.varint("quality")
+    found = Candidate(codec.name, quality, reader.number("rate"), reader.number("error"))
+    is_file = found.codec != TRANSFORM
+    if not (
+        found.codec in CANDIDATES
+        and (quality in _QUALITIES if is_file else quality == 0)
+        and 0 < found.bytes_per_sample < math.inf
+        and 0 <= found.error < math.inf
+    ):
+        raise PayloadError(f"choice of a codec: {found}")
+    return found
+
+
+def is_open(asked: CodecOptions, spec: SampleSpec) -> bool:
+    """Whether ``auto`` leaves it to a measurement how samples of a spec are coded.
+
+    Pictures that image files hold; an unbiased quantizer is the block transform's alone.
+    """
+    return (
+        asked.codec == AUTO
+        and asked.quantizer == "nearest"
+        and spec.dtype == "uint8"
+        and len(spec.shape) == 3
+        and spec.shape[0] in (1, 3)
+        and min(spec.shape[1:]) >= SMALLEST_SIDE
+        and (spec.low, spec.high) == (0, 255)
+    )
+
+
+def codecs_at_hand() -> tuple[str, ...]:
+    """Return the image files among the candidates that this machine codes and decodes."""
+    shape = (1, SMALLEST_SIDE, SMALLEST_SIDE)
+    black, found = np.zeros((1, *shape), np.uint8), []
+    for name in IMAGE_CANDIDATES:
+        spec = SampleSpec(shape, codec=CodecOptions(name))
+        with suppress(CodecError):
+            spec.sample_codec.reconstruct(black, spec, (0, 0, 0))
+            found.append(name)
+    return tuple(found)
+
+
+def samples_to_try(shape: tuple[int, ...]) -> int:
+    """Return how many pictures of a shape (C, H, W) are enough to choose by."""
+    return min(MOST_SAMPLES, max(_FEWEST, _MOST_PIXELS // (shape[1] * shape[2])))
+
+
+def choose(
+    samples: NDArray[np.uint8],
+    targets: NDArray[Any],
+    spec: SampleSpec,
+    asked: CodecOptions,
+    codecs: Collection[str] = IMAGE_CANDIDATES,
+) -> tuple[Choice, tuple[str, ...]]:
+    """Choose the codec of pictures.
+
+    Parameters
+    ----------
+    samples : uint8 (N, C, H, W)
+        N >= 1, as many as will be in a payload, or `samples_to_try`.
+    targets : (N,) or (N, target_size) array
+    spec : SampleSpec
+        Of the samples, coded by the block transform.
+    asked : CodecOptions
+        Their step sets the rate, their ``avif_speed`` holds for AVIF.
+    codecs : collection of str
+        Image files that may be chosen, such as those that the server can decode.
+
+    Returns
+    -------
+    Choice
+    tuple of str
+        Which codecs this machine lacks, in words.
+    """
+    trial = _Trial(samples, targets, spec, asked)
+    transform = trial.of(replace(asked, codec=TRANSFORM))
+    candidates = [Candidate(TRANSFORM, 0, transform.rate, transform.error)]
+    missing = []
+    for name in IMAGE_CANDIDATES:
+        if name not in codecs:
+            continue
+        try:
+            candidates.append(trial.fitted(name, transform.rate))
+        except CodecError as error:
+            missing.append(f"codec auto goes without {name}: {error}")
+    best = _best(candidates, is_large=min(spec.shape[1:]) >= LARGE_SIDE)
+    return Choice(best, tuple(candidates)), tuple(missing)
+
+
+def _best(candidates: Sequence[Candidate], *, is_large: bool) -> str:
+    """Return the codec of the least error, or a faster one that is as good."""
+    most = (1 + MOST_OFF) * candidates[0].bytes_per_sample
+    fitting = {c.codec: c for c in candidates if c.bytes_per_sample <= most}
+    if is_large and len(fitting) > 1:
+        del fitting[TRANSFORM]
+    least = min(c.error for c in fitting.values())
+    good = [name for name, c in fitting.items() if c.error <= (1 + AS_GOOD) * least]
+    return min(good, key=CANDIDATES.index)
+
+
+@dataclass(frozen=True)
+class _Coded:
+    """What options make of the pictures: bytes per sample, and how to measure their error."""
+
+    rate: float
+    measure: Callable[[], float]
+
+    @cached_property
+    def error(self) -> float:
+        return self.measure()
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Pictures that are coded in several ways."""
+
+    samples: NDArray[np.uint8]
+    targets: NDArray[Any]
+    spec: SampleSpec
+    asked: CodecOptions
+
+    def of(self, options: CodecOptions) -> _Coded:
+        """Code the pictures."""
+        payload = encode_samples(self.samples, self.targets, replace(self.spec, codec=options))
+        rate = len(payload.to_bytes()) / len(self.samples)
+        return _Coded(rate, lambda: task_error(self.samples, decode_samples(payload).samples))
+
+    def fitted(self, name: str, rate: float) -> Candidate:
+        """Return an image file at the quality that is nearest to a rate.
+
+        Raises
+        ------
+        CodecError
+            If this machine lacks the codec.
+        """
+        tried: dict[int, _Coded] = {}
+
+        def at(quality: int) -> _Coded:
+            if quality not in tried:
+                tried[quality] = self.of(replace(self.asked, codec=name, quality=quality))
+            return tried[quality]
+
+        above = self._search(name, rate)
+        lowest, highest = int(_QUALITIES.low), int(_QUALITIES.high)
+        while above > lowest and at(above - 1).rate > rate:
+            above -= 1
+        while above <= highest and at(above).rate <= rate:
+            above += 1
+        if not lowest < above <= highest:  # the rate is out of reach
+            end = min(max(above, lowest), highest)
+            return Candidate(name, end, at(end).rate, at(end).error)
+        below = above - 1
+        share = math.log(rate / at(below).rate) / math.log(at(above).rate / at(below).rate)
+        error = at(below).error ** (1 - share) * at(above).error ** share
+        quality = below if share < 0.5 else above
+        return Candidate(name, quality, at(quality).rate, error)
+
+    def _search(self, name: str, rate: float) -> int:
+        """Return about the lowest quality that takes more than a rate, by bisection."""
+        fast = replace(self.asked, codec=name, avif_speed=max(_FAST, self.asked.avif_speed))
+        low, high = int(_QUALITIES.low), int(_QUALITIES.high)
+        while low < high:
+            middle = (low + high) // 2
+            if self.of(replace(fast, quality=middle)).rate > rate:
+                high = middle
+            else:
+                low = middle + 1
+        return low

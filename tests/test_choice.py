@@ -1,0 +1,245 @@
+"""Codec ``auto`` keeps the codec whose error is least where a network feels it, at one rate."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from images import digits, fields, photographs
+from numpy.typing import NDArray
+from PIL import Image
+
+from codec import CodecOptions, PayloadError, SampleSpec, encode_samples
+from codec.samples import choice as choice_module
+from codec.samples.choice import (
+    AS_GOOD,
+    IMAGE_CANDIDATES,
+    MOST_OFF,
+    Candidate,
+    Choice,
+    choose,
+    codecs_at_hand,
+    is_open,
+    samples_to_try,
+)
+from fl_app.data import DataError, load
+
+HERE = ("webp", "avif")  # what Pillow brings
+ASKED = CodecOptions()
+
+
+def garments(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return Fashion-MNIST where it is installed, else digits, which are as sparse."""
+    try:
+        images = load("fashion-mnist", "train")
+    except DataError:
+        return digits(count)
+    return images.samples[:count], images.labels[:count]
+
+
+def chosen(
+    samples: NDArray[Any], labels: NDArray[Any], asked: CodecOptions = ASKED
+) -> tuple[Choice, tuple[str, ...]]:
+    return choose(samples, labels, spec_of(samples), asked, HERE)
+
+
+def spec_of(samples: NDArray[Any]) -> SampleSpec:
+    return SampleSpec(samples.shape[1:], classes=10, codec=CodecOptions("dct"))
+
+
+# Which one
+
+
+@pytest.mark.parametrize("pictures", [garments, digits])
+def test_avif_for_sparse_pictures(pictures: Any) -> None:
+    found, _ = chosen(*pictures(64))
+    assert found.codec == "avif"
+    errors = {c.codec: c.error for c in found.candidates}
+    assert errors["avif"] < 0.7 * errors["dct"]
+
+
+@pytest.mark.parametrize("step", [0.25, 0.5])
+def test_the_block_transform_for_small_photographs(step: float) -> None:
+    found, _ = chosen(*photographs(64), CodecOptions(step=step))
+    errors = {c.codec: c.error for c in found.candidates}
+    assert found.codec == "dct", found
+    assert errors["dct"] < 0.9 * min(errors["avif"], errors["webp"])
+
+
+def test_a_file_for_large_pictures() -> None:
+    large = fields(2, (3, 128, 128))
+    found, _ = chosen(large, np.zeros(2, np.int64))
+    assert found.codec in HERE
+    assert found.candidates[0].codec == "dct"
+
+
+# At which rate
+
+
+@pytest.mark.parametrize("step", [0.25, 0.5])
+def test_the_asked_rate_is_met(step: float) -> None:
+    samples, labels = digits(64)
+    asked = CodecOptions(step=step)
+    found, _ = chosen(samples, labels, asked)
+    sizes = {}
+    for options in (replace(asked, codec="dct"), found.options(asked)):
+        spec = replace(spec_of(samples), codec=options)
+        sizes[options.codec] = len(encode_samples(samples, labels, spec).to_bytes()) / 64
+    assert found.rate == sizes["dct"]
+    assert sizes["avif"] == pytest.approx(sizes["dct"], rel=MOST_OFF)
+    told = {c.codec: c.bytes_per_sample for c in found.candidates}
+    assert told["avif"] == sizes["avif"]
+
+
+def test_a_rate_that_no_file_can_meet_is_the_block_transforms() -> None:
+    found, _ = chosen(*digits(64), CodecOptions(step=4.0))
+    assert found.codec == "dct"
+    assert [c.quality for c in found.candidates[1:]] == [1, 1]
+
+
+def test_a_rate_beyond_the_best_quality() -> None:
+    found, _ = chosen(*digits(16), CodecOptions(step=0.001))
+    assert [c.quality for c in found.candidates[1:]] == [100, 100]
+
+
+def test_few_samples_pay_for_the_container_of_a_file() -> None:
+    samples, labels = digits(64)
+    few = samples[:2], labels[:2]
+    per_sample = [
+        chosen(*part)[0].candidates[2].bytes_per_sample for part in ((samples, labels), few)
+    ]
+    assert chosen(*few)[0].codec == "dct"
+    assert per_sample[1] > 2 * per_sample[0]
+
+
+def test_pictures_without_content() -> None:
+    found, _ = chosen(np.zeros((8, 1, 28, 28), np.uint8), np.zeros(8, np.int64))
+    assert found.codec == "dct"
+
+
+def test_what_is_asked_for_stays_but_codec_and_quality() -> None:
+    asked = CodecOptions(avif_speed=7, quality=3)
+    found, _ = chosen(*digits(32), asked)
+    options = found.options(asked)
+    assert (options.codec, options.avif_speed) == ("avif", 7)
+    assert replace(options, codec="auto", quality=3) == asked
+
+
+def test_of_equals_the_faster_decoder() -> None:
+    def best(dct: float, avif: float, webp: float) -> str:
+        tried = [
+            Candidate("dct", 0, 50.0, dct),
+            Candidate("webp", 9, 50.0, webp),
+            Candidate("avif", 9, 50.0, avif),
+        ]
+        return choice_module._best(tried, is_large=False)
+
+    near = 1 + AS_GOOD / 2
+    assert best(1.0, near, 2.0) == "avif"
+    assert best(1.0, near, near) == "webp"
+    assert best(1.0, 1 + 2 * AS_GOOD, 2.0) == "dct"
+
+
+# What it is for
+
+
+@pytest.mark.parametrize(
+    ("asked", "spec"),
+    [
+        (ASKED, {"shape": (3, 8, 8)}),
+        (ASKED, {"shape": (2, 32, 32)}),
+        (ASKED, {"shape": (3, 32, 32), "high": 200.0}),
+        (ASKED, {"shape": (3, 32, 32), "dtype": "float32"}),
+        (ASKED, {"shape": (32, 32)}),
+        (CodecOptions("dct"), {"shape": (3, 32, 32)}),
+        (CodecOptions(quantizer="stochastic"), {"shape": (3, 32, 32)}),
+        (CodecOptions(quantizer="dithered"), {"shape": (3, 32, 32)}),
+    ],
+)
+def test_all_else_is_as_it_was(asked: CodecOptions, spec: dict[str, Any]) -> None:
+    assert not is_open(asked, SampleSpec(**spec))
+
+
+def test_pictures_are_open() -> None:
+    assert is_open(ASKED, SampleSpec((1, 28, 28)))
+    assert is_open(ASKED, SampleSpec((3, 224, 224)))
+
+
+def test_few_large_pictures_are_enough() -> None:
+    shapes = [(1, 28, 28), (3, 64, 64), (3, 224, 224)]
+    assert [samples_to_try(shape) for shape in shapes] == [64, 64, 8]
+
+
+# Machines without a codec
+
+
+def test_a_machine_without_avif(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(HERE) <= set(codecs_at_hand())
+    monkeypatch.delitem(Image.SAVE, "AVIF")
+    assert "avif" not in codecs_at_hand()
+    found, lacking = chosen(*digits(32))
+    assert [c.codec for c in found.candidates] == ["dct", "webp"]
+    assert len(lacking) == 1
+    assert "goes without avif: this Pillow was built without AVIF" in lacking[0]
+
+
+def test_what_the_server_lacks_is_not_tried() -> None:
+    samples, labels = digits(32)
+    found, lacking = choose(samples, labels, spec_of(samples), ASKED, ())
+    assert (found.codec, len(found.candidates), lacking) == ("dct", 1, ())
+
+
+# On the wire
+
+CHOICE = Choice(
+    "avif",
+    (
+        Candidate("dct", 0, 48.5, 100.25),
+        Candidate("webp", 1, 60.0, 90.0),
+        Candidate("avif", 33, 48.0, 64.0),
+    ),
+)
+
+
+def test_golden_bytes() -> None:
+    data = CHOICE.to_bytes()
+    assert (
+        data.hex()
+        == "0203010000004242"
+        + "0080c842"
+        + "120100007042"
+        + "0000b442"
+        + "182100004042"
+        + "00008042"
+    )
+    assert Choice.from_bytes(data) == CHOICE
+    assert len(data) == 32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-1],
+        lambda data: data + b"\0",
+        lambda data: b"",
+        lambda data: bytes([3]) + data[1:],  # chosen: the fourth of three
+        lambda data: data[:2] + bytes([24]) + data[3:],  # the block transform does not lead
+        lambda data: data[:12] + bytes([16]) + data[13:],  # jpeg, which is no candidate
+        lambda data: data[:13] + bytes([0]) + data[14:],  # quality 0
+        lambda data: data[:8] + b"\0\0\xc0\x7f" + data[12:],  # NaN
+    ],
+)
+def test_other_bytes(change: Any) -> None:
+    with pytest.raises(PayloadError):
+        Choice.from_bytes(change(CHOICE.to_bytes()))
+
+
+def test_words() -> None:
+    assert str(CHOICE) == (
+        "avif at 48.5 B a sample, of dct 48.5 B error 100.2, webp 60.0 B error 90.0, "
+        "avif 48.0 B error 64.0"
+    )
+
+
+def test_identifiers_are_those_of_files() -> None:
+    assert set(IMAGE_CANDIDATES) == {"webp", "avif", "jpeg-xl"}
