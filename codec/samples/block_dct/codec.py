@@ -221,7 +221,8 @@ class Plan:
 
 def transform_of(spec: "SampleSpec", axis: ChannelAxis = ChannelAxis.FIRST) -> Transform:
     """Return the transform that the options mean for the shape of a spec."""
-    return transform_for(axis.coded_shape(spec.shape), spec.codec.block)
+    shape = axis.coded_shape(spec.shape)
+    return transform_for(shape, spec.codec.block, fitting=spec.version >= 7)
 
 
 def _channel_axes(spec: "SampleSpec") -> list[ChannelAxis]:
