@@ -22,6 +22,7 @@ from codec import (
 )
 from codec.coding.cursor import Reader, varint, zigzag
 from codec.samples.block_dct.codec import Plan
+from codec.samples.block_dct.surroundings import Surroundings
 from codec.samples.channel_axis import ChannelAxis
 from codec.samples.payload import MAGIC
 from codec.samples.spec import VERSION
@@ -40,7 +41,7 @@ GOLDEN = {
     "floats": "511a934cd536fb4b7f35f10f36bfa5f93ae01a9cf0c0aa7d9db5fddeb739a6d0",
     "empty": "6b504df6a192fba0a980f80cbc72a23d3310906e87a107f15ee223ac92024be5",
     "photographs": "03adcea689872bc6713c0de7d1bec657d3531fa8249d104ec0f5f61538604cb4",
-    "faint": "b13cbc15d8a5469e9c4070a8a74323c61fd34125e7289a499bd65d96dd3a9fbb",
+    "faint": "bf145323eb67d1c916a9b6d43d1e0e404eba92b98a27a94457b8dd12fcd455b7",
     "weak band": "92638a0fac0b67ec5f38456dc8b0fda4fd0c77ae3442de2f3ba04a098185d4c3",
     "bands": "1eaa7f261bc5bbd4610ac70fed7ea2cc463586212ecf8604cbc173a449be1a24",
     "grey": "3e48e8d7d1d08493ea114cca9ea252cac68f54a2ca503d240dcd39707ce25c4f",
@@ -52,6 +53,8 @@ GOLDEN = {
     "tokens": "29b3d2ce9e0fd37db8173fe935e91d3474982d49db072ed1d60fb44b6db98f2e",
     "labels": "f819ca3a58189b2189c71fdc2ef766c2bf1935167e7d554fd81b132524455da4",
     "nothing": "4890a388718e241e0c9ad5a2d3a1cb3515d27b8180c3bc14c4965017d98bad7f",
+    "shapes": "bb5b5e9cab10f2d8dddb09729d8cf269699ea59f6367c89c939c6f190552d736",
+    "colours": "84473adc4536fe53a4ab47f9fea786fb0f13b2667918901bf8ad847b4839edea",
 }  # fmt: skip
 
 # Those of version 6, which is still read: nothing but tests writes it.
@@ -79,6 +82,8 @@ GOLDEN_6 = {
     "tokens": "05333173eb048d36309d2fddd6266a379b36c06ae784bc57a07fe1c38d3a4988",
     "labels": "c330a454467fe6a1d9350dcfa96c0c66a521dd23f4283474350438a02de878b1",
     "nothing": "a8e31adf2da21d875305d46003688a68c863f42d8c3df72f134a23619fbab126",
+    "shapes": "db126573a75a351dc89bdabc5b7c7edadd439c8fccbab6a6fac3dc591964b21e",
+    "colours": "f156757ad6a2df16a14fe5c0a8702705e4ed06e7a7f700578e73b8a7b6c24f37",
 }  # fmt: skip
 
 # SHA-256 of the coded sections, with steps relative to the range. Those of version 4 have these
@@ -158,13 +163,28 @@ SPECS = {
     "tokens": SampleSpec((20,), "int32", 0, 30_000, 10),
     "labels": SampleSpec((5,), "float32", -1, 1, 0, 10),
     "nothing": SampleSpec((3, 8, 8), classes=10),
+    # whose contexts a network chooses
+    "shapes": SampleSpec((1, 28, 28), classes=10),
+    "colours": SampleSpec((3, 16, 24), classes=10, codec=CodecOptions(step=0.8)),
 }
 EMPTY = ("empty", "nothing")
+SCORED = ("shapes", "colours")
 SCALES = np.array([1, 1e-3, 1000, 0, 5, 20])  # of columns, whose fourth is constant
+
+
+def discs(spec: SampleSpec, count: int) -> NDArray[np.uint8]:
+    """Images of a disc each, of other place, size and colour."""
+    n = np.arange(count).reshape(-1, 1, 1, 1)
+    c, y, x = np.indices(spec.shape)
+    apart = (y - 5 - n) ** 2 + (x - 20 + n) ** 2
+    disc = np.where(apart < 30 + 5 * n, 250 - 7 * n - 60 * c, 3 * x + 20 * c)
+    return np.clip(disc, 0, 255).astype(np.uint8)
 
 
 def scaled(name: str, samples: NDArray[Any], spec: SampleSpec) -> NDArray[Any]:
     """Samples in [-1, 1], or 0..255, as the payload of a name has them."""
+    if name in SCORED:
+        return discs(spec, len(samples))
     if name == "faint":
         return 100 + samples // 20
     if name == "weak band":
@@ -229,7 +249,7 @@ def test_payloads_of_version_6_are_read(name: str) -> None:
     decoded, now = decode_samples(again), decode_samples(golden(name))
     assert np.array_equal(decoded.targets, now.targets)
     assert np.array_equal(decoded.weights, now.weights)
-    same = name not in ("grey", "channels last")  # whose blocks have other sides
+    same = name not in ("grey", "channels last", "shapes")  # whose blocks have other sides
     assert np.array_equal(decoded.samples, now.samples) == same
 
 
@@ -272,6 +292,25 @@ def test_golden_plans_are_of_every_kind(
     assert (len(plan.stretch.exponents), bool(plan.stretch.mix)) == (exponents, mixed)
     assert any(plan.stretch.exponents)
     assert any(plan.stretch.centres) == (name in ("faint", "weak band", "channels"))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_golden_contexts_are_of_every_kind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored = []
+    scores = Surroundings.scores
+
+    def spy(self: Surroundings, *args: Any) -> NDArray[np.uint8]:
+        scored.append(scores(self, *args))
+        return scored[-1]
+
+    monkeypatch.setattr(Surroundings, "scores", spy)
+    golden(name)
+    assert bool(scored) == (name in (*SCORED, "faint"))
+    bins = [each.ravel() for each in scored]
+    assert name not in SCORED or len(np.unique(np.concatenate(bins))) > 20
+    scored.clear()
+    golden(name, 6)
+    assert not scored
 
 
 def test_golden_sections_are_of_every_kind() -> None:

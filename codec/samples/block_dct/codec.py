@@ -252,7 +252,9 @@ def _code_pyramid(
         around = None
         if means is not None and predictable(level):
             around = Prediction(level, means, factors[number])
-        values = code_coefficients(coder, model, order, count * level.blocks, table, around)
+        values = code_coefficients(
+            coder, model, order, count * level.blocks, table, around, learned=spec.version >= 7
+        )
         coded.insert(0, values)
         if number:
             means = block_means(level, values, means)
