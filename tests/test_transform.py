@@ -125,6 +125,12 @@ def test_grey_images_have_no_colour() -> None:
     [
         ((3, 64, 24), 0, (8, 8), (8, 3)),
         ((3, 65, 6), 0, (8, 6), (9, 1)),
+        ((1, 28, 28), 0, (7, 7), (4, 4)),
+        ((1, 28, 28), 8, (8, 8), (4, 4)),
+        ((1, 28, 32), 0, (8, 8), (4, 4)),
+        ((1, 9, 7), 0, (9, 7), (1, 1)),
+        ((3, 12, 36), 0, (6, 6), (2, 6)),
+        ((3, 224, 224), 0, (8, 8), (28, 28)),
         ((3, 32, 32), 8, (8, 8), (4, 4)),
         ((3, 65, 20), 32, (32, 20), (3, 1)),
         ((1, 5, 5), 256, (5, 5), (1, 1)),
@@ -137,6 +143,10 @@ def test_blocks(
 ) -> None:
     transform = transform_for(shape, block)
     assert (transform.block_shape, transform.grid) == (block_shape, grid)
+
+
+def test_blocks_of_payloads_before_version_7_have_8_pixels() -> None:
+    assert transform_for((1, 28, 28), 0, fitting=False).block_shape == (8, 8)
 
 
 def test_levels_end_with_one_block() -> None:

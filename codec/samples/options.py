@@ -34,7 +34,8 @@ class CodecOptions(PackedOptions):
         Key of `codec.samples.registry.SAMPLE_CODECS`, or ``auto``: ``dct`` for images (C, H, W)
         and series (C, T), ``lossless`` for integers, ``columns`` for everything else.
     block : int
-        ``dct``: size of a block; 0 takes 8x8 pixels of an image, a whole series up to 256 points.
+        ``dct``: size of a block; 0 takes 8x8 pixels of an image, or near to it what divides its
+        sides, a whole series up to 256 points.
     quantizer : str
         ``dct`` and ``columns``: ``nearest`` (cheapest), ``stochastic`` or ``dithered`` (unbiased).
     step : float
@@ -60,7 +61,7 @@ class CodecOptions(PackedOptions):
 
     codec: str = choice("how samples are coded", AUTO, *SAMPLE_CODECS)
     block: int = option(
-        0, "dct: block size (0: 8x8 pixels, or a whole series)", _ZeroOr(2, MAX_BLOCK)
+        0, "dct: block size (0: about 8x8 pixels, or a whole series)", _ZeroOr(2, MAX_BLOCK)
     )
     quantizer: str = choice("dct, columns: rounding to the step", *QUANTIZERS)
     step: float = option(

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from codec.coding import cursor
 from codec.errors import PayloadError
 from codec.samples.sample_codec import Key
-from codec.samples.spec import SampleSpec
+from codec.samples.spec import READABLE, SampleSpec
 
 MAGIC = b"QD"
-VERSION = 6
 TARGETS, WEIGHTS, VALUES, VOCABULARY = SECTIONS = ("targets", "weights", "values", "vocabulary")
 _CRC_BYTES = 4
 
@@ -80,7 +79,8 @@ class SamplePayload:
             for name in names
         )
         key = b"".join(map(cursor.varint, self.key)) if self._has_key else b""
-        head = MAGIC + bytes([VERSION]) + self.spec.to_bytes() + cursor.varint(self.count) + key
+        head = MAGIC + bytes([self.spec.version]) + self.spec.to_bytes()
+        head += cursor.varint(self.count) + key
         body = head + bytes([len(names)]) + table + b"".join(self.sections[n] for n in names)
         return body + struct.pack("<I", zlib.crc32(body))
 
@@ -112,11 +112,12 @@ class SamplePayload:
         reader = cursor.Reader(body)
         reader.take(len(MAGIC), "magic")
         version = reader.byte("version")
-        if version != VERSION:
-            raise PayloadError(f"version is {version}; this codec reads version {VERSION}")
+        if version not in READABLE:
+            known = " and ".join(map(str, READABLE))
+            raise PayloadError(f"version is {version}; this codec reads versions {known}")
         if struct.pack("<I", zlib.crc32(body)) != crc:
             raise PayloadError(f"CRC-32 mismatch in {len(data)} bytes: truncated or altered")
-        spec = SampleSpec.read(reader)
+        spec = SampleSpec.read(reader, version)
         count = reader.varint("count")
         _check_limits(spec, count, len(data), limits)
         key = (0, 0, 0)

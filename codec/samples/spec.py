@@ -10,6 +10,8 @@ from codec.samples.options import CodecOptions
 from codec.samples.registry import SAMPLE_CODECS
 from codec.samples.sample_codec import SampleCodec
 
+VERSION = 7  # of payloads that are written
+READABLE = (6, VERSION)
 DTYPES = OneOf(("uint8", "float32", "int32"))
 MAX_AXES, MAX_VALUES_PER_SAMPLE = 4, 1 << 24
 _VALUES = Range(-1e30, 1e30)
@@ -33,6 +35,9 @@ class SampleSpec(Options):
         Floats in a target when `classes` is 0; 0 for single floats.
     codec : CodecOptions
         How samples are coded; ``auto`` becomes the codec that it means for the shape.
+    version : int
+        Version of the payload, which says how: one of `READABLE`. It does not stand in the spec's
+        own bytes, and specs of the same samples are equal whatever it is.
 
     Raises
     ------
@@ -47,6 +52,7 @@ class SampleSpec(Options):
     classes: int = option(0, "number of classes", Range(0, 1 << 24))
     target_size: int = option(0, "floats in a target", Range(0, 1 << 20))
     codec: CodecOptions = field(default_factory=CodecOptions)
+    version: int = field(default=VERSION, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +65,9 @@ class SampleSpec(Options):
                 f"classes is {self.classes} and target_size {self.target_size}; "
                 "at most one of them may be positive"
             )
+        if self.version not in READABLE:
+            known = " or ".join(map(str, READABLE))
+            raise OptionError("version", f"= {self.version} must be {known}")
         self.sample_codec.check(self)
 
     @property
@@ -91,8 +100,8 @@ class SampleSpec(Options):
         )
 
     @classmethod
-    def read(cls, reader: cursor.Reader) -> "SampleSpec":
-        """Read a spec at a cursor.
+    def read(cls, reader: cursor.Reader, version: int = VERSION) -> "SampleSpec":
+        """Read a spec at a cursor, of a payload of a version.
 
         Raises
         ------
@@ -107,7 +116,8 @@ class SampleSpec(Options):
         low, high = reader.number("low"), reader.number("high")
         classes, target_size = reader.varint("classes"), reader.varint("target size")
         try:
-            return cls(shape, DTYPES[dtype], low, high, classes, target_size, codec)
+            kind = DTYPES[dtype]
+            return cls(shape, kind, low, high, classes, target_size, codec, version)
         except CodecError as error:
             raise PayloadError(str(error)) from error
 

@@ -236,7 +236,8 @@ class Plan:
 
 def transform_of(spec: "SampleSpec", axis: ChannelAxis = ChannelAxis.FIRST) -> Transform:
     """Return the transform that the options mean for the shape of a spec."""
-    return transform_for(axis.coded_shape(spec.shape), spec.codec.block)
+    shape = axis.coded_shape(spec.shape)
+    return transform_for(shape, spec.codec.block, fitting=spec.version >= 7)
 
 
 def _channel_axes(spec: "SampleSpec") -> list[ChannelAxis]:
@@ -266,7 +267,9 @@ def _code_pyramid(
         around = None
         if means is not None and predictable(level):
             around = Prediction(level, means, factors[number])
-        values = code_coefficients(coder, model, order, count * level.blocks, table, around)
+        values = code_coefficients(
+            coder, model, order, count * level.blocks, table, around, learned=spec.version >= 7
+        )
         coded.insert(0, values)
         if number:
             means = block_means(level, values, means)

@@ -127,13 +127,18 @@ class Prediction:
         Its block means, as `block_means` returns them.
     factors : float (coefficients,)
         Step of each coefficient over that of a block mean.
+
+    Attributes
+    ----------
+    level, means
+        As given.
     """
 
     def __init__(self, level: Transform, means: Ints, factors: NDArray[np.floating]) -> None:
         self.level = level
         self._regression = regression(level.block_shape)
         self._factors = np.clip(np.round(factors.astype(np.float64) * _UNIT), 1, _LARGEST_FACTOR)
-        self._means = means
+        self.means = means
 
     def of(self, wave: Ints, decoded: Ints) -> Ints:
         """Predict coefficients in units of their step / `ONE`.
@@ -164,7 +169,7 @@ class Prediction:
         lower = fit.regressors[fit.orders[fit.regressors] < fit.orders[frequencies[0]]]
         factors = self._factors[channel * fit.orders.size :][lower, None]
         known = np.clip(decoded[lower], -_MOST_STEPS, _MOST_STEPS) * factors
-        own = self._means[channel]
+        own = self.means[channel]
         terms = fit.coefficients[:, frequencies, : len(lower)] @ known
         directions = terms.reshape(*terms.shape[:2], -1, *grid)
         total: NDArray[np.float64] = directions[0]

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 # Networks learn more from 8x8 blocks than from larger ones of the same bytes, although their
-# squared error is higher; and most photographs were JPEG once, whose blocks these are.
-_IMAGE_BLOCK = 8
+# squared error is higher; and most photographs were JPEG once, whose blocks these are. But blocks
+# that stand out over the edge are dear: of 28x28 pixels, 7x7 take 5 % to 10 % fewer bytes.
+_IMAGE_BLOCKS = (8, 7, 9, 6, 10)  # by preference
 _WHOLE_SERIES, _LONG_SERIES_BLOCK = 256, 128
 MAX_BLOCK = 256
 
@@ -90,7 +91,7 @@ class Transform:
         return slice(None, None, self.coefficients // self.channels)
 
 
-def transform_for(shape: tuple[int, ...], block: int) -> Transform:
+def transform_for(shape: tuple[int, ...], block: int, *, fitting: bool = True) -> Transform:
     """Return the transform of samples of a shape.
 
     Parameters
@@ -98,13 +99,24 @@ def transform_for(shape: tuple[int, ...], block: int) -> Transform:
     shape : tuple of int
         Shape of a sample, channels first: (C, H, W) or (C, T).
     block : int
-        0 takes 8x8 pixels of an image; of a series the whole up to 256 points, else 128.
+        0 takes 8x8 pixels of an image, or, where 8 does not divide its sides, 6 to 10 pixels if one
+        of these does; of a series the whole up to 256 points, else 128.
+    fitting : bool
+        Whether block 0 fits the sides so; it is 8x8 in payloads before version 7.
     """
     if len(shape) == 3:
-        return Transform("dct2", shape, block or _IMAGE_BLOCK)
+        return Transform("dct2", shape, block or (_fitting_block(shape[1:]) if fitting else 8))
     length = shape[1]
     size = block or (length if length <= _WHOLE_SERIES else _LONG_SERIES_BLOCK)
     return Transform("dct1", shape, size)
+
+
+def _fitting_block(sides: tuple[int, ...]) -> int:
+    """Return the preferred block that no side cuts, 8 if there is none."""
+    for block in _IMAGE_BLOCKS:
+        if all(side <= block or side % block == 0 for side in sides):
+            return block
+    return _IMAGE_BLOCKS[0]
 
 
 def forward(samples: Array, transform: Transform) -> list[Array]:
