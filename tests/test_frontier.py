@@ -109,8 +109,8 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
     task = Task("cifar10", OURS, {"codec": "dct", "step": 0.5}, 100, 0)
     job = Job(task, APP, path, {"data-dir": "here", "threads": 1})
     assert job.needed()
-    config = {k: v for k, v in job.values().items() if k not in ("data-dir", "width")}
-    row = asdict(replace(point(OURS, 10, 0.5), config=config))  # of before there was a width
+    config = {k: v for k, v in job.values().items() if k not in ("data-dir", "stem")}
+    row = asdict(replace(point(OURS, 10, 0.5), config=config))  # of before there was a stem
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
     assert not job.needed()
     assert not replace(job, overrides={"data-dir": "there", "threads": 2}).needed()
