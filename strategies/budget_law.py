@@ -4,6 +4,8 @@ The test error falls with the number of samples n, and rises with the share D of
 coding loses, both as powers: ``E = E* + A n**-a + B D**b`` (a storage scaling law as of Mentzer and
 Montanari, arXiv:2407.17954, for a codec of images). A budget buys the more samples the coarser they
 are, so the best step follows from a, b and B / A alone. ``python -m sim budget-law`` fits them.
+
+D is measured as `codec.variance_kept` has it: 0.07 of CIFAR-10 at a step of 0.55, 0.20 at 1.7.
 """
 
 from dataclasses import dataclass
@@ -39,6 +41,9 @@ class Law:
         return np.maximum(samples, 1.0) ** -self.a + self.ratio * lost**self.b
 
 
+# From few points of CIFAR-10, original test images: 7,700 images at a step of 0.8 (68.9 %) and
+# 16,200 at 0.5 (75 %) give a and A; 4,000 at 0.8 (61.4 %) and at 2.0 (50.0 %) of a smaller network,
+# and 20,000 at 105, 45 and 31 B (72.6, 68.7, 65.9 %; original 73.2 %), give b and B.
 LAW = Law(a=0.35, b=1.75, ratio=0.53)
 
 

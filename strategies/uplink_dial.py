@@ -15,7 +15,7 @@ from flwr.common import log
 
 from codec import CodecOptions, OptionError, PayloadError
 from codec.messages import Description, MixedOptions, ReplayOptions
-from codec.samples.rate_curve import RateCurve, with_setting
+from codec.samples.rate_curve import RateCurve, knob_of, with_setting
 from strategies.budget_law import Plan, best_plan
 
 _REPLY_BYTES = 520.0  # of a reply beside its samples, before the first one
@@ -221,7 +221,7 @@ class UplinkDial:
             share *= 1 - _KEPT_BACK
         pot = share * available
         rate = self._payload / self._sent if self._sent else self.plan.bytes_per_sample
-        finest = self._finest if last else self.plan.setting
+        finest = self.settings[0 if last else 1]
         # Who did not send what it was granted may not do so again: others take it.
         weights = {n: count * _TRUST ** self._failed[n] for n, count in unsent.items()}
         scale = pot / sum(weights.values())
@@ -243,8 +243,9 @@ class UplinkDial:
 
     @property
     def settings(self) -> tuple[float, float]:
-        """The finest and the coarsest setting in which samples may come."""
-        setting = 0.0 if self.plan is None else self.plan.setting
+        """The finest and the coarsest setting in which samples may come; 0 without any."""
+        knob = knob_of(self._codec)
+        setting = float(getattr(self.codec, knob)) if knob else 0.0
         return self._finest or setting, setting
 
     def _available(self, spent: int, out: Collection[int]) -> float:
@@ -288,7 +289,7 @@ class UplinkDial:
         if plan.sends_all and math.isclose(plan.setting, self._finest, rel_tol=1e-5):
             log(
                 INFO,
-                "all samples at the finest step take less than the budget: the rest is not spent",
+                "all samples as fine as is of use take less than the budget: the rest is not spent",
             )
 
     # What is told
@@ -298,10 +299,12 @@ class UplinkDial:
         plan = self.plan
         if plan is None:
             return f"budget {in_words(self.budget)}: no plan yet"
+        knob = knob_of(self._codec)
+        setting = f" at {knob} {plan.setting:.3g}" if knob else ""
         return (
-            f"budget {in_words(self.budget)}: {plan.samples:,} of {plan.total:,} samples at step "
-            f"{plan.setting:.3g}, {plan.bytes_per_sample:.1f} B each, predicted to keep "
-            f"{1 - plan.lost:.1%} of their variance"
+            f"budget {in_words(self.budget)}: {plan.samples:,} of {plan.total:,} samples{setting}, "
+            f"{plan.bytes_per_sample:.1f} B each, predicted to keep {1 - plan.lost:.1%} of their "
+            "variance"
         )
 
     def outcome(self, spent: int) -> str:

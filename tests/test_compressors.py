@@ -184,7 +184,7 @@ GOLDEN = {
 
 
 GOLDEN_VARIANTS = {
-    ("qsgd", "bucket", 0): "18f69c8d7df51d30",
+    ("qsgd", "bucket", 0): "847bdfaf0bf0a33f",
     ("top-k", "bits", 2): "8c144ba9427cecd0",
     ("top-k", "bits", 16): "2bd046587d9b9e88",
     ("eden", "bits", 0.25): "372775a33f4985c1",

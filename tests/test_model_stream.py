@@ -248,10 +248,11 @@ class _Tied(nn.Module):
         self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
         self.second.weight = self.first.weight
         self.first.bias.requires_grad_(False)
+        self.scale = nn.Parameter(torch.tensor(1.5))
 
     def forward(self, samples: Tensor) -> Tensor:
         outputs: Tensor = self.second(torch.tanh(self.first(samples.flatten(1))))
-        return outputs
+        return self.scale * outputs
 
 
 def tied_model() -> nn.Module:

@@ -227,8 +227,19 @@ def test_small_models_get_one_thread_unless_told() -> None:
             {"strategy": "fedavg", "local_steps": 3, "compressor": "qsgd", "compressor_bits": 7},
             {"delta", "message"},
         ),
+        (
+            {
+                "strategy": "fedavg",
+                "local_steps": 3,
+                "compressor": "top-k",
+                "compressor_value_bits": 2,
+                "downlink": "top-k",
+                "outer_momentum": 0.5,
+            },
+            {"delta", "message"},
+        ),
     ],
-    ids=["top-k gradients", "fp32 gradients", "FedAvg", "FedAvg, int8"],
+    ids=["top-k gradients", "fp32 gradients", "FedAvg", "FedAvg, int8", "top-k both ways"],
 )
 def test_baselines_run_on_the_same_books(
     changes: dict[str, int | str], sections: set[str], tmp_path: Path

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from images import CIFAR_VARIABLE, digits, fields, photographs
 from numpy.typing import NDArray
 
@@ -440,3 +442,34 @@ def test_measuring_takes_little_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * images.nbytes + (8 << 20)
+
+
+@pytest.mark.parametrize("codec", ["dct", "columns"])
+@settings(max_examples=25)
+@given(count=st.integers(1, 40), seed=st.integers(0, 2**16))
+def test_payloads_of_one_spread_have_one_step(codec: str, count: int, seed: int) -> None:
+    """Whichever samples they hold, they decode, and none takes a step of its own."""
+    rng = np.random.default_rng(seed)
+    contrast = rng.gamma(1.0, 30.0, (60, 1, 1, 1))
+    samples = np.clip(128 + contrast * rng.standard_normal((60, 1, 8, 8)), 0, 255).astype(np.uint8)
+    spec = SampleSpec((1, 8, 8), "uint8", 0, 255, 2, codec=CodecOptions(codec, step=0.3))
+    targets = np.zeros(60, np.int64)
+    some = rng.permutation(60)[:count]
+    payload = encode_samples(samples[some], targets[some], spec, like=samples)
+    whole = encode_samples(samples, targets, spec)
+    decoded = decode_samples(SamplePayload.from_bytes(payload.to_bytes())).samples
+    expected = decode_samples(SamplePayload.from_bytes(whole.to_bytes())).samples[some]
+    assert (np.abs(decoded - expected) > 1e-3).mean() < 0.02  # ties, by rounding of sums
+    known = reconstruct_samples(samples[some], spec, (0, 0, 0), samples)
+    np.testing.assert_array_equal(decoded, known)
+
+
+def test_channels_that_do_not_vary_where_the_spread_is_measured_have_their_own() -> None:
+    rng = np.random.default_rng(0)
+    like = rng.integers(0, 255, (20, 2, 8, 8)).astype(np.float32)
+    like[:, 1] = 7.0
+    samples = rng.integers(0, 255, (20, 2, 8, 8)).astype(np.float32)
+    spec = SampleSpec((2, 8, 8), "float32", 0, 255, 2, codec=CodecOptions(step=0.5))
+    targets = np.zeros(20, np.int64)
+    size = len(encode_samples(samples, targets, spec, like=like).to_bytes())
+    assert size == pytest.approx(len(encode_samples(samples, targets, spec).to_bytes()), rel=0.5)

@@ -20,13 +20,14 @@ COMPRESSORS = [
     make_compressor("fp32"),
     make_compressor("fp16"),
     *[make_compressor("qsgd", levels=2**bits - 1) for bits in (1, 2, 4, 7)],
+    *[make_compressor("qsgd", levels=2**bits - 1, bucket=0) for bits in (6, 10)],
     make_compressor("terngrad"),
     make_compressor("sign"),
     *[make_compressor("top-k", density=density) for density in (0.001, 0.01, 0.1)],
-    make_compressor("top-k", density=0.01, bits=16),
+    *[make_compressor("top-k", density=0.01, bits=bits) for bits in (2, 16)],
     make_compressor("rand-k", density=0.01),
     *[make_compressor("powersgd", rank=rank) for rank in (1, 2, 4)],
-    *[make_compressor("eden", bits=bits) for bits in (1, 2, 4)],
+    *[make_compressor("eden", bits=bits) for bits in (0.1, 1, 2, 4)],
     Ballot(),
 ]
 
@@ -67,7 +68,8 @@ def test_serialized_size_is_near_the_theoretical(
     )
     assert len(data) <= 1.05 * theory.textbook
     # 50 bytes of headers weigh in a message of a kilobyte.
-    assert abs(len(data) - theory.entropy) <= 0.05 * theory.entropy + 50
+    share = 0.12 if "TopK(density=0.01, bits=2)" in repr(compressor) else 0.05  # mostly indices
+    assert abs(len(data) - theory.entropy) <= share * theory.entropy + 50
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,17 @@ def test_what_the_finest_step_does_not_need_is_not_spent(caplog: pytest.LogCaptu
     assert "have sent all their samples" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("codec", "budget"), [("webp", 14_000), ("webp", 24_000), ("lossless", 30_000)]
+)
+def test_codecs_without_a_step_keep_the_budget(codec: str, budget: int) -> None:
+    """By their quality, or by the number of samples alone."""
+    made = strategy(uplink_budget_total=budget, codec=codec)
+    made.start(grid_of((150, 100)), num_rounds=2)
+    assert made.dial is not None and made.dial.plan is not None and not made.failures
+    assert 0.97 <= spent(made) <= 1.03, made.dial.words()
+
+
 def _fails_in(rounds: Sequence[int], inner: Client) -> Client:
     def answer(message: Message, context: Context) -> Message:
         number = message.content.config_records["config"]["server-round"]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from codec.coding.floats import decode_bits, decode_words, encode_bits, encode_words
 from codec.coding.runs import runs
-from codec.coding.symbols import decode_integers, encode_integers
+from codec.coding.symbols import SymbolDecoder, SymbolEncoder
 from codec.errors import CodecError, PayloadError
 from codec.gradients.frame import Frame, read_frame
 from codec.gradients.tensors import (
@@ -72,7 +72,7 @@ class QSGD:
         levels = _random_levels(vector, np.repeat(_norms(words), lengths), self.levels, generator)
         sections = (
             encode_words(words),
-            encode_integers(levels, self.levels),
+            _encode_levels(levels, self.levels, _alike(shapes, self.bucket)),
             encode_bits(vector[levels > 0] < 0),
         )
         parameters = (self.levels, self.bucket)
@@ -93,7 +93,7 @@ class QSGD:
             raise PayloadError(f"levels {finest} of 1..{_MAX_LEVELS}")
         lengths = _bucket_lengths(frame.shapes, bucket)
         norms = _norms(decode_words(frame.sections[0], len(lengths), 2))
-        levels = decode_integers(frame.sections[1], frame.coordinates, finest)
+        levels = decode_levels(frame, finest, bucket)
         sent = np.flatnonzero(levels)
         signed = levels[sent].astype(np.float64)
         signed[decode_bits(frame.sections[2], len(sent))] *= -1
@@ -111,6 +111,40 @@ def _bucket_lengths(shapes: Shapes, bucket: int) -> NDArray[np.int64]:
         lengths.append(np.array([length] * min(whole, 1), np.int64).repeat(whole))
         lengths.append(np.array([rest] * min(rest, 1), np.int64))
     return np.concatenate(lengths)
+
+
+def _alike(shapes: Shapes, bucket: int) -> list[list[slice]]:
+    """Return the places of coordinates whose levels are coded by one table.
+
+    With a norm a tensor, levels are the smaller the larger the tensor is: one table for each
+    doubling of the size saves some 10 %. Else all are in one.
+    """
+    ends = np.cumsum(sizes(shapes), dtype=np.int64).tolist()
+    if bucket:
+        return [[slice(0, ends[-1] if ends else 0)]]
+    classes: dict[int, list[slice]] = {}
+    for size, end in zip(sizes(shapes), ends, strict=True):
+        classes.setdefault(size.bit_length(), []).append(slice(end - size, end))
+    return [classes[doublings] for doublings in sorted(classes)]
+
+
+def _encode_levels(levels: NDArray[np.int64], finest: int, alike: list[list[slice]]) -> bytes:
+    encoder = SymbolEncoder()
+    for places in alike:
+        encoder.integers(np.concatenate([levels[place] for place in places]), finest)
+    return encoder.to_bytes()
+
+
+def decode_levels(frame: Frame, finest: int, bucket: int) -> NDArray[np.int32]:
+    """Return the levels of all coordinates in their order; `PayloadError` if malformed."""
+    decoder, levels = SymbolDecoder(frame.sections[1]), np.empty(frame.coordinates, np.int32)
+    for places in _alike(frame.shapes, bucket):
+        lengths = [place.stop - place.start for place in places]
+        parts = np.split(decoder.integers(sum(lengths), finest), np.cumsum(lengths)[:-1])
+        for place, part in zip(places, parts, strict=True):
+            levels[place] = part
+    decoder.finish()
+    return levels
 
 
 def _norm_words(vector: Array, lengths: NDArray[np.int64]) -> NDArray[np.uint16]:

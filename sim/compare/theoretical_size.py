@@ -24,6 +24,7 @@ from codec.gradients import (
 from codec.gradients.eden import decode_chosen
 from codec.gradients.frame import Frame, read_frame
 from codec.gradients.joined import JOINABLE
+from codec.gradients.qsgd import decode_levels
 from codec.gradients.tensors import sizes
 from codec.gradients.top_k import decode_signed_pair
 
@@ -122,7 +123,7 @@ def _qsgd(frame: Frame, bits: _Bits) -> None:
     finest, bucket = frame.parameters
     norms = sum(-(-size // (bucket or max(size, 1))) for size in sizes(frame.shapes))
     bits.words(decode_words(frame.sections[0], norms, 2))
-    levels = decode_integers(frame.sections[1], frame.coordinates, finest)
+    levels = decode_levels(frame, finest, bucket)
     bits.exact(_by_tensor(levels, frame) + np.count_nonzero(levels))
 
 

@@ -65,9 +65,10 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     Flower averages their models by their numbers of samples. Without compression a reply is the
     whole model, as in any Flower project. With it, a reply is the compressed change of the
     trainable parameters, with error feedback on the client where the compressor has it; the server
-    adds it to the model that it sent and hands the sum to Flower. ``Compression("qsgd", bits=7)``
-    makes changes of int8. Integer buffers are then not sent, and statistics of batch normalization
-    in half precision every `buffers_every` rounds and in the last one.
+    adds it to the model that it sent and hands the sum to Flower. With
+    ``Compression("qsgd", bits=7, bucket=512)`` changes are of int8. Integer buffers are then not
+    sent, and statistics of batch normalization in half precision every `buffers_every` rounds and
+    in the last one.
 
     With `outer_momentum`, or an `outer_learning_rate` other than 1, the averaged change is a
     gradient that the server steps along (Reddi et al., ICLR 2021), by SGD with Nesterov's momentum
@@ -258,18 +259,20 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         request: LocalRequest,
         config: ConfigRecord,
     ) -> list[Message]:
-        """Return the messages with changes of the model, or with all of it, node by node."""
+        """Return the messages that bring each node's model up to date, or all of the model."""
         whole_bytes = sum(len(array.data) for array in self._sent.values())
+        lacking = {node_id: stream.since(node_id, whole_bytes) for node_id in node_ids}
         whole = replace(request, versions=stream.whole_version)
-        messages = []
-        for node_id in node_ids:
-            lacking = stream.since(node_id, whole_bytes)
-            if lacking is None:
-                messages += train_messages([node_id], lambda _: whole, config, self._sent)
-            else:
-                asked = replace(request, versions=lacking[0], updates=lacking[1])
-                messages += train_messages([node_id], lambda _, own=asked: own, config)  # type: ignore[misc]
-        return messages
+        requests = {
+            node_id: replace(request, versions=found[0], updates=found[1])
+            for node_id, found in lacking.items()
+            if found is not None
+        }
+        strangers = [node_id for node_id in lacking if node_id not in requests]
+        return [
+            *train_messages(strangers, lambda _: whole, config, self._sent),
+            *train_messages(requests, requests.__getitem__, config),
+        ]
 
     def _take(self, mean: ArrayRecord) -> None:
         """Make the average of the clients' models the server's, or step towards it."""
@@ -285,8 +288,8 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             if plain_name(name) in mean and (self.compressor is None or id(tensor) in measured)
         }
         self.server_model.load_arrays(ArrayRecord({**self.current_arrays(), **taken}))
-        changes = [self._sent[same[0]].numpy() - mean[same[0]].numpy() for same in self._names]
-        self.server_model.apply_gradient([torch.from_numpy(part) for part in changes])
+        pairs = [(self._sent[same[0]].numpy(), mean[same[0]].numpy()) for same in self._names]
+        self.server_model.apply_gradient([torch.as_tensor(sent - new) for sent, new in pairs])
 
     def _set_learning_rate(self, key: str, value: object) -> None:
         """Warn: neither the clients' steps nor the server's take it."""
