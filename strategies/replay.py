@@ -378,6 +378,7 @@ class QuantizedDataReplay(SampleStrategy):
         waiting = self.bank.hold_back(state["replies"])
         self.bank.restore(state["position"])
         self._senders.restore(state["senders"], waiting)
+        self._totals = NodeTotals()  # what waits will be counted again
         if self._scout is not None:
             self._scout.restore(state["scout"])
         if self.dial is not None:
@@ -500,6 +501,8 @@ class QuantizedDataReplay(SampleStrategy):
             augment=self._augment,
         )
         if self._scout is not None:
+            # A round that goes on with all its replies banked asks nobody: no request did this.
+            self._scout.settle(self._agreement.terms or Terms(), self._agreement.spec)
             self._scout.train(server_round, self.bank)
         return loss
 

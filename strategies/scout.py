@@ -21,7 +21,7 @@ from torch.nn import functional
 from codec import Augmentation, CodecError, SampleSpec
 from codec.learning.scout import LINEAR, Floats, Layout, Plan, Scout, plan_of
 from codec.learning.scout_bytes import from_bytes, quantized, to_bytes
-from codec.messages import BankTraining, ReplayRequest, SampleReply
+from codec.messages import BankTraining, ReplayRequest, SampleReply, Terms
 from codec.random import Stream, server_generator, torch_seed
 from strategies.received import Received
 from strategies.sample_bank import SampleBank
@@ -163,6 +163,25 @@ class ScoutTrainer:
         # How the latest travels, by the whole form of the version that it changes.
         self._sent: dict[bytes, bytes] = {}
 
+    def settle(self, terms: Terms, spec: SampleSpec | None) -> None:
+        """Settle what the scout is like, once it is known what the samples are.
+
+        Parameters
+        ----------
+        terms : Terms
+            That were agreed on.
+        spec : SampleSpec or None
+            What the samples are; None: not known yet.
+
+        Raises
+        ------
+        CodecError
+            If there is no scout for such samples.
+        """
+        if self._plan is None and spec is not None:
+            outputs = max(terms.outputs, spec.classes) if spec.classes else spec.target_size
+            self._plan = plan_of(spec, max(1, outputs))
+
     def request_to(
         self, node_id: int, request: ReplayRequest, spec: SampleSpec | None
     ) -> ReplayRequest:
@@ -181,9 +200,7 @@ class ScoutTrainer:
         CodecError
             If there is no scout for such samples.
         """
-        if self._plan is None and spec is not None:
-            outputs = max(request.terms.outputs, spec.classes) if spec.classes else spec.target_size
-            self._plan = plan_of(spec, max(1, outputs))
+        self.settle(request.terms, spec)
         latest = self._latest
         if latest is None:
             return request
@@ -254,11 +271,12 @@ class ScoutTrainer:
 
     def restore(self, position: Mapping[str, NDArray[Any]]) -> None:
         """Go on, bit for bit, where `position` was taken."""
+        self._network = self._optimizer = self._latest = None
+        self._asked, self._known, self._sent = {}, {}, {}
         if not position:
             return
         whole = position["latest"].tobytes()
         self._latest = _Version(from_bytes(whole), whole)
-        self._asked, self._known, self._sent = {}, {}, {}
         self._plan = self._latest.scout.plan
         network = self._build(self._plan, 0)
         network.load_state_dict(_tensors(position, "network."))

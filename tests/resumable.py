@@ -71,7 +71,7 @@ def make_strategy(kind: str, folder: Path, **options: Any) -> ServerStrategy:
             server_steps=5,
             **common,
         )
-    if kind == "scout":
+    if kind in ("scout", "described scout"):
         return QuantizedDataReplay(
             dropout_model,
             _momentum,
@@ -82,7 +82,7 @@ def make_strategy(kind: str, folder: Path, **options: Any) -> ServerStrategy:
             scout_steps=4,
             server_steps=4,
             server_batch_size=16,
-            samples=SPEC,
+            samples=SPEC if kind == "scout" else None,
             **common,
         )
     if kind == "streaming":
@@ -144,9 +144,10 @@ def start(
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """Return what must be equal: model, optimizer, scheduler, and where the bank's epoch is."""
+    """Return what must be equal: model, optimizer, scheduler, scout, and where the epoch is."""
     state = read_checkpoint(folder).state
-    own = {key: state["own"].get(key) for key in ("replies", "position", "parameters")}
+    kept = ("replies", "position", "parameters", "scout")
+    own = {key: state["own"].get(key) for key in kept}
     return {**state["model"], **own, "random": state["random"]}
 
 

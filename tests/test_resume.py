@@ -22,11 +22,15 @@ from resumable import (
     start,
 )
 
+import strategies.checkpoint
+from clients.device_file import DeviceFile
 from codec import SamplePayload
 from sim.direct_grid import Client
-from strategies import QuantizedDataReplay, ServerStrategy
-from strategies.checkpoint import NAME, Checkpoint, read_checkpoint
+from strategies import QuantizedDataReplay, SampleBank, ServerModel, ServerStrategy
+from strategies.checkpoint import NAME, Checkpoint, has_checkpoint, read_checkpoint
 from strategies.errors import CheckpointError
+from strategies.sample_bank.file import BankFile
+from strategies.scout import ScoutTrainer
 
 KINDS = ("replay", "described", "scout", "streaming", "gradient", "fedavg", "outer")
 
@@ -38,18 +42,18 @@ class Killed(BaseException):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
     """What a run of a kind comes to without any harm."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[tuple[str, int], dict[str, Any]] = {}
 
-    def run(kind: str) -> dict[str, Any]:
-        if kind not in found:
+    def run(kind: str, rounds: int = ROUNDS) -> dict[str, Any]:
+        if (kind, rounds) not in found:
             folder = tmp_path_factory.mktemp(kind)
             strategy = make_strategy(kind, folder)
-            start(strategy, make_grid(kind, folder), folder, resume=False)
+            start(strategy, make_grid(kind, folder), folder, resume=False, num_rounds=rounds)
             close(strategy)
-            found[kind] = outcome(folder)
-        return found[kind]
+            found[kind, rounds] = outcome(folder)
+        return found[kind, rounds]
 
     return run
 
@@ -97,7 +101,7 @@ def _sent(grid: InProcessGrid) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_between_rounds_it_ends_equal(
-    kind: str, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
+    kind: str, tmp_path: Path, uninterrupted: Callable[..., dict[str, Any]]
 ) -> None:
     def stop(number: int, _: Any) -> None:
         if number == 3:
@@ -133,19 +137,23 @@ def test_killed_while_devices_work_nothing_is_sent_twice(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
-@pytest.mark.parametrize("kind", ["replay", "described", "scout"])
+@pytest.mark.parametrize("server_round", [1, 2])
+@pytest.mark.parametrize("kind", ["replay", "described", "scout", "described scout"])
 def test_killed_while_replies_are_banked_those_are_not_paid_again(
-    kind: str, number: int, tmp_path: Path, uninterrupted: Any, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    server_round: int,
+    number: int,
+    tmp_path: Path,
+    uninterrupted: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of the second round's four replies some are in the bank; their nodes are not asked again."""
-    from strategies import SampleBank
-
+    """Of a round's four replies some are in the bank; their nodes are not asked again."""
     add, calls = SampleBank.add_reply, []
 
     def counted(bank: SampleBank, *args: Any) -> Any:
         calls.append(1)
         added = add(bank, *args)
-        if len(calls) == len(SIZES) + number:
+        if len(calls) == len(SIZES) * (server_round - 1) + number:
             raise Killed
         return added
 
@@ -161,7 +169,7 @@ def test_killed_while_replies_are_banked_those_are_not_paid_again(
     assert_equal(outcome(tmp_path), uninterrupted(kind))
     assert len(again.bank) == again.book.samples_sent and not again.book.duplicates
     assert [len(sent) for sent in later.requests][:1] == [len(SIZES) - number]
-    assert (results[0].round, results[0].asked, results[0].answered) == (2, 4, 4)
+    assert (results[0].round, results[0].asked, results[0].answered) == (server_round, 4, 4)
     assert len(again.ledger.node_bytes()) == len(SIZES)  # under their new ids
     assert _sent(grid) + _sent(later) == len(again.bank) + _lost(grid, number)
     close(again)
@@ -172,6 +180,107 @@ def _lost(grid: InProcessGrid, number: int) -> int:
     lost = sorted(grid.replies[-1], key=lambda r: r.content.config_records["payload"]["client"])  # type: ignore[arg-type,return-value]
     payloads: list[Any] = [r.content.config_records["payload"]["samples"] for r in lost[number:]]
     return sum(SamplePayload.from_bytes(data).count for data in payloads)
+
+
+# What is called when the process is killed, which call of it, and whether it has returned.
+Point = tuple[Any, str, int, bool]
+FEW = 3  # rounds, of which the last shows what the scout of the first has led to
+BANKED: Point = (SampleBank, "add_reply", len(SIZES), True)
+POINTS: dict[str, Point] = {
+    "no checkpoint yet": (strategies.checkpoint.os, "replace", 1, False),
+    "nothing asked yet": (strategies.checkpoint.os, "replace", 1, True),
+    "a device works": (DeviceFile, "write", 2, False),
+    "a device has written": (DeviceFile, "write", 2, True),
+    "all have written": (SampleBank, "add_reply", 1, False),
+    "some are in the file": (BankFile, "add", 2, True),
+    "all are banked": BANKED,
+    "the model trains": (ServerModel, "step", 2, True),
+    "the model is trained": (ScoutTrainer, "train", 1, False),
+    "the scout is trained": (ScoutTrainer, "train", 1, True),
+    "the round is over": (Checkpoint, "write", 2, False),
+    "the checkpoint is written": (strategies.checkpoint.os, "replace", 2, False),
+    "the checkpoint is in place": (strategies.checkpoint.os, "replace", 2, True),
+    # Of the next round, whose requests bring the first scout.
+    "a device has written again": (DeviceFile, "write", len(SIZES) + 3, True),
+    "the scout is trained again": (ScoutTrainer, "train", 2, True),
+}
+
+
+def killed_at(point: Point, folder: Path, seed: int = 0, *, resume: bool = False) -> None:
+    """Run, or go on, until a point is reached."""
+    owner, name, number, returned = point
+    inner, calls = getattr(owner, name), 0
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == number and not returned:
+            raise Killed
+        result = inner(*args, **options)
+        if calls == number:
+            raise Killed
+        return result
+
+    strategy, grid = make_strategy("scout", folder), make_grid("scout", folder, seed=seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, counted)
+        killed(strategy, grid, folder, resume=resume, num_rounds=FEW)
+
+
+def go_on(folder: Path, seed: int) -> ServerStrategy:
+    """Run to the end, from the checkpoint if there is one."""
+    strategy, grid = make_strategy("scout", folder), make_grid("scout", folder, seed=seed)
+    start(strategy, grid, folder, resume=has_checkpoint(folder), num_rounds=FEW)
+    close(strategy)
+    return strategy
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_at_a_point_of_a_round_it_ends_equal(
+    point: str, tmp_path: Path, uninterrupted: Any
+) -> None:
+    killed_at(POINTS[point], tmp_path)
+    again = go_on(tmp_path, seed=1)
+    assert_equal(outcome(tmp_path), uninterrupted("scout", FEW))
+    assert not again.failures
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param((SampleBank, "hold_back", 1, True), id="held back"),
+        pytest.param((SampleBank, "admit", 2, True), id="some admitted"),
+        pytest.param((ScoutTrainer, "train", 1, True), id="the scout is trained"),
+        pytest.param((strategies.checkpoint.os, "replace", 1, False), id="checkpoint written"),
+        pytest.param((DeviceFile, "write", 2, True), id="next round"),
+    ],
+)
+def test_killed_twice_it_ends_equal(then: Point, tmp_path: Path, uninterrupted: Any) -> None:
+    """Once when all is banked and nothing trained, and again where that round goes on."""
+    killed_at(BANKED, tmp_path)
+    killed_at(then, tmp_path, seed=1, resume=True)
+    again = go_on(tmp_path, seed=2)
+    assert_equal(outcome(tmp_path), uninterrupted("scout", FEW))
+    assert not again.failures
+
+
+@pytest.mark.parametrize("kind", ["replay", "scout"])
+def test_a_strategy_that_goes_on_itself_forgets_what_came_since(
+    kind: str, tmp_path: Path, uninterrupted: Any
+) -> None:
+    """As in a notebook, where a run was interrupted after it had trained."""
+
+    def stop(number: int, _: Any) -> None:
+        if number == 1:
+            raise KeyboardInterrupt
+
+    strategy, grid = make_strategy(kind, tmp_path), make_grid(kind, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        start(strategy, grid, tmp_path, resume=False, evaluate_fn=stop)
+    start(strategy, grid, tmp_path, resume=True)
+    close(strategy)
+    assert_equal(outcome(tmp_path), uninterrupted(kind))
+    assert not strategy.failures
 
 
 def test_what_a_checkpoint_holds(tmp_path: Path) -> None:
@@ -340,7 +449,7 @@ def _child(kind: str, folder: Path, seed: int, *, resume: bool) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_ten_random_moments_it_ends_equal(
-    kind: str, tmp_path: Path, uninterrupted: Callable[[str], dict[str, Any]]
+    kind: str, tmp_path: Path, uninterrupted: Callable[..., dict[str, Any]]
 ) -> None:
     """SIGKILL, again and again, wherever the run is: reading, banking, training or writing."""
     expected, rng = uninterrupted(kind), np.random.default_rng(KINDS.index(kind))
