@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from codec import INCLUSION_UNIT, CodecOptions, DecodeLimits, SampleSpec
 from codec.gradients import GradientCompressor
 from codec.messages import PROBABILITY, ReplayRequest, StreamingRequest
-from codec.samples.choice import IMAGE_CANDIDATES, is_open
+from codec.samples.choice import IMAGE_CANDIDATES, is_open, speeds
 from codec.samples.options import AUTO
 
 
@@ -102,7 +102,10 @@ class Expectation:
         legal = [self.codec.resolved(spec.shape, spec.dtype)]
         chosen = spec.codec.codec
         if self.chooses and chosen in IMAGE_CANDIDATES and is_open(self.codec, spec):
-            legal.append(replace(self.codec, codec=chosen, quality=spec.codec.quality))
+            legal += [
+                replace(self.codec, codec=chosen, quality=spec.codec.quality, avif_speed=speed)
+                for speed in speeds(self.codec.avif_speed)
+            ]
         table = spec.dtype == "float32" and len(spec.shape) == 1
         if self.codec.codec == AUTO and table and self.codec.relative_to == "spread":
             legal.append(replace(self.codec, codec="dct"))  # where the rows are series
