@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from codec import INCLUSION_UNIT, CodecOptions, DecodeLimits, SampleSpec
 from codec.gradients import GradientCompressor
 from codec.messages import PROBABILITY, ReplayRequest, StreamingRequest
-from codec.samples.choice import IMAGE_CANDIDATES, is_open
+from codec.samples.choice import IMAGE_CANDIDATES, is_open, speeds
 from codec.samples.options import AUTO
 from codec.samples.rate_curve import knob_of, with_setting
 
@@ -109,7 +109,10 @@ class Expectation:
         legal = [told.resolved(spec.shape, spec.dtype)]
         chosen = spec.codec.codec
         if self.chooses and chosen in IMAGE_CANDIDATES and is_open(told, spec):
-            legal.append(replace(told, codec=chosen, quality=spec.codec.quality))
+            legal += [
+                replace(told, codec=chosen, quality=spec.codec.quality, avif_speed=speed)
+                for speed in speeds(told.avif_speed)
+            ]
         table = spec.dtype == "float32" and len(spec.shape) == 1
         if told.codec == AUTO and table and told.relative_to == "spread":
             legal.append(replace(told, codec="dct"))  # where the rows are series

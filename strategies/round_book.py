@@ -208,7 +208,7 @@ class RoundBook:
 
     def chosen_codecs(self) -> Counter[str]:
         """Return how many nodes have chosen which codec."""
-        return Counter(choice.codec for choice in self.codec_choices.values())
+        return Counter(choice.best.name for choice in self.codec_choices.values())
 
     @property
     def current_round(self) -> int:

@@ -168,7 +168,7 @@ def test_a_server_without_avif_is_not_sent_any() -> None:
 
 
 def test_memories_of_before_know_no_choice() -> None:
-    choice = Choice("dct", (Candidate("dct", 0, 40.0, 100.0),))
+    choice = Choice(0, (Candidate("dct", 0, 40.0, 100.0),))
     memory = Memory().with_choice(AUTO, choice)
     entries = memory.to_entries()
     assert Memory.from_entries(entries).choice(AUTO) == choice
@@ -200,6 +200,8 @@ ANY_AVIF = CodecOptions("avif", quality=17, avif_speed=6)
         (replaying(AUTO), CodecOptions("dct", step=0.25), True),
         (replaying(AUTO), CodecOptions("dct", step=0.1), False),
         (replaying(AUTO), CodecOptions("avif", quality=17, avif_speed=3), False),
+        (replaying(replace(AUTO, avif_speed=2)), ANY_AVIF, True),
+        (replaying(replace(AUTO, avif_speed=2)), replace(ANY_AVIF, avif_speed=5), False),
         (replaying(AUTO), CodecOptions("jpeg"), False),
         (replaying(AUTO), CodecOptions("png"), False),
         (replaying(CodecOptions("dct")), ANY_AVIF, False),
@@ -250,13 +252,13 @@ def test_one_bank_of_two_codecs(caplog: pytest.LogCaptureFixture) -> None:
         strategy = mixed_run()
     book = strategy.book
     assert not strategy.failures and len(strategy.bank) == 96
-    assert book.chosen_codecs() == {"avif": 1, "dct": 1}
+    assert book.chosen_codecs() == {"avif (speed 6)": 1, "dct": 1}
     lines = [record.getMessage() for record in caplog.records]
-    assert sum("codec auto is avif at" in line for line in lines) == 1
+    assert sum("codec auto is avif (speed 6) at" in line for line in lines) == 1
     assert sum("codec auto is dct at" in line for line in lines) == 1
     told_bytes = sum(len(choice.to_bytes()) for choice in book.codec_choices.values())
     sections = strategy.ledger.sections()
-    assert sections["codec choice"] == told_bytes == 64
+    assert sections["codec choice"] == told_bytes == 66
     assert sum(sections.values()) == strategy.ledger.uplink_bytes
     images, _, _ = next(strategy.bank.minibatches(96, 1, np.random.default_rng(0)))
     assert images.shape == (96, *SHAPE)

@@ -49,13 +49,13 @@ def test_fine_colour_counts_less_and_mean_colour_does_not() -> None:
     assert of(CHROMA, 0, 0) == pytest.approx(of(LUMA, 0, 0), rel=1e-3)
 
 
-def test_what_fades_counts_once_more() -> None:
-    """Half of a wave gone is an error of a quarter of its energy, and three quarters are lost."""
+def test_what_fades_counts_three_times() -> None:
+    """Half of a wave gone is an error of a quarter of its energy; as much again would be none."""
     before = np.round(128 + wave(1, 0, 160.0))[None, None].astype(np.uint8)
     other = 2.0 * before - np.round(128 + wave(1, 0, 80.0))  # as far away, and higher
     faded = task_error(before, np.round(128 + wave(1, 0, 80.0))[None, None].astype(np.float32))
     raised = task_error(before, other.astype(np.float32))
-    assert faded == pytest.approx(4 * raised, rel=0.02)
+    assert faded == pytest.approx(3 * raised, rel=0.02)
 
 
 def test_it_grows_with_noise_of_either_kind() -> None:

@@ -35,8 +35,12 @@ LARGE_SIDE = 128
 MOST_OFF = 0.05  # of the asked rate: how far a file may be above it
 
 MOST_SAMPLES, _MOST_PIXELS, _FEWEST = 64, 1 << 18, 8
-_QUALITIES = Range(1, 100)
-_FAST = 8  # speed of AVIF in the search, whose rates are those of slower ones to a few percent
+_QUALITIES, _SPEEDS = Range(1, 100), Range(0, 10)
+_AVIF = "avif"
+# Speed of AVIF that is tried beside the one asked for: a slower encoder has less squared error, but
+# smooths more, which networks feel in photographs.
+_FAST = 6
+_FASTEST = 8  # in the search, whose rates are those of slower ones to a few percent
 
 
 @dataclass(frozen=True)
@@ -52,12 +56,48 @@ class Candidate:
         At that quality, serialized, with labels and everything around.
     error : float
         At the asked rate, between the qualities around it; see `codec.samples.task_error`.
+    avif_speed : int or None
+        Of AVIF alone, which is tried at two.
     """
 
     codec: str
     quality: int
     bytes_per_sample: float
     error: float
+    avif_speed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The codec, with its speed."""
+        return self.codec if self.avif_speed is None else f"{self.codec} (speed {self.avif_speed})"
+
+    def to_bytes(self) -> bytes:
+        """Return the candidate as it travels."""
+        speed = b"" if self.avif_speed is None else cursor.varint(self.avif_speed)
+        head = bytes([SAMPLE_CODECS[self.codec].identifier]) + cursor.varint(self.quality) + speed
+        return head + cursor.number(self.bytes_per_sample) + cursor.number(self.error)
+
+    @classmethod
+    def read(cls, reader: cursor.Reader) -> "Candidate":
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        PayloadError
+            If the bytes are no candidate.
+        """
+        codec, quality = codec_of_identifier(reader.byte("codec")), reader.varint("quality")
+        speed = reader.varint("speed") if codec.name == _AVIF else None
+        found = cls(codec.name, quality, reader.number("rate"), reader.number("error"), speed)
+        if not (
+            found.codec in CANDIDATES
+            and (quality == 0 if found.codec == TRANSFORM else quality in _QUALITIES)
+            and (speed is None or speed in _SPEEDS)
+            and 0 < found.bytes_per_sample < math.inf
+            and 0 <= found.error < math.inf
+        ):
+            raise PayloadError(f"choice of a codec: {found}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -66,14 +106,24 @@ class Choice:
 
     Attributes
     ----------
-    codec : str
-        The best of the candidates.
+    place : int
+        Of the best among the candidates.
     candidates : tuple of Candidate
         All that were tried, the block transform first: it sets the rate.
     """
 
-    codec: str
+    place: int
     candidates: tuple[Candidate, ...]
+
+    @property
+    def best(self) -> Candidate:
+        """The one that is kept."""
+        return self.candidates[self.place]
+
+    @property
+    def codec(self) -> str:
+        """The codec that is kept."""
+        return self.best.codec
 
     @property
     def rate(self) -> float:
@@ -82,19 +132,18 @@ class Choice:
 
     def options(self, asked: CodecOptions) -> CodecOptions:
         """Return the options that are coded with, where `asked` were asked for."""
-        quality = {c.codec: c.quality for c in self.candidates}[self.codec]
-        return replace(asked, codec=self.codec, quality=quality or asked.quality)
+        best, speed = self.best, self.best.avif_speed
+        return replace(
+            asked,
+            codec=best.codec,
+            quality=best.quality or asked.quality,
+            avif_speed=asked.avif_speed if speed is None else speed,
+        )
 
     def to_bytes(self) -> bytes:
-        """Return the choice in some 11 bytes a candidate."""
-        place = [c.codec for c in self.candidates].index(self.codec)
-        return bytes([place, len(self.candidates)]) + b"".join(
-            bytes([SAMPLE_CODECS[c.codec].identifier])
-            + cursor.varint(c.quality)
-            + cursor.number(c.bytes_per_sample)
-            + cursor.number(c.error)
-            for c in self.candidates
-        )
+        """Return the choice in 10 or 11 bytes a candidate."""
+        head = bytes([self.place, len(self.candidates)])
+        return head + b"".join(candidate.to_bytes() for candidate in self.candidates)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Choice":
@@ -107,32 +156,18 @@ class Choice:
         """
         reader = cursor.Reader(data)
         place, count = reader.byte("chosen codec"), reader.byte("number of codecs")
-        candidates = tuple(_read_candidate(reader) for _ in range(count))
+        candidates = tuple(Candidate.read(reader) for _ in range(count))
         reader.finish()
         if place >= count or candidates[0].codec != TRANSFORM:
             raise PayloadError(f"choice {place} of {count} codecs")
-        return cls(candidates[place].codec, candidates)
+        return cls(place, candidates)
 
     def __str__(self) -> str:
         """Return the choice in words, for a log."""
         tried = ", ".join(
-            f"{c.codec} {c.bytes_per_sample:.1f} B error {c.error:.1f}" for c in self.candidates
+            f"{c.name} {c.bytes_per_sample:.1f} B error {c.error:.1f}" for c in self.candidates
         )
-        return f"{self.codec} at {self.rate:.1f} B a sample, of {tried}"
-
-
-def _read_candidate(reader: cursor.Reader) -> Candidate:
-    codec, quality = codec_of_identifier(reader.byte("codec")), reader.varint("quality")
-    found = Candidate(codec.name, quality, reader.number("rate"), reader.number("error"))
-    is_file = found.codec != TRANSFORM
-    if not (
-        found.codec in CANDIDATES
-        and (quality in _QUALITIES if is_file else quality == 0)
-        and 0 < found.bytes_per_sample < math.inf
-        and 0 <= found.error < math.inf
-    ):
-        raise PayloadError(f"choice of a codec: {found}")
-    return found
+        return f"{self.best.name} at {self.rate:.1f} B a sample, of {tried}"
 
 
 def is_open(asked: CodecOptions, spec: SampleSpec) -> bool:
@@ -203,22 +238,29 @@ def choose(
         if name not in codecs:
             continue
         try:
-            candidates.append(trial.fitted(name, transform.rate))
+            candidates += trial.fitted(name, transform.rate)
         except CodecError as error:
             missing.append(f"codec auto goes without {name}: {error}")
     best = _best(candidates, is_large=min(spec.shape[1:]) >= LARGE_SIDE)
     return Choice(best, tuple(candidates)), tuple(missing)
 
 
-def _best(candidates: Sequence[Candidate], *, is_large: bool) -> str:
-    """Return the codec of the least error, or a faster one that is as good."""
+def speeds(asked: int) -> tuple[int, ...]:
+    """Return the speeds at which AVIF is tried where one was asked for."""
+    return (asked,) if asked >= _FAST else (asked, _FAST)
+
+
+def _best(candidates: Sequence[Candidate], *, is_large: bool) -> int:
+    """Return the place of the candidate of the least error, or of a faster one that is as good."""
     most = (1 + MOST_OFF) * candidates[0].bytes_per_sample
-    fitting = {c.codec: c for c in candidates if c.bytes_per_sample <= most}
+    fitting = [c for c in candidates if c.bytes_per_sample <= most]
     if is_large and len(fitting) > 1:
-        del fitting[TRANSFORM]
-    least = min(c.error for c in fitting.values())
-    good = [name for name, c in fitting.items() if c.error <= (1 + AS_GOOD) * least]
-    return min(good, key=CANDIDATES.index)
+        fitting = fitting[1:]
+    least = min(c.error for c in fitting)
+    good = [c for c in fitting if c.error <= (1 + AS_GOOD) * least]
+    return candidates.index(
+        min(good, key=lambda c: (CANDIDATES.index(c.codec), -(c.avif_speed or 0)))
+    )
 
 
 @dataclass(frozen=True)
@@ -248,22 +290,32 @@ class _Trial:
         rate = len(payload.to_bytes()) / len(self.samples)
         return _Coded(rate, lambda: task_error(self.samples, decode_samples(payload).samples))
 
-    def fitted(self, name: str, rate: float) -> Candidate:
-        """Return an image file at the quality that is nearest to a rate.
+    def fitted(self, name: str, rate: float) -> list[Candidate]:
+        """Return an image file at the quality that is nearest to a rate; AVIF at its speeds.
 
         Raises
         ------
         CodecError
             If this machine lacks the codec.
         """
-        tried: dict[int, _Coded] = {}
+        near = self._search(name, rate)
+        if name != _AVIF:
+            return [self._nearest(replace(self.asked, codec=name), rate, near)]
+        return [
+            replace(self._nearest(options, rate, near), avif_speed=options.avif_speed)
+            for speed in speeds(self.asked.avif_speed)
+            for options in [replace(self.asked, codec=name, avif_speed=speed)]
+        ]
+
+    def _nearest(self, options: CodecOptions, rate: float, above: int) -> Candidate:
+        """Return options at the quality that is nearest to a rate; `above` is about there."""
+        name, tried = options.codec, dict[int, _Coded]()
 
         def at(quality: int) -> _Coded:
             if quality not in tried:
-                tried[quality] = self.of(replace(self.asked, codec=name, quality=quality))
+                tried[quality] = self.of(replace(options, quality=quality))
             return tried[quality]
 
-        above = self._search(name, rate)
         lowest, highest = int(_QUALITIES.low), int(_QUALITIES.high)
         while above > lowest and at(above - 1).rate > rate:
             above -= 1
@@ -280,7 +332,7 @@ class _Trial:
 
     def _search(self, name: str, rate: float) -> int:
         """Return about the lowest quality that takes more than a rate, by bisection."""
-        fast = replace(self.asked, codec=name, avif_speed=max(_FAST, self.asked.avif_speed))
+        fast = replace(self.asked, codec=name, avif_speed=max(_FASTEST, self.asked.avif_speed))
         low, high = int(_QUALITIES.low), int(_QUALITIES.high)
         while low < high:
             middle = (low + high) // 2
