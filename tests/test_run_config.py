@@ -41,6 +41,14 @@ def test_values_take_the_type_of_the_default(app: Path) -> None:
     assert type(config["rate"]) is float
 
 
+def test_a_number_of_bytes_may_be_text(app: Path) -> None:
+    """Whether it is legal for a key is the app's affair."""
+    assert make_run_config(app, ["rounds=2MB"])["rounds"] == "2MB"
+    assert make_run_config(app, ["rounds=0.3 kB"])["rounds"] == "0.3 kB"
+    with pytest.raises(RunConfigError, match="rounds = '2Mb' must be a whole number"):
+        make_run_config(app, ["rounds=2Mb"])
+
+
 def test_pairs_go_before_the_file(app: Path) -> None:
     (app / "run.toml").write_text("rounds = 2\nrate = 0.25\noptimizer = {momentum = 0.1}\n")
     config = make_run_config(app, ["rounds=3"], app / "run.toml")

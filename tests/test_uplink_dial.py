@@ -22,6 +22,7 @@ from codec import CodecOptions, OptionError, SampleSpec
 from codec.messages import Description
 from codec.samples.rate_curve import RateCurve
 from fl_app.config import ConfigError, RunConfig
+from fl_app.server_app import budget_of
 from strategies import QuantizedDataReplay
 from strategies.budget_law import LAW, Law, best_plan
 from strategies.uplink_dial import UplinkDial
@@ -248,6 +249,7 @@ def test_the_whole_uplink_is_the_budget(
     assert f"budget {budget // 1000} kB: " in caplog.text
     assert f"uplink {made.ledger.uplink_bytes:,} of {budget:,} bytes" in caplog.text
     report = made.dial.report(made.ledger.uplink_bytes)
+    assert budget_of(made) == {"budget": report} and not budget_of(strategy())
     assert report["spent"] == made.ledger.uplink_bytes and report["plan"]["samples"] > 0
 
 
