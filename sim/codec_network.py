@@ -13,6 +13,7 @@ images that the network was fitted to.
 import argparse
 import base64
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 import codec.samples.block_dct
 from codec import CodecOptions, SampleSpec, encode_samples
-from codec.coding.range_coder import Ints
+from codec.coding.range_coder import AdaptiveBits, Bits, Floats, Ints
 from codec.samples.block_dct import coefficients, surroundings
+from codec.samples.block_dct.coefficients import CoefficientModel, usual_magnitudes
 from codec.samples.block_dct.surroundings import Bytes, Surroundings
 from fl_app.data import load
 
@@ -39,9 +41,9 @@ Inputs = NDArray[np.int16]
 FILE = Path(codec.samples.block_dct.__file__).parent / "network.py"
 INPUTS = (surroundings.BLOCK_INPUTS, surroundings.LINE_INPUTS, surroundings.STATIC_INPUTS)
 
-_PAYLOADS, _EXAMPLES_OF = 60, 20  # of each kind of images; images' worth of examples of each
+_PAYLOADS, _EXAMPLES_OF = 60, 30  # of each kind of images; images' worth of examples of each
 _STEPS, _COUNTS = (0.2, 1.6), (15, 300)  # uniform in the logarithm
-_HIDDEN, _STEPS_OF_ADAM, _BATCH, _RATE = 24, 6000, 4096, 8e-3
+_HIDDEN, _STEPS_OF_ADAM, _BATCH, _RATE = 16, 9000, 2048, 6e-3
 _HEADS = 8  # decisions that are fitted; larger magnitudes are as the last of them
 _UNIT = 32  # fixed point of weights
 _PRIOR = 30  # observations that the fitted curve counts for in a bin
@@ -58,6 +60,36 @@ def payloads(colour: Pictures, grey: Pictures, rng: np.random.Generator) -> Iter
         yield faded[:, :, 2:30, 2:30], 7, step
         yield grey[rng.permutation(len(grey))[:count]], 7, step
         yield (chosen if number % 2 else faded), (4, 5, 6, 8)[number % 4], step
+
+
+class _Counting(AdaptiveBits):
+    """A table of bits that adds to counts (2, contexts) what it codes: all bits, and ones."""
+
+    def __init__(self, counts: Floats) -> None:
+        super().__init__(np.full(counts.shape[1], 0.5))
+        self._counts = counts
+
+    def _update(self, contexts: Ints, bits: Bits) -> None:
+        super()._update(contexts, bits)
+        size = self._counts.shape[1]
+        self._counts += [
+            np.bincount(contexts, minlength=size),
+            np.bincount(contexts, weights=bits, minlength=size),
+        ]
+
+
+@contextmanager
+def counted(counts: Floats) -> Iterator[None]:
+    """Add what the tables of magnitudes code for a while to counts (tables, 2, contexts)."""
+    start = CoefficientModel.start
+
+    def counting(*, learned: bool) -> CoefficientModel:
+        model = start(learned=learned)
+        model.tables = [_Counting(count) for count in counts]
+        return model
+
+    with patch.object(CoefficientModel, "start", counting):
+        yield
 
 
 def examples(images: Pictures, block: int, step: float) -> tuple[Inputs, Bytes]:
@@ -93,15 +125,36 @@ def examples(images: Pictures, block: int, step: float) -> tuple[Inputs, Bytes]:
 
 def all_examples(
     colour: Pictures, grey: Pictures, rng: np.random.Generator
-) -> tuple[Inputs, Bytes]:
-    """Return a random choice of the examples in all payloads."""
+) -> tuple[Inputs, Bytes, Floats]:
+    """Code all payloads; return a random choice of their examples, and `counted`."""
     inputs, magnitudes = [], []
+    counts = np.zeros((surroundings.DECISIONS, 2, len(usual_magnitudes())))
     for images, block, step in track(list(payloads(colour, grey, rng)), "code"):
-        known, reached = examples(images, block, step)
+        with counted(counts):
+            known, reached = examples(images, block, step)
         chosen = rng.random(len(reached)) < _EXAMPLES_OF / max(len(images), _EXAMPLES_OF)
         inputs.append(known[chosen])
         magnitudes.append(reached[chosen])
-    return np.concatenate(inputs), np.concatenate(magnitudes)
+    return np.concatenate(inputs), np.concatenate(magnitudes), counts
+
+
+def usual(counts: Floats) -> Ints:
+    """Return the probabilities of larger magnitudes by how large they are, (decisions, sizes).
+
+    What was seen little stays near the geometric law. In 1/65536.
+    """
+    sizes = usual_magnitudes()
+    mean = 2.0 ** ((coefficients._LOWEST_SCALE + np.arange(coefficients.USUAL_MAGNITUDES)) / 2)
+    geometric = np.clip(mean / (1 + mean), 0.15, 0.9)
+    seen, ones = (
+        np.stack([np.bincount(sizes, row, len(mean)) for row in counts[:, which]])
+        for which in (0, 1)
+    )
+    return _rounded((ones + _PRIOR * geometric) / (seen + _PRIOR))
+
+
+def _rounded(probabilities: Floats) -> Ints:
+    return np.clip(np.round(probabilities * 65536), 40, 65496).astype(np.int64)
 
 
 class Network(nn.Module):
@@ -201,17 +254,19 @@ class Shipped:
             seen = np.bincount(bins[there], minlength=len(curve))
             more = np.bincount(bins[magnitudes > reached], minlength=len(curve))
             likely.append((more + _PRIOR * curve) / (seen + _PRIOR))
-        counts = np.clip(np.round(np.stack(likely) * 65536), 40, 65496)
-        return cls(hidden.astype(np.int64), out[0].astype(np.int64), bias, counts.astype(np.int64))
+        return cls(
+            hidden.astype(np.int64), out[0].astype(np.int64), bias, _rounded(np.stack(likely))
+        )
 
-    def source(self) -> str:
-        """Return the text of the module that holds it."""
+    def source(self, usual: Ints) -> str:
+        """Return the text of the module that holds it, and what `usual` returns."""
         blocks, lines, _ = map(len, INPUTS)
         return _SOURCE.format(
             hidden=_literal(self.hidden.astype("i1")),
             out=_literal(self.out.astype("i1")),
             bias=self.bias,
             likely=_literal(self.likely.astype("<u2")),
+            usual=_literal(usual.astype("<u2")),
             inputs=sum(map(len, INPUTS)),
             decisions=len(self.likely),
             blocks=blocks,
@@ -221,7 +276,8 @@ class Shipped:
 
 def _literal(numbers: NDArray[Any]) -> str:
     text = base64.b85encode(numbers.tobytes()).decode()
-    return "\n".join(f'    "{text[at : at + 90]}"' for at in range(0, len(text), 90))
+    lines = [f'"{text[at : at + 90]}"' for at in range(0, len(text), 90)]
+    return lines[0] if len(lines) == 1 else "\n    ".join(["(", *lines]) + "\n)"
 
 
 _SOURCE = '''"""The weights of the network of `surroundings`, and what its scores are worth at first.
@@ -234,16 +290,11 @@ import base64
 import numpy as np
 from numpy.typing import NDArray
 
-_HIDDEN = (
-{hidden}
-)
-_OUT = (
-{out}
-)
+_HIDDEN = {hidden}
+_OUT = {out}
 _BIAS = {bias}
-_LARGER = (
-{likely}
-)
+_LARGER = {likely}
+_USUAL = {usual}
 
 
 def _read(text: str, kind: str) -> NDArray[np.float32]:
@@ -256,6 +307,8 @@ OF_BLOCK, OF_LINE, STATIC = np.split(_read(_HIDDEN, "i1").reshape(-1, {inputs}),
 OUT, OUT_BIAS = _read(_OUT, "i1"), np.float32(_BIAS)
 # Probability that a magnitude that has reached k is larger, float64 (k, bins of the score).
 LARGER = _read(_LARGER, "<u2").astype(np.float64).reshape({decisions}, -1) / 65536
+# The same where no network chooses contexts, by the usual magnitude, in half octaves.
+USUAL = _read(_USUAL, "<u2").astype(np.float64).reshape({decisions}, -1) / 65536
 '''  # noqa: E501
 
 
@@ -282,9 +335,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     colour = load("cifar10", "test", options.cifar10).samples
     grey = load("fashion-mnist", "test", options.fashion_mnist).samples
-    inputs, magnitudes = all_examples(colour, grey, np.random.default_rng(0))
-    network = fitted(inputs, magnitudes)
-    options.out.write_text(Shipped.of(network, inputs, magnitudes).source(), encoding="utf-8")
+    inputs, magnitudes, counts = all_examples(colour, grey, np.random.default_rng(0))
+    shipped = Shipped.of(fitted(inputs, magnitudes), inputs, magnitudes)
+    options.out.write_text(shipped.source(usual(counts)), encoding="utf-8")
     Console().print(f"{len(inputs)} examples, written to {options.out}")
 
 

@@ -17,7 +17,7 @@ import typer
 from doc_pages import BLOCKS, PAGES, ROOT, Block
 
 from fl_app.config import RunConfig
-from sim import codec_constants
+from sim import codec_constants, codec_network
 from sim.cli.commands import cli
 from sim.cli.options import APP, repeat_flags
 from sim.compare.presets import PRESETS
@@ -123,6 +123,9 @@ def check_ours(module: str, arguments: list[str]) -> None:
     """Parse a command of ours: options exist, and keys and values of the run config are legal."""
     if module == "codec_constants":
         codec_constants.make_parser().parse_args(arguments)
+        return
+    if module == "codec_network":
+        codec_network.make_parser().parse_args(arguments)
         return
     if module:
         assert (ROOT / "sim" / f"{module}.py").is_file() and not arguments

@@ -192,9 +192,9 @@ def test_shipped_probabilities_are_ones_and_rise_with_the_score() -> None:
 @pytest.mark.parametrize(
     ("shape", "block", "scale", "known"),
     [
-        ((3, 32, 32), 8, 3, True),
+        ((3, 32, 32), 8, 6, True),
         ((1, 300, 300), 8, -5, True),
-        ((3, 32, 32), 8, 4, False),  # too finely quantized
+        ((3, 32, 32), 8, 7, False),  # too finely quantized
         ((9, 32, 32), 8, 0, False),
         ((3, 200), 32, 0, False),
     ],
@@ -210,7 +210,7 @@ def test_what_the_network_knows(
 def test_fine_steps_do_without_the_network() -> None:
     images = digits(40)[0]
     fine = {version: size_of(images, version, 0.02) for version in (6, 7)}
-    assert abs(fine[6] - fine[7]) <= 4
+    assert fine[7] == pytest.approx(fine[6], rel=0.02)
 
 
 @pytest.mark.parametrize(

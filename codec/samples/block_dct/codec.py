@@ -255,7 +255,8 @@ def _code_pyramid(
     coder: BitCoder, spec: "SampleSpec", plan: Plan, count: int, tables: list[Ints] | None
 ) -> list[Ints]:
     """Code the tables of all levels, coarsest first; None when decoding."""
-    transform, model = transform_of(spec, plan.axis), CoefficientModel.start()
+    learned = spec.version >= 7
+    transform, model = transform_of(spec, plan.axis), CoefficientModel.start(learned=learned)
     levels = transform.levels
     factors = [steps[:, 0] / steps[0, 0] for steps in _steps(spec, transform)]
     coded: list[Ints] = []
@@ -268,7 +269,7 @@ def _code_pyramid(
         if means is not None and predictable(level):
             around = Prediction(level, means, factors[number])
         values = code_coefficients(
-            coder, model, order, count * level.blocks, table, around, learned=spec.version >= 7
+            coder, model, order, count * level.blocks, table, around, learned=learned
         )
         coded.insert(0, values)
         if number:

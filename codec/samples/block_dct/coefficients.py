@@ -58,6 +58,7 @@ Context: TypeAlias = tuple[Ints, NDArray[np.float64]]
 
 _LOWEST_SCALE, _HIGHEST_SCALE = -30, 12  # in half octaves: mean magnitude 2**(scale / 2)
 _SCALES = _HIGHEST_SCALE - _LOWEST_SCALE + 1
+USUAL_MAGNITUDES = _SCALES + 4  # half octaves that shipped probabilities are given for
 _MAX_SCALE = 44  # a mean magnitude of 2**22 is more than an escape code carries
 _LEAST_SCALE = -16  # below it, a mean magnitude is less than its fixed point
 _ABSENT = np.iinfo(np.int64).min
@@ -90,6 +91,7 @@ _DISAGREEING_STRENGTH = 32.0
 _BINS = len(_ACTIVITY) + 1
 # What the shipped probabilities and the earlier waves count for, in observations, where the network
 # chooses contexts: less than 0.3 % between a quarter and eight times of either.
+_USUAL_STRENGTH = 32.0  # what other shipped probabilities count for
 _SCORED_STRENGTH = 128.0
 _SCORED_MEMORY = 128
 
@@ -370,16 +372,27 @@ class CoefficientModel:
         self.tables, self.signs, self.scored = tables, signs, scored
 
     @classmethod
-    def start(cls) -> Self:
-        """Tables that know nothing but the geometric law of the scale's mean."""
+    def start(cls, *, learned: bool = True) -> Self:
+        """Return tables as they are before anything is seen.
+
+        Parameters
+        ----------
+        learned : bool
+            Whether they know images, as in payloads from version 7 on, or nothing but the geometric
+            law of the scale's mean.
+        """
+        scored = [AdaptiveBits(larger, _SCORED_STRENGTH) for larger in network.LARGER]
+        signs = AdaptiveBits(_DISAGREEING, _DISAGREEING_STRENGTH)
+        if learned:
+            usual = network.USUAL[:, usual_magnitudes()]
+            return cls([AdaptiveBits(larger, _USUAL_STRENGTH) for larger in usual], signs, scored)
         octaves = np.repeat(np.arange(_LOWEST_SCALE, _HIGHEST_SCALE + 1) / 2, _BINS)
         more = np.tile((np.arange(_BINS) - _BINS // 2) * _OCTAVES_PER_BIN, _SCALES)
         mean = 2.0 ** np.round(octaves + more)  # whole powers of two: exact everywhere
         p_one = np.clip(mean / (1 + mean), 2.0**-12, 0.98)
         later = np.clip(p_one, 0.15, 0.9)
         magnitudes = [AdaptiveBits(p_one)] + [AdaptiveBits(later) for _ in range(_RUNS - 1)]
-        scored = [AdaptiveBits(larger, _SCORED_STRENGTH) for larger in network.LARGER]
-        return cls(magnitudes, AdaptiveBits(_DISAGREEING, _DISAGREEING_STRENGTH), scored)
+        return cls(magnitudes, signs, scored)
 
     def forget(self) -> None:
         """Keep what was learned as a guess worth few observations: other frequencies follow."""
@@ -387,6 +400,14 @@ class CoefficientModel:
             table.forget(_MEMORY)
         for table in self.scored:
             table.forget(_SCORED_MEMORY)
+
+
+def usual_magnitudes() -> Ints:
+    """Return how large a magnitude is by scale and activity, in half octaves, of each context."""
+    more = np.round((np.arange(_BINS) - (_BINS - 1) / 2) * 2 * _OCTAVES_PER_BIN).astype(np.int64)
+    halves = np.arange(_SCALES)[:, None] + more
+    clipped: Ints = np.clip(halves, 0, USUAL_MAGNITUDES - 1).ravel()
+    return clipped
 
 
 def _code_wave(

@@ -28,15 +28,15 @@ Bytes = NDArray[np.uint8]
 UNIT = 8  # fixed point of the network's inputs, which are in octaves
 HIGHEST_HIDDEN = (1 << 14) - 1
 SCORES, LOWEST_SCORE = 64, -40  # bins of the score, a quarter of a logit wide
-_LARGEST_SCALE = 3  # a larger mean magnitude is beyond the network
 DECISIONS = 14  # magnitudes are unary up to here, beyond escape
 
 _SCORE_SHIFT = 11  # of a score, to a quarter of a logit
 _MOST_CHANNELS = 8  # that are coded one by one
+_LARGEST_SCALE = 6  # a larger mean magnitude, of 8, is beyond the network
 _CAP = 15  # a magnitude counts for at most
 _LARGEST = (1 << 12) - 1  # sum of magnitudes that is told apart
 
-# Frequency offsets of the neighbours in a block, beside the two next to it; the first counts twice.
+# Frequency offsets of neighbours in a block besides the two next to it; the first counts twice.
 _WIDE = (
     (-1, -1), (-1, -1), (0, -2), (-2, 0), (-2, 1), (1, -2), (-1, -2), (-2, -1), (0, -3), (-3, 0),
 )  # fmt: skip
