@@ -7,6 +7,7 @@ import torch
 
 from codec import CodecOptions, SamplePayload, SampleSpec, decode_samples, encode_samples
 from codec.identity import fingerprints, receipt, tags
+from codec.samples.spec import VERSION
 from strategies.sample_bank import Added, Origin, SampleBank
 
 SHAPE = (1, 4, 4)
@@ -14,11 +15,13 @@ LOSSLESS = CodecOptions("lossless")
 Drawn = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
-def payload(seed: int, count: int = 6, codec: CodecOptions = LOSSLESS) -> SamplePayload:
+def payload(
+    seed: int, count: int = 6, codec: CodecOptions = LOSSLESS, version: int = VERSION
+) -> SamplePayload:
     """Return a payload of random 8-bit samples."""
     rng = np.random.default_rng(seed)
     samples = rng.integers(0, 256, (count, *SHAPE), dtype=np.uint8)
-    spec = SampleSpec(SHAPE, "uint8", 0, 255, classes=10, codec=codec)
+    spec = SampleSpec(SHAPE, "uint8", 0, 255, classes=10, codec=codec, version=version)
     return encode_samples(samples, rng.integers(0, 10, count), spec, key=(0, 0, seed))
 
 

@@ -339,22 +339,22 @@ def test_a_payload_in_the_place_of_another_is_found(path: Path) -> None:
 
 
 def test_a_file_of_the_first_version_opens(path: Path) -> None:
-    """Of three replies one is of duplicates, and one waits."""
+    """Of three replies one is of duplicates, and one waits; payloads are of version 6."""
     path.parent.mkdir()
     connection = sqlite3.connect(path)
     connection.executescript((Path(__file__).parent / "bank_v1.sql").read_text(encoding="utf-8"))
     connection.close()
     dataset = SampleBank.open(path)
     assert (len(dataset), dataset.scale, dataset.class_names[9]) == (7, "unit", "kind 9")
+    first, second = payload(0, 3, version=6), payload(1, 2, version=6)
     with SampleBank(path=path) as bank:
         assert (len(bank), bank.replies) == (7, 3)
-        assert bank.has_receipt(receipt_of(payload(0, 3), payload(1, 2)))
+        assert bank.has_receipt(receipt_of(first, second))
         position = bank.position()
         (stored,) = bank.hold_back(2)
         assert (stored.client, stored.node_id, stored.server_round, stored.count) == (4, 5, 2, 2)
-        assert add(bank, [payload(0, 3)], fingerprints=tags_of(payload(0, 3), 2, bank)) == Added(
-            0, 3, known=False
-        )
+        again = add(bank, [first], fingerprints=tags_of(first, 2, bank))
+        assert again == Added(0, 3, known=False)
         bank.admit(stored.receipt)
         with pytest.raises(BankError, match="the position is of"):
             bank.restore(position)

@@ -31,7 +31,7 @@ from codec.samples.spec import VERSION
 # `codec.samples.spec.VERSION` and print the new digests with `python tests/test_payload.py`.
 GOLDEN = {
     "image": "2a7ac948c6644df66484464058c9598c6423901a05924475127296541fba760b",
-    "blocks": "30df7cf4cee94c38d50eebe9b2c8fcacbd2f75a663978ec9c3538d08e0aea7d1",
+    "blocks": "bdce59804f1f677d78da677551c46fc2d4a4ae834709ef39038e35d5d3d9ad8a",
     "dithered": "4fead79057dba55234a2902fd1cd0a42099af864d4240f9be1b8ca9c163dc560",
     "series": "04aaded4a5a16e52c8de0f884ae1a9b9a738564c7b5877fb4d21c3cce3052169",
     "table": "572467462fde5dd829a50e3a8c2fe428ca982f367d3839cd5b0800cf7350c371",
@@ -41,7 +41,7 @@ GOLDEN = {
     "floats": "511a934cd536fb4b7f35f10f36bfa5f93ae01a9cf0c0aa7d9db5fddeb739a6d0",
     "empty": "6b504df6a192fba0a980f80cbc72a23d3310906e87a107f15ee223ac92024be5",
     "photographs": "f47e1164fb7e4f38f803585b631713dd73e20c8d06573fb0489b8c55f4ccb3b4",
-    "faint": "2dbe6c172fb1534b3ed79c7daf05c861c66018a1e4ef8dc2392cfa6dbc355bfb",
+    "faint": "0c2fd627fa2de30aec6c98768adf4952bc81b2dcbe946d03d01fbad6f6e9ccd5",
     "weak band": "5b0c09c8f923c9e9e73848f13905d877e717bb71d3a960eafed6adb3fde30c57",
     "bands": "add557cf0e2c5f66565dd648f63b7b33c96f1810c5a1168a7bbec89592d328f1",
     "grey": "665dc648f797905d8d3bc3b58a910b0dff9ed016898f72ccc4d53f16dbc147fc",
@@ -53,8 +53,8 @@ GOLDEN = {
     "tokens": "29b3d2ce9e0fd37db8173fe935e91d3474982d49db072ed1d60fb44b6db98f2e",
     "labels": "f819ca3a58189b2189c71fdc2ef766c2bf1935167e7d554fd81b132524455da4",
     "nothing": "4890a388718e241e0c9ad5a2d3a1cb3515d27b8180c3bc14c4965017d98bad7f",
-    "shapes": "c2b3904563b3ee15a9232dbe73467af56a7f399da8a209e5280da0eae849bf26",
-    "colours": "8fe442e582195f4bca4c0fdb7d4576a09c061f34bad4a9a7e8359197b0cdcc66",
+    "shapes": "977ac8baa48951256f6f743ab299848a7ea00516cf3e29eec4edc620755ddae0",
+    "colours": "5a59d00978af130b344b2eaa8a1b6801cfb7e13a2d41575793f7c6fc92078871",
 }  # fmt: skip
 
 # Those of version 6, which is still read: nothing but tests writes it.

@@ -89,11 +89,13 @@ _SURENESS = np.array([3, 8, 15, 26, 38, 56, 77, 115, 154, 230])  # edges, in 1 /
 _DISAGREEING = np.array([0.5, 0.48, 0.45, 0.42, 0.38, 0.34, 0.3, 0.25, 0.2, 0.15, 0.1])
 _DISAGREEING_STRENGTH = 32.0
 _BINS = len(_ACTIVITY) + 1
-# What the shipped probabilities and the earlier waves count for, in observations, where the network
-# chooses contexts: less than 0.3 % between a quarter and eight times of either.
-_USUAL_STRENGTH = 32.0  # what other shipped probabilities count for
-_SCORED_STRENGTH = 128.0
+# What the shipped probabilities count for, in observations, and earlier waves, where the network
+# chooses contexts: on Fashion-MNIST, MNIST and CIFAR-10 at step 0.5, 32 to 400 and 64 to 1000 make
+# less than 1 % of a difference. White noise in payloads of 8 samples takes 8 % more than without
+# the network, and with 128 for the first, 12 %. Elsewhere, 4 to 64 make less than 0.3 %.
+_SCORED_STRENGTH = 32.0
 _SCORED_MEMORY = 128
+_USUAL_STRENGTH = 32.0
 
 
 @dataclass(frozen=True)
