@@ -207,7 +207,9 @@ def _there(datasets: Iterable[DataSet], echo: Echo) -> list[tuple[DataSet, Label
 
 
 def _knob(options: CodecOptions) -> float:
-    return options.step if options.codec in (AUTO, TRANSFORM) else options.quality
+    if options.codec in (AUTO, TRANSFORM):
+        return round(options.step, 6)  # of a float32
+    return options.quality
 
 
 def _key(point: Point) -> tuple[str, str, int, float, bool]:

@@ -31,6 +31,7 @@ def load(split: str) -> Labelled:
     return (images[::2], labels[::2]) if split == "train" else (images[1::2], labels[1::2])
 
 
+ROOT = Path(__file__).parents[1]
 DIGITS = DataSet("digits", load, 16, 20)
 FEW = (
     Method("webp", (CodecOptions("webp", quality=1), CodecOptions("webp", quality=60))),
@@ -131,3 +132,14 @@ def test_networks_repeat(monkeypatch: pytest.MonkeyPatch) -> None:
         for seed in (3, 3, 4)
     ]
     assert runs[0] == runs[1]
+
+
+def test_the_page_shows_the_results_that_are_kept() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    table = page.split("## Codec auto")[1].split("## Theory")[0]
+    shown = [line.split("|")[-2].strip() for line in table.splitlines() if line.startswith("|")]
+    points = read_points(ROOT / "sim" / "results" / RESULTS, Point)
+    found = [each for each in verdicts(points) if each.by == "task error"]
+    assert shown[2:] == [f"{each.ratio:.3f}" for each in found]
+    sizes = [line.split("|")[4].strip() for line in table.splitlines() if line.startswith("|")]
+    assert sizes[2:] == [f"{each.auto.bytes_per_sample:.1f}" for each in found]

@@ -6,7 +6,13 @@ import pytest
 
 from sim.importance import compare_importances, read_points, to_config
 
-SMALL = {"dataset": "mnist5k", "model": "logistic", "max-train-samples": 200, "threads": 1}
+SMALL = {
+    "dataset": "mnist5k",
+    "model": "logistic",
+    "max-train-samples": 200,
+    "threads": 1,
+    "codec": "dct",
+}
 SHORT = {
     "streaming": {"num-rounds": 4, "eval-every": 2, "batch-size": 16},
     "replay": {"num-rounds": 4, "eval-every": 2, "server-steps": 5, "samples-per-round": 10},

@@ -9,6 +9,7 @@ from sim.scout import EQUAL, RANDOM, compare_scouts, contenders
 SMALL = {
     "dataset": "mnist5k",
     "model": "logistic",
+    "codec": "dct",
     "max-train-samples": 2000,
     "threads": 1,
     "num-rounds": 3,
