@@ -97,7 +97,7 @@ class ModelStream:
         Returns
         -------
         (bytes, tuple of bytes) or None
-            None if the whole model is to be sent; `whole_version` goes with that.
+            None if the whole model is to be sent; `version` goes with that.
         """
         known = self._known.get(node_id)
         self._asked[node_id] = self._version
@@ -114,7 +114,7 @@ class ModelStream:
         return versions, tuple(update.data for update in updates)
 
     @property
-    def whole_version(self) -> bytes:
+    def version(self) -> bytes:
         """Version of `parameters`."""
         return self._version
 
