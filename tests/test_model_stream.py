@@ -76,7 +76,7 @@ class Device:
         start = max(k for k, v in enumerate(versions) if v == version_of(self.parameters))
         for data in updates[start:]:
             self.parameters = changed(self.parameters, data)
-        assert version_of(self.parameters) == versions[-1] == stream.whole_version
+        assert version_of(self.parameters) == versions[-1] == stream.version
         return False
 
     def assert_has(self, stream: ModelStream) -> None:
@@ -101,7 +101,7 @@ def test_what_was_sent_and_what_is_missing_are_the_steps(kind: str, options: Any
     for number in range(1, 9):
         step = [np.float32(0.1) * part for part in arrays_of(number)]
         model = [values + part for values, part in zip(model, step, strict=True)]
-        known = stream.whole_version
+        known = stream.version
         stream.publish(model, generator(2, number))
         stream._known[1] = known
         lacking = stream.since(1, 10**9)
@@ -119,6 +119,27 @@ def test_what_was_sent_and_what_is_missing_are_the_steps(kind: str, options: Any
         np.testing.assert_allclose(s + residual, total, atol=1e-5)
 
 
+def test_what_rounding_leaves_takes_no_bytes_of_its_own() -> None:
+    """A change of few coordinates costs what it would cost alone, whatever was rounded before."""
+    sizes = []
+    for touched in (False, True):
+        stream, model = stream_of("top-k", density=1.0, bits=16), arrays_of(0)
+        stream.publish(model, generator(0))
+        if touched:
+            model = [values + part for values, part in zip(model, arrays_of(1), strict=True)]
+            stream.publish(model, generator(1))
+        few = [values.copy() for values in model]
+        few[0][3:5] += np.float32(1)
+        stream._known[1] = stream.version
+        stream.publish(few, generator(2))
+        lacking = stream.since(1, 10**9)
+        assert lacking is not None
+        sizes.append(len(lacking[1][0]))
+        missing = [a - b for a, b in zip(few, stream.parameters, strict=True)]
+        assert any(part.any() for part in missing) == touched
+    assert sizes[1] <= sizes[0] + 20
+
+
 def test_a_change_that_rests_is_sent_in_the_end() -> None:
     """A model that stands still is reached, however little each change says of it."""
     stream, model = stream_of("top-k", density=0.2), arrays_of(0)
@@ -126,11 +147,11 @@ def test_a_change_that_rests_is_sent_in_the_end() -> None:
     model = arrays_of(1)
     for number in range(9):
         stream.publish(model, generator(2, number))
-    before = stream.whole_version
+    before = stream.version
     for own, theirs in zip(model, stream.parameters, strict=True):
         np.testing.assert_allclose(own, theirs, atol=1e-6)
     stream.publish(stream.parameters, generator(3))
-    assert stream.whole_version == before  # nothing new is no version
+    assert stream.version == before  # nothing new is no version
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -175,7 +196,7 @@ def test_a_node_that_says_it_lacks_the_model_gets_it_whole() -> None:
     stream.publish(arrays_of(0), generator(0))
     device.receive(stream, 1)
     stream.arrived(1, lacks=False)
-    assert stream.since(1, 10**9) == (stream.whole_version, ())
+    assert stream.since(1, 10**9) == (stream.version, ())
     stream.arrived(1, lacks=True)
     assert stream.since(1, 10**9) is None
 
@@ -185,10 +206,10 @@ def test_state_goes_on_bit_for_bit() -> None:
     for number in range(3):
         one.publish(arrays_of(number), generator(number))
     other.restore(one.state())
-    assert other.whole_version == one.whole_version
+    assert other.version == one.version
     for stream in (one, other):
         stream.publish(arrays_of(9), generator(9))
-    assert other.whole_version == one.whole_version
+    assert other.version == one.version
     assert other.since(1, 10**9) is None
     fresh = stream_of()
     fresh.restore(stream_of().state())

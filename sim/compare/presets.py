@@ -162,15 +162,16 @@ GRADIENTS = (
     _gradient("EDEN, 1 bit", "eden", compressor_bits=1),
     _gradient("EDEN, 0.1 bits", "eden", compressor_bits=0.1),
 )
+# Down go all coordinates that the ten clients send: each client learns what all others have sent.
 RIVALS = (
     _both_ways(
-        "FedAvg, top-1 % both ways", _top_k("compressor", 0.01, 32), _top_k("downlink", 0.01, 32)
+        "FedAvg, top-1 % both ways", _top_k("compressor", 0.01, 32), _top_k("downlink", 0.1, 16)
     ),
     *(
         _both_ways(
             f"SparseLoCo, {100 * share:.0f} %",
             _top_k("compressor", share, 2),
-            _top_k("downlink", share, 2),
+            _top_k("downlink", 10 * share, 16),
             feedback=0.95,
         )
         for share in (0.01, 0.03)

@@ -262,7 +262,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
         """Return the messages that bring each node's model up to date, or all of the model."""
         whole_bytes = sum(len(array.data) for array in self._sent.values())
         lacking = {node_id: stream.since(node_id, whole_bytes) for node_id in node_ids}
-        whole = replace(request, versions=stream.whole_version)
+        whole = replace(request, versions=stream.version)
         requests = {
             node_id: replace(request, versions=found[0], updates=found[1])
             for node_id, found in lacking.items()
