@@ -283,9 +283,7 @@ def budget_of(strategy: ServerStrategy) -> dict[str, object]:
 
 def _choices(found: Mapping[int, Choice]) -> dict[str, Any]:
     """Return how codec ``auto`` chose, by node, as JSON."""
-    return {
-        str(node): {"codec": choice.best.name, **asdict(choice)} for node, choice in found.items()
-    }
+    return {str(node): {"codec": choice.codec, **asdict(choice)} for node, choice in found.items()}
 
 
 def write_results(

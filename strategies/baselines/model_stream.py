@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec.gradients import GradientCompressor, TopK
+from codec.gradients import GradientCompressor
 from codec.gradients.model_stream import VERSION_BYTES, Parameters, changed, version_of
-
-_CRUMB = 2.0**-9  # of the largest number: what rounding to half precision leaves is smaller
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,6 @@ class ModelStream:
         missing = [(own - theirs).astype(np.float32) for own, theirs in pairs]
         if not any(part.any() for part in missing):
             return
-        if self._compressor.name == TopK.name:
-            missing = _without_crumbs(missing)
         data, _ = self._compressor.compress(missing, None, generator)
         self._updates.append(_Update(self._version, data))
         self._parameters = changed(self._parameters, data)
@@ -150,12 +146,3 @@ class ModelStream:
         total = sum(len(update.data) + VERSION_BYTES for update in self._updates)
         while self._updates and total >= whole_bytes:
             total -= len(self._updates.pop(0).data) + VERSION_BYTES
-
-
-def _without_crumbs(missing: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Return numbers with the least of them at zero, which are not sent, and stay missing.
-
-    They are what the rounding of earlier changes has left, and would take the bytes of others.
-    """
-    least = _CRUMB * max(float(np.abs(part).max(initial=0)) for part in missing)
-    return [np.where(np.abs(part) < least, np.float32(0), part) for part in missing]
