@@ -26,7 +26,7 @@ from strategies.expectation import Expectation
 from strategies.received import BadReply
 from strategies.received_samples import _read_payload
 
-AUTO = CodecOptions(step=0.25, avif_speed=6)  # faster than the default
+AUTO = CodecOptions(step=0.2, avif_speed=6)  # faster than the default
 BANK = b"the bank"
 SHAPE = (1, 28, 28)
 
@@ -83,7 +83,7 @@ def test_dense_pictures_keep_the_block_transform() -> None:
     reply = answer(replay(), context(), dense())
     choice = told(reply)
     assert choice is not None and choice.codec == "dct"
-    assert coding(reply) == CodecOptions("dct", step=0.25)
+    assert coding(reply) == CodecOptions("dct", step=0.2)
 
 
 def test_it_is_made_once_and_told_until_it_has_arrived(no_more_choices: Any) -> None:
@@ -197,7 +197,7 @@ ANY_AVIF = CodecOptions("avif", quality=17, avif_speed=6)
     [
         (replaying(AUTO), ANY_AVIF, True),
         (replaying(AUTO), CodecOptions("webp", quality=80), True),
-        (replaying(AUTO), CodecOptions("dct", step=0.25), True),
+        (replaying(AUTO), CodecOptions("dct", step=0.2), True),
         (replaying(AUTO), CodecOptions("dct", step=0.1), False),
         (replaying(AUTO), CodecOptions("avif", quality=17, avif_speed=3), False),
         (replaying(replace(AUTO, avif_speed=2)), ANY_AVIF, True),

@@ -9,7 +9,7 @@ from codec.gradients import COMPRESSORS, EDEN, QSGD, PowerSGD, RandK, TopK
 
 def test_rates_reach_the_compressor() -> None:
     rate: dict[str, Any] = {"bits": 4, "density": 0.2, "rank": 3}
-    assert Compression("qsgd", **rate).compressor() == QSGD(levels=15)
+    assert Compression("qsgd", **rate).compressor() == QSGD(levels=15, bucket=0)
     assert Compression("eden", **rate).compressor() == EDEN(bits=4)
     assert Compression("top-k", **rate).compressor() == TopK(density=0.2)
     assert Compression("rand-k", **rate).compressor() == RandK(density=0.2)
@@ -17,7 +17,7 @@ def test_rates_reach_the_compressor() -> None:
 
 
 def test_seven_bits_of_qsgd_are_int8() -> None:
-    assert Compression("qsgd", bits=7).compressor() == QSGD(levels=127)
+    assert Compression("qsgd", bits=7).compressor() == QSGD(levels=127, bucket=0)
 
 
 @pytest.mark.parametrize("kind", COMPRESSORS)
@@ -37,9 +37,9 @@ def test_none_compresses_nothing() -> None:
     ("options", "name", "problem"),
     [
         ({"kind": "zip"}, "", "= 'zip' must be one of none"),
-        ({"kind": "eden", "bits": 5}, "bits", r"= 5 must be in \[1, 4\] for eden"),
-        ({"kind": "qsgd", "bits": 17}, "bits", r"= 17 must be in \[1, 16\]"),
-        ({"kind": "qsgd", "bits": 0}, "bits", r"= 0 must be in \[1, 16\]"),
+        ({"kind": "eden", "bits": 5}, "bits", "= 5 must be 1, 2, 3 or 4, or below 1, for eden"),
+        ({"kind": "qsgd", "bits": 17}, "bits", r"= 17.0 must be in \[0, 16\]"),
+        ({"kind": "qsgd", "bits": -1}, "bits", r"= -1.0 must be in \[0, 16\]"),
         ({"kind": "top-k", "density": 0.0}, "density", r"= 0.0 must be in \(0, 1\]"),
         ({"kind": "rand-k", "density": math.nan}, "density", r"= nan must be in \(0, 1\]"),
         ({"kind": "powersgd", "rank": 0}, "rank", "= 0 must be >= 1"),

@@ -102,7 +102,7 @@ def test_streams_stay_what_they_were() -> None:
         "COMPRESSOR": 1, "DROPOUT": 2, "ORDER": 3, "AUGMENTATION": 4, "STATISTICS": 5,
         "CHECKS": 6, "CODEC": 7,
         "SERVER_NODES": 100, "SERVER_MINIBATCHES": 101, "SERVER_AUGMENTATION": 102,
-        "SERVER_EVALUATION": 103, "SERVER_SCOUT": 104,
+        "SERVER_EVALUATION": 103, "SERVER_SCOUT": 104, "SERVER_DOWNLINK": 105,
     }  # fmt: skip
     for stream in Stream:
         if stream < Stream.SERVER_NODES:
