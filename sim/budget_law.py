@@ -49,7 +49,7 @@ class Fit:
 
 
 def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
-    """Return the records of JSONL files that say all that a fit needs.
+    """Return the records of JSONL files, `sim frontier`'s among them, that say what a fit needs.
 
     Raises
     ------
@@ -60,11 +60,20 @@ def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
     for path in paths:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-            records = [json.loads(line) for line in lines]
+            records = [_flat(json.loads(line)) for line in lines]
         except (OSError, ValueError) as error:
             raise RunConfigError(f"--fit {path}: {error}") from error
         found += [one for one in records if all(one.get(key) is not None for key in _NEEDED)]
     return found
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of `sim frontier`, which has a run config, with the step at hand."""
+    config = record.get("config")
+    if not isinstance(config, dict):
+        return record
+    step = {"dct": config.get("step"), "lossless": 0.0}.get(config.get("codec", ""))
+    return {**record, "step": step, "model": config.get("model")}
 
 
 def fit_records(

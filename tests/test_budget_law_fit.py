@@ -38,6 +38,21 @@ def test_records_that_lack_something_are_left_out(tmp_path: Path) -> None:
         read_records([tmp_path / "none.jsonl"])
 
 
+def test_points_of_the_frontier_are_records(tmp_path: Path) -> None:
+    path = tmp_path / "frontier-digits.jsonl"
+    shared = {"dataset": "mnist5k", "samples": 900, "accuracy": 0.9}
+    configs = [
+        {"codec": "dct", "step": 0.5, "model": "resnet9"},
+        {"codec": "avif", "step": 0.5, "model": "resnet9"},
+        {"codec": "lossless", "step": 0.5, "model": "resnet9"},
+    ]
+    path.write_text("".join(json.dumps({**shared, "config": c}) + "\n" for c in configs))
+    assert [(one["step"], one["model"]) for one in read_records([path])] == [
+        (0.5, "resnet9"),
+        (0.0, "resnet9"),
+    ]
+
+
 def test_what_coding_loses_is_measured_on_the_data_set() -> None:
     law = Law(0.4, 1.5, 0.5)
     rows, told = [], list[str]()
