@@ -254,7 +254,7 @@ def test_the_whole_uplink_is_the_budget(
 
 
 def test_all_samples_are_refined_until_they_fill_the_budget() -> None:
-    made = strategy(uplink_budget_total=24_000, identity_bytes=0)
+    made = strategy(uplink_budget_total=25_000, identity_bytes=0)
     assert made.dial is not None
     made.start(grid_of((150, 100, 50)), num_rounds=2)
     plan = made.dial.plan
