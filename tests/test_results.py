@@ -12,6 +12,9 @@ from sim.compare.markdown import markdown
 from sim.compare.presets import PRESETS, Preset
 from sim.compare.report import tables
 from sim.compare.results import read_results
+from sim.frontier.points import means
+from sim.frontier.report import markdown_points
+from sim.frontier.run import read_frontier
 from sim.headline import with_headline
 from sim.scout import read_points, rows
 
@@ -108,6 +111,12 @@ def test_every_block_of_rows_is_found() -> None:
 def test_readme_has_the_headline_of_the_raw_results() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert with_headline(text) == text
+
+
+def test_table_of_the_frontier() -> None:
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    lines = page.split("<!-- frontier: cifar10 -->\n")[1].split("\n\n")[0].splitlines()
+    assert lines == markdown_points(means(read_frontier(RESULTS, "cifar10")))
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist5k"])

@@ -114,6 +114,25 @@ def all_points(found: Sequence[Mean]) -> list[str]:
     return tables.lines(table)
 
 
+def markdown_points(found: Sequence[Mean]) -> list[str]:
+    """Return a row for each point, for the documentation."""
+    heads = ("method", "rate", "images", "B an image", "uplink", "accuracy %", "seeds", "CPU s")
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for mean in found:
+        cells = (
+            mean.method,
+            knob(mean),
+            f"{mean.samples:,.0f}",
+            f"{mean.uplink_bytes / mean.samples:.1f}" if mean.samples else "",
+            size(round(mean.uplink_bytes)),
+            _percent(mean),
+            str(mean.seeds),
+            f"{mean.seconds:.0f}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
 def knob(mean: Mean) -> str:
     """Return what sets the rate of a point."""
     codec = mean.config["codec"]
