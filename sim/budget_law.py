@@ -22,7 +22,7 @@ from strategies.budget_law import Law
 _NEEDED = ("dataset", "samples", "step", "accuracy")
 _APART = ("dataset", "model", "optimizer_steps")  # what has an error and a scale of its own
 _FEWEST = 3  # points of one
-_GRID, _ZOOMS = 17, 6
+_GRID, _ZOOMS = 17, 24
 _RANGES = ((0.1, 1.0), (0.5, 3.0), (-2.0, 2.0))  # a, b, log10 of B / A
 
 Floats = NDArray[np.float64]
@@ -147,7 +147,7 @@ def fit_law(samples: Floats, lost: Floats, errors: Floats, kinds: Sequence[str])
         if squares[place] < best[0]:
             best = (float(squares[place]), float(a[place]), float(b[place]), float(exponent[place]))
         ranges = [
-            (max(low, at - (high - low) / 6), min(high, at + (high - low) / 6))
+            (max(low, at - (high - low) / 3), min(high, at + (high - low) / 3))
             for (low, high), at in zip(ranges, best[1:], strict=True)
         ]
     law = Law(best[1], best[2], float(10 ** best[3]))
