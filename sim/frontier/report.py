@@ -62,7 +62,8 @@ def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
         if ours and needed:
             ratio = f"{needed / ours.uplink_bytes:.2f}x"
         elif ours and rivals and ours.accuracy > rivals[-1].accuracy:
-            ratio = f"> {rivals[-1].uplink_bytes / ours.uplink_bytes:.2f}x"
+            least = rivals[-1].uplink_bytes / ours.uplink_bytes
+            ratio = f"> {least:.2f}x" if least > 1 else "-"  # else it says nothing
         listed.append(
             (
                 size(budget),
