@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from averaged import BATCH, RATE, SIZES, averaged_grid, averaging
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from inprocess_grid import InProcessGrid
 from small_task import (
     CLIENTS,
-    SEED,
     batch_norm_model,
-    grid_of,
     largest_difference,
     minibatch,
     raising_client,
@@ -31,11 +30,7 @@ from codec.gradients import COMPRESSORS, Float32
 from codec.gradients.joined import Joined
 from codec.learning.batch_norm import statistics
 from strategies import RoundResult
-from strategies.baselines import CompressedFedAvg
 from strategies.errors import RunFailed
-
-SIZES, BATCH, RATE = (40, 30, 20), 10, 0.1
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,34 +53,14 @@ def _tied_model() -> nn.Module:
     return _Tied()
 
 
-def _grid(
-    model: Callable[[], nn.Module] = smooth_model, sizes: tuple[int, ...] = SIZES
-) -> InProcessGrid:
-    return grid_of(random_sources(sizes), train_local, model)
-
-
-def _strategy(model: Callable[[], nn.Module] = smooth_model, **options: Any) -> CompressedFedAvg:
-    settings = {
-        "local_steps": 3,
-        "learning_rate": lambda _: RATE,
-        "batch_size": BATCH,
-        "momentum": 0.0,
-        "weight_decay": 0.0,
-        "min_available_nodes": CLIENTS,
-        "device": "cpu",
-        "seed": SEED,
-    }
-    return CompressedFedAvg(model(), **{**settings, **options})
-
-
 def _loss(model: nn.Module, source: ArraySource, client: int, step: int) -> Tensor:
     samples, targets = minibatch(source, client, step, BATCH)
     return nn.functional.cross_entropy(model(samples), targets)
 
 
 def test_one_local_step_is_a_step_along_the_averaged_gradient() -> None:
-    strategy = _strategy(local_steps=1, learning_rate=lambda server_round: RATE / server_round)
-    states = states_after_rounds(strategy, _grid(), 4)
+    strategy = averaging(local_steps=1, learning_rate=lambda server_round: RATE / server_round)
+    states = states_after_rounds(strategy, averaged_grid(), 4)
     model, sources = smooth_model(), random_sources(SIZES)
     for step, state in enumerate(states):
         losses = [len(s) * _loss(model, s, k, step) for k, s in enumerate(sources)]
@@ -100,8 +75,8 @@ def test_one_local_step_is_a_step_along_the_averaged_gradient() -> None:
 
 
 def test_local_momentum_starts_anew_each_round() -> None:
-    strategy = _strategy(local_steps=2, momentum=0.9, weight_decay=1e-2)
-    states = states_after_rounds(strategy, _grid(sizes=(40,) * 3), 2)
+    strategy = averaging(local_steps=2, momentum=0.9, weight_decay=1e-2)
+    states = states_after_rounds(strategy, averaged_grid(sizes=(40,) * 3), 2)
     initial: dict[str, Tensor] = dict(smooth_model().state_dict())
     for number, state in enumerate(states):
         trained = []
@@ -122,19 +97,19 @@ def test_local_momentum_starts_anew_each_round() -> None:
 
 @pytest.mark.parametrize("model", [smooth_model, _tied_model])
 def test_lossless_changes_are_plain_fed_avg(model: Callable[[], nn.Module]) -> None:
-    plain = states_after_rounds(_strategy(model), _grid(model), 4)
-    coded = states_after_rounds(_strategy(model, compression="fp32"), _grid(model), 4)
+    plain = states_after_rounds(averaging(model), averaged_grid(model), 4)
+    coded = states_after_rounds(averaging(model, compression="fp32"), averaged_grid(model), 4)
     for one, other in zip(plain, coded, strict=True):
         assert largest_difference(one, other) < 1e-6
 
 
 def test_int8_changes_are_close_to_plain_fed_avg() -> None:
-    plain, whole = _strategy(), states_after_rounds(_strategy(), _grid(), 4)[-1]
-    coded = _strategy(compression=Compression("qsgd", bits=7))
-    state = states_after_rounds(coded, _grid(), 4)[-1]
+    plain, whole = averaging(), states_after_rounds(averaging(), averaged_grid(), 4)[-1]
+    coded = averaging(compression=Compression("qsgd", bits=7))
+    state = states_after_rounds(coded, averaged_grid(), 4)[-1]
     moved = largest_difference(whole, dict(smooth_model().state_dict()))
     assert 0 < largest_difference(state, whole) < 0.1 * moved
-    states_after_rounds(plain, _grid(), 4)
+    states_after_rounds(plain, averaged_grid(), 4)
     n = sum(p.numel() for p in smooth_model().parameters())
     assert coded.ledger.sections()["delta"] < 0.3 * 4 * CLIENTS * 4 * n
     assert plain.ledger.sections()["arrays"] > 4 * CLIENTS * 4 * n
@@ -142,19 +117,19 @@ def test_int8_changes_are_close_to_plain_fed_avg() -> None:
 
 @pytest.mark.parametrize("kind", COMPRESSORS)
 def test_every_compressor_gets_nearer_to_a_solution(kind: str) -> None:
-    strategy = _strategy(compression=Compression(kind, bits=4, density=0.3), local_steps=4)
+    strategy = averaging(compression=Compression(kind, bits=4, density=0.3), local_steps=4)
     samples = np.concatenate([source.samples for source in random_sources(SIZES)])
     targets = np.concatenate([source.targets for source in random_sources(SIZES)])
     before, _ = strategy.server_model.evaluate(samples, targets, high=255.0)
-    states_after_rounds(strategy, _grid(), 5)
+    states_after_rounds(strategy, averaged_grid(), 5)
     after, _ = strategy.server_model.evaluate(samples, targets, high=255.0)
     assert after < before - 0.05
     assert not strategy.failures
 
 
 def test_error_feedback_stays_with_the_client() -> None:
-    grid = _grid()
-    strategy = _strategy(compression=Compression("top-k", density=0.1))
+    grid = averaged_grid()
+    strategy = averaging(compression=Compression("top-k", density=0.1))
     states_after_rounds(strategy, grid, 3)
     n = sum(p.numel() for p in smooth_model().parameters())
     assert strategy.book.client_memory_bytes == 4 * n
@@ -163,14 +138,14 @@ def test_error_feedback_stays_with_the_client() -> None:
         assert isinstance(record, ArrayRecord)
         (residual,) = record.to_numpy_ndarrays()
         assert np.count_nonzero(residual) > 0.5 * n
-    plain_grid = _grid()
-    states_after_rounds(_strategy(), plain_grid, 1)
+    plain_grid = averaged_grid()
+    states_after_rounds(averaging(), plain_grid, 1)
     assert not any(context.state for context in plain_grid.contexts.values())
 
 
 def test_statistics_of_batch_normalization_travel_when_due() -> None:
-    grid = _grid(batch_norm_model)
-    strategy = _strategy(batch_norm_model, compression="fp32", buffers_every=2, buffer_batches=9)
+    grid = averaged_grid(batch_norm_model)
+    strategy = averaging(batch_norm_model, compression="fp32", buffers_every=2, buffer_batches=9)
     states = states_after_rounds(strategy, grid, 3)
     model = batch_norm_model()
     kept = []
@@ -197,8 +172,8 @@ def test_statistics_of_batch_normalization_travel_when_due() -> None:
 
 
 def test_whole_models_bring_their_statistics() -> None:
-    strategy = _strategy(batch_norm_model)
-    (state,) = states_after_rounds(strategy, _grid(batch_norm_model), 1)
+    strategy = averaging(batch_norm_model)
+    (state,) = states_after_rounds(strategy, averaged_grid(batch_norm_model), 1)
     assert state["1.running_mean"].any()
     assert state["1.num_batches_tracked"].dtype == torch.int64
     assert set(strategy.ledger.sections()) == {"arrays", "message"}
@@ -206,8 +181,8 @@ def test_whole_models_bring_their_statistics() -> None:
 
 def test_bytes_are_counted_in_both_directions() -> None:
     results: list[RoundResult] = []
-    strategy = _strategy(compression="fp16", on_round=results.append)
-    states_after_rounds(strategy, _grid(), 3)
+    strategy = averaging(compression="fp16", on_round=results.append)
+    states_after_rounds(strategy, averaged_grid(), 3)
     ledger = strategy.ledger
     assert sum(result.uplink_bytes for result in results) == ledger.uplink_bytes
     assert sum(result.downlink_bytes for result in results) == ledger.downlink_bytes
@@ -246,7 +221,7 @@ def _truncate(content: RecordDict) -> None:
 
 def test_bad_changes_are_counted_and_the_round_goes_on() -> None:
     clients = [
-        *_grid(batch_norm_model).clients.values(),
+        *averaged_grid(batch_norm_model).clients.values(),
         _spoiled(_truncate),
         _spoiled(lambda content: _payload(content).__delitem__("delta")),
         _spoiled(lambda content: _payload(content).__setitem__("num-examples", 0)),
@@ -254,13 +229,13 @@ def test_bad_changes_are_counted_and_the_round_goes_on() -> None:
         raising_client,
         lambda message, context: None,
     ]
-    strategy = _strategy(batch_norm_model, compression="fp32")
+    strategy = averaging(batch_norm_model, compression="fp32")
     states = states_after_rounds(strategy, InProcessGrid(clients), 2)  # type: ignore[arg-type]  # None
     assert strategy.failures == {
         "delta": 2, "record": 2, "count": 2, "buffers": 2, "error": 2, "no-reply": 2
     }  # fmt: skip
     alone = states_after_rounds(
-        _strategy(batch_norm_model, compression="fp32"), _grid(batch_norm_model), 2
+        averaging(batch_norm_model, compression="fp32"), averaged_grid(batch_norm_model), 2
     )
     assert largest_difference(states[-1], alone[-1]) == 0
     assert strategy.ledger.sections()["rejected"] > 0
@@ -287,16 +262,16 @@ def test_bad_models_are_counted_and_the_round_goes_on() -> None:
         _arrays(content)["0.bias"] = Array("float32", (6,), "numpy.ndarray", data[:-3])
 
     clients = [
-        *_grid(batch_norm_model).clients.values(),
+        *averaged_grid(batch_norm_model).clients.values(),
         *map(_spoiled, (nan, wide, raw, short)),
         _spoiled(lambda content: _arrays(content).__delitem__("0.bias")),
         _spoiled(lambda content: content.__delitem__("arrays")),
         _spoiled(lambda content: content.__delitem__("payload")),
     ]
-    strategy = _strategy(batch_norm_model)
+    strategy = averaging(batch_norm_model)
     states = states_after_rounds(strategy, InProcessGrid(clients), 1)
     assert strategy.failures == {"not-finite": 1, "shape": 1, "record": 5}
-    alone = states_after_rounds(_strategy(batch_norm_model), _grid(batch_norm_model), 1)
+    alone = states_after_rounds(averaging(batch_norm_model), averaged_grid(batch_norm_model), 1)
     assert largest_difference(states[-1], alone[-1]) == 0
 
 
@@ -311,14 +286,14 @@ def test_a_change_that_overflows_is_refused() -> None:
     large = {
         name: torch.full_like(value, 3e38) for name, value in smooth_model().state_dict().items()
     }
-    strategy = _strategy(compression="fp32", min_available_nodes=1)
+    strategy = averaging(compression="fp32", min_available_nodes=1)
     with pytest.raises(RunFailed, match="delta holds 3e\\+38; legal: up to 1e\\+12"):
         strategy.start(InProcessGrid([client]), ArrayRecord(large), num_rounds=1)
     assert strategy.failures == {"delta": 1}
 
 
 def test_a_round_of_bad_replies_changes_nothing() -> None:
-    strategy = _strategy(min_available_nodes=1)
+    strategy = averaging(min_available_nodes=1)
     before = copy.deepcopy(strategy.model.state_dict())
     with pytest.raises(RunFailed, match="device is full"):
         states_after_rounds(strategy, InProcessGrid([raising_client]), 2)
@@ -332,8 +307,8 @@ def test_initial_arrays_are_the_start() -> None:
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1.0)
-    strategy = _strategy(learning_rate=lambda _: 0.0, local_steps=1)
-    strategy.start(_grid(), ArrayRecord(other.state_dict()), num_rounds=1)
+    strategy = averaging(learning_rate=lambda _: 0.0, local_steps=1)
+    strategy.start(averaged_grid(), ArrayRecord(other.state_dict()), num_rounds=1)
     assert largest_difference(dict(strategy.model.state_dict()), dict(other.state_dict())) < 1e-6
 
 
@@ -353,4 +328,4 @@ def test_initial_arrays_are_the_start() -> None:
 )
 def test_illegal_options(option: str, value: Any) -> None:
     with pytest.raises(ValueError, match=str(value)):
-        _strategy(**{option: value})
+        averaging(**{option: value})

@@ -2,21 +2,20 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from averaged import BATCH, RATE, SIZES, averaged_grid, averaging
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inprocess_grid import InProcessGrid
 from numpy.typing import NDArray
 from small_task import (
     CLIENTS,
-    SEED,
     batch_norm_model,
-    grid_of,
     largest_difference,
     minibatch,
     random_sources,
@@ -27,7 +26,6 @@ from torch import Tensor, nn
 from wire import through_flower
 
 from clients.arrays import array_view
-from clients.baselines import train_local
 from clients.baselines.kept_model import MODEL_KEY, VERSION_KEY
 from codec import Compression, OptionError, PayloadError, generator
 from codec.gradients import make_compressor
@@ -36,11 +34,9 @@ from codec.gradients.joined import decoder_of, joined
 from codec.gradients.model_stream import VERSION_BYTES, changed, split_versions, version_of
 from codec.messages import LocalRequest
 from fl_app.config import ConfigError, RunConfig
-from strategies.baselines import CompressedFedAvg
 from strategies.baselines.model_stream import ModelStream
 from strategies.errors import RunFailed
 
-SIZES, BATCH, RATE = (40, 30, 20), 10, 0.1
 SHAPES: list[tuple[int, ...]] = [(30, 20), (), (7,)]
 DOINGS = st.sampled_from(["away", "asked", "lost", "dead"])
 SPARSE = Downlink("top-k", density=0.1, value_bits=2)
@@ -209,25 +205,7 @@ def test_bytes_of_no_compressor_are_refused() -> None:
 # In federated averaging
 
 
-def _grid(
-    model: Callable[[], nn.Module] = smooth_model, sizes: tuple[int, ...] = SIZES
-) -> InProcessGrid:
-    return grid_of(random_sources(sizes), train_local, model)
-
-
-def _strategy(model: Callable[[], nn.Module] = smooth_model, **options: Any) -> CompressedFedAvg:
-    settings = {
-        "local_steps": 3,
-        "learning_rate": lambda _: RATE,
-        "batch_size": BATCH,
-        "momentum": 0.0,
-        "weight_decay": 0.0,
-        "min_available_nodes": CLIENTS,
-        "device": "cpu",
-        "seed": SEED,
-        "compression": "fp32",
-    }
-    return CompressedFedAvg(model(), **{**settings, **options})
+_strategy = partial(averaging, compression="fp32")
 
 
 def _kept(context: Context) -> dict[str, NDArray[Any]]:
@@ -262,9 +240,9 @@ def tied_model() -> nn.Module:
 
 @pytest.mark.parametrize("model", [smooth_model, tied_model, batch_norm_model])
 def test_lossless_changes_both_ways_are_plain_fed_avg(model: Callable[[], nn.Module]) -> None:
-    plain = states_after_rounds(_strategy(model, compression="fp32"), _grid(model), 4)
+    plain = states_after_rounds(_strategy(model, compression="fp32"), averaged_grid(model), 4)
     strategy = _strategy(model, downlink="fp32")
-    coded = states_after_rounds(strategy, _grid(model), 4)
+    coded = states_after_rounds(strategy, averaged_grid(model), 4)
     for one, other in zip(plain, coded, strict=True):
         assert largest_difference(one, other) < 2e-6
     assert strategy.steps_taken == 12
@@ -276,7 +254,7 @@ def test_one_local_step_and_outer_momentum_are_central_training(downlink: str) -
     strategy = _strategy(
         local_steps=1, outer_learning_rate=0.7, outer_momentum=0.9, downlink=downlink
     )
-    states = states_after_rounds(strategy, _grid(), 5)
+    states = states_after_rounds(strategy, averaged_grid(), 5)
     model, sources = smooth_model(), random_sources(SIZES)
     optimizer = torch.optim.SGD(model.parameters(), 0.7, momentum=0.9, nesterov=True)
     for step, state in enumerate(states):
@@ -303,7 +281,7 @@ def test_a_sparse_downlink_leaves_all_with_the_model_of_the_broadcast(
         fraction_train=0.5,
         min_train_nodes=2,
     )
-    grid = _grid(model)
+    grid = averaged_grid(model)
     states_after_rounds(strategy, grid, 8)
     assert not strategy.failures and strategy.stream is not None
     last = {m.metadata.dst_node_id for m in [sent for sent in grid.requests if sent][-1]}
@@ -321,8 +299,8 @@ def test_a_sparse_downlink_leaves_all_with_the_model_of_the_broadcast(
 
 def test_bytes_both_ways_are_those_of_the_messages() -> None:
     plain, strategy = _strategy(), _strategy(downlink=Downlink("top-k", density=0.02))
-    grid = _grid()
-    states_after_rounds(plain, _grid(), 6)
+    grid = averaged_grid()
+    states_after_rounds(plain, averaged_grid(), 6)
     states_after_rounds(strategy, grid, 6)
     sections = strategy.ledger.sections("downlink")
     asked = [read_request(message) for sent in grid.requests for message in sent]
@@ -335,7 +313,7 @@ def test_bytes_both_ways_are_those_of_the_messages() -> None:
 
 
 def test_a_client_that_has_lost_the_model_says_so_and_gets_it_whole() -> None:
-    grid = _grid()
+    grid = averaged_grid()
     forgetful = next(iter(grid.clients))
     answer, rounds = grid.clients[forgetful], []
 
@@ -359,7 +337,7 @@ def test_a_client_that_has_lost_the_model_says_so_and_gets_it_whole() -> None:
 
 
 def test_a_kept_model_that_is_damaged_is_lacking() -> None:
-    grid, strategy = _grid(), _strategy(downlink=SPARSE)
+    grid, strategy = averaged_grid(), _strategy(downlink=SPARSE)
     states_after_rounds(strategy, grid, 2)
     node_id, context = next(iter(grid.contexts.items()))
     kept = {name: values.copy() for name, values in _kept(context).items()}
@@ -373,7 +351,7 @@ def test_a_kept_model_that_is_damaged_is_lacking() -> None:
 
 def test_replies_that_are_refused_do_not_part_the_models() -> None:
     """A client whose reply is of no use has the new model all the same."""
-    grid = _grid()
+    grid = averaged_grid()
     spoiled = next(iter(grid.clients))
     answer, seen = grid.clients[spoiled], []
 
@@ -395,7 +373,7 @@ def test_replies_that_are_refused_do_not_part_the_models() -> None:
 
 
 def test_another_model_of_the_host_s_begins_a_stream_anew() -> None:
-    strategy, grid = _strategy(downlink=SPARSE), _grid()
+    strategy, grid = _strategy(downlink=SPARSE), averaged_grid()
     states_after_rounds(strategy, grid, 2)
     other = {k: torch.ones_like(v) / 100 for k, v in smooth_model().state_dict().items()}
     strategy.start(grid, ArrayRecord(other), num_rounds=1)
@@ -420,7 +398,7 @@ def test_rivals_get_nearer_to_a_solution() -> None:
     for form in forms:
         strategy = _strategy(**form, local_steps=4)
         before, _ = strategy.server_model.evaluate(samples, targets, high=255.0)
-        states_after_rounds(strategy, _grid(), 5)
+        states_after_rounds(strategy, averaged_grid(), 5)
         after, _ = strategy.server_model.evaluate(samples, targets, high=255.0)
         assert after < before - 0.05 and not strategy.failures
 
@@ -433,7 +411,7 @@ def test_adamw_takes_its_own_steps() -> None:
         local_steps=3, local_optimizer="adamw", momentum=0.8, weight_decay=0.1,
         learning_rate=lambda _: 0.01, min_available_nodes=1,
     )  # fmt: skip
-    (state,) = states_after_rounds(strategy, _grid(sizes=(40,)), 1)
+    (state,) = states_after_rounds(strategy, averaged_grid(sizes=(40,)), 1)
     model, source = smooth_model(), random_sources((40,))[0]
     optimizer = torch.optim.AdamW(model.parameters(), 0.01, betas=(0.8, 0.999), weight_decay=0.1)
     for step in range(3):
@@ -446,7 +424,7 @@ def test_adamw_takes_its_own_steps() -> None:
 
 def test_an_error_memory_may_fade() -> None:
     def residual(feedback: float) -> NDArray[Any]:
-        grid = _grid()
+        grid = averaged_grid()
         coder = Compression("top-k", density=1e-6)  # a coordinate
         strategy = _strategy(compression=coder, feedback=feedback, learning_rate=lambda r: r % 2)
         states_after_rounds(strategy, grid, 2)  # in the second nothing is learned
@@ -461,7 +439,7 @@ def test_an_error_memory_may_fade() -> None:
 
 
 def test_no_model_is_kept_where_none_needs_to_be() -> None:
-    grid = _grid()
+    grid = averaged_grid()
     states_after_rounds(_strategy(), grid, 2)
     for context in grid.contexts.values():
         assert not {MODEL_KEY, VERSION_KEY} & set(context.state)
@@ -508,13 +486,13 @@ def test_a_learning_rate_of_the_host_s_does_not_become_the_server_s(
     strategy = _strategy(outer_learning_rate=0.5)
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
     with caplog.at_level("WARNING", "flwr"):
-        strategy.start(_grid(), num_rounds=1, train_config=ConfigRecord({"lr": 0.3}))
+        strategy.start(averaged_grid(), num_rounds=1, train_config=ConfigRecord({"lr": 0.3}))
     assert strategy.server_model.optimizer.param_groups[0]["lr"] == 0.5
     assert "'lr' has no effect: pass learning_rate" in caplog.text
 
 
 def test_malformed_updates_are_an_error_of_the_round() -> None:
-    grid = _grid()
+    grid = averaged_grid()
 
     class Spoiling(ModelStream):
         def since(self, node_id: int, whole_bytes: int) -> Any:
