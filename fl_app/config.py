@@ -149,8 +149,8 @@ class TrainingOptions(Options):
     )
     precision: str = choice(
         "replay, streaming: of the server's forward and backward passes (auto: bf16 on GPUs that "
-        "have it; on CPUs with bf16 instructions it is two to three times as fast)",
-        *("auto", "fp32", "bf16"),
+        "have it; fastest: on CPUs that have it, too, where it is two to three times as fast)",
+        *("auto", "fastest", "fp32", "bf16"),
     )
     optimizer: str = choice("optimizer of the server", "sgd", "adam", "adamw")
     learning_rate: float = option(0.2, "(peak) learning rate", POSITIVE)

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from logging import INFO
+from logging import INFO, WARNING
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -34,6 +34,12 @@ _BY_LOSS = ReduceLROnPlateau
 _TOKENS = (torch.int32, torch.int64)
 
 
+_SLOW_BF16 = (
+    "bf16 was asked for, but %s has no instructions for it: a step may take ten times as long as "
+    "in fp32. Use amp=False (precision=fp32), or 'fastest', which takes bf16 where it is fast"
+)
+
+
 class DivergedError(CodecError):
     """Training whose loss is no number any more."""
 
@@ -59,8 +65,9 @@ class ServerModel:
         optimizer step, ``ReduceLROnPlateau`` with its loss.
     device : str, default="auto"
         A torch device; ``"auto"`` is CUDA if there is one, else the CPU.
-    amp : "auto" or bool, default="auto"
-        bf16 autocast in :meth:`step` and :meth:`evaluate`; ``"auto"``: on CUDA devices with bf16.
+    amp : "auto", "fastest" or bool, default="auto"
+        bf16 autocast in :meth:`step` and :meth:`evaluate`; ``"auto"``: on CUDA devices with bf16;
+        ``"fastest"``: on these, and on CPUs with instructions for it.
     channels_last : "auto" or bool, default="auto"
         Memory format of 4-D weights and batches; ``"auto"``: on CUDA. Given up for a model that
         takes views of contiguous tensors.
@@ -90,7 +97,10 @@ class ServerModel:
     ) -> None:
         self.device = _resolve_device(device)
         on_cuda = self.device.type == "cuda"
-        self.amp = _resolve_switch("amp", amp, on_cuda and torch.cuda.is_bf16_supported())
+        native = has_bf16(self.device)
+        self.amp = native if amp == "fastest" else _resolve_switch("amp", amp, on_cuda and native)
+        if self.amp and not native:
+            log(WARNING, _SLOW_BF16, self.device)
         self.channels_last = _resolve_switch("channels_last", channels_last, on_cuda)
         self.model = _build_model(model)
         # In place: an optimizer that was built before keeps its parameters.
@@ -469,6 +479,17 @@ def _as_seen(samples: Tensor, bounds: tuple[float, float] | None) -> Tensor:
     return in_units(samples, bounds)
 
 
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device has instructions for bf16.
+
+    With them a training step of ResNet-9 takes 0.43 times as long as in fp32 on a CPU; without
+    them, 14 times as long.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def _resolve_device(device: str) -> torch.device:
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -487,7 +508,8 @@ def _resolve_switch(name: str, value: str | bool, automatic: bool) -> bool:
     if isinstance(value, bool):
         return value
     if value != "auto":
-        raise OptionError(name, f"= {value!r} must be 'auto', True or False")
+        legal = "'auto', 'fastest', True or False" if name == "amp" else "'auto', True or False"
+        raise OptionError(name, f"= {value!r} must be {legal}")
     return automatic
 
 

@@ -363,7 +363,7 @@ API: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     ),
     "device": (lambda: _replay(device="gpu"), ("device = 'gpu'", "'auto', 'cpu', 'cuda'")),
     "no such device": (lambda: _replay(device="cuda:99"), ("'cuda:99'", "use 'auto'")),
-    "amp": (lambda: _replay(amp="yes"), ("amp = 'yes'", "'auto', True or False")),
+    "amp": (lambda: _replay(amp="yes"), ("amp = 'yes'", "'auto', 'fastest', True or False")),
     "fraction_train": (lambda: _replay(fraction_train=0), ("fraction_train = 0", "in (0, 1]")),
     "fraction_evaluate": (lambda: _replay(fraction_evaluate=2), ("= 2.0", "in [0, 1]")),
     "importance": (lambda: _replay(importance="los"), ("importance = 'los'", "one of all")),

@@ -1,6 +1,7 @@
 """The server's model takes the same steps as plain PyTorch."""
 
 import copy
+import logging
 
 import numpy as np
 import pytest
@@ -85,7 +86,9 @@ def test_foreign_optimizer_and_scheduler_are_refused() -> None:
     scheduler = torch.optim.lr_scheduler.StepLR(_sgd(model.parameters()), 1)
     with pytest.raises(ValueError, match="another optimizer"):
         ServerModel(model, _sgd(model.parameters()), None, scheduler)
-    with pytest.raises(ValueError, match=r"^amp = 'sometimes' must be 'auto', True or False$"):
+    with pytest.raises(
+        ValueError, match=r"^amp = 'sometimes' must be 'auto', 'fastest', True or False$"
+    ):
         ServerModel(_mlp(), _sgd, amp="sometimes")
 
 
@@ -157,6 +160,19 @@ def test_bf16_autocast_stays_close() -> None:
     loss = float(exact.step(_batch()))
     assert float(half.step(_batch())) == pytest.approx(loss, rel=0.02)
     assert all(p.dtype == torch.float32 for p in half.trainable())
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_fastest_takes_bf16_where_there_are_instructions_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    caplog.set_level(logging.WARNING, logger="flwr")
+    assert ServerModel(_mlp(), _sgd, device="cpu", amp="fastest").amp is native
+    assert not ServerModel(_mlp(), _sgd, device="cpu").amp  # auto
+    assert "bf16" not in caplog.text
+    assert ServerModel(_mlp(), _sgd, device="cpu", amp=True).amp
+    assert ("cpu has no instructions for it" in caplog.text) is not native
 
 
 def test_probe_gives_the_output_shape() -> None:

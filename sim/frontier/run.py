@@ -14,7 +14,7 @@ from sim.frontier.points import Point
 from sim.run_config import ConfigValue, read_defaults
 
 _PATHS = ("out-dir", "data-dir", "state-dir", "bank")  # mean nothing on another machine
-_THREADS = "threads"  # changes how long it takes, not what comes of it
+_SPEED = ("threads", "precision")  # change how long it takes, not what is measured
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def read_frontier(folder: Path, data: str) -> list[Point]:
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     """Return what makes a point another one; an option that came later had its default before."""
-    left_out = (*_PATHS, _THREADS)
+    left_out = (*_PATHS, *_SPEED)
     defaults = _defaults()
     return {k: v for k, v in {**defaults, **config}.items() if k not in left_out}
 
