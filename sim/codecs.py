@@ -24,6 +24,7 @@ from sim import tables
 from sim.jsonl import append_points, read_points
 
 RESULTS = "codecs.jsonl"
+PATIENT = f"{AUTO}, speed 0"  # what `avif_speed` 0 makes of auto
 _STEPS = (0.25, 0.5, 0.8)
 _QUALITIES = (1, 8, 20, 34, 50)
 TRAINING_STEPS = 300
@@ -96,6 +97,11 @@ METHODS = (
     _files("avif, speed 3", "avif", 3, trains=True),
     Method(AUTO, tuple(CodecOptions(step=s) for s in _STEPS), is_image_codec=False, trains=True),
     _files("avif, speed 0", "avif", 0),
+    Method(
+        PATIENT,
+        tuple(CodecOptions(step=s, avif_speed=0) for s in _STEPS),
+        is_image_codec=False,
+    ),
 )
 
 
@@ -347,12 +353,12 @@ def verdicts(points: Sequence[Point]) -> Iterator[Verdict]:
         own = [point for point in points if point.dataset == dataset]
         coded = [point for point in own if point.accuracy is None]
         files = _by_method(point for point in coded if point.method in names)
-        for auto in (point for point in coded if point.method == AUTO):
+        for auto in (point for point in coded if point.method in (AUTO, PATIENT)):
             needed = {name: bytes_at(auto.task_error, curve) for name, curve in files.items()}
             yield _verdict("task error", auto, needed)
         trained = _averaged(point for point in own if point.accuracy is not None)
         rivals = _by_method(point for point in trained if point.method in names)
-        for auto in (point for point in trained if point.method == AUTO):
+        for auto in (point for point in trained if point.method in (AUTO, PATIENT)):
             equal = {name: _cheapest(auto, curve) for name, curve in rivals.items()}
             yield _verdict("accuracy", auto, equal)
 
@@ -419,7 +425,15 @@ def report(out: Path) -> list[str]:
     if not found:
         raise CodecError(f"{out / RESULTS} has no results of codec auto; leave out --report")
     table = tables.numbers(
-        "data set", "step", "auto is", "B", "dB", "equal", "best image codec", "bytes ratio"
+        "data set",
+        "method",
+        "step",
+        "auto is",
+        "B",
+        "dB",
+        "equal",
+        "best image codec",
+        "bytes ratio",
     )
     for verdict in found:
         auto = verdict.auto
@@ -428,11 +442,14 @@ def report(out: Path) -> list[str]:
             equal = f"{100 * auto.accuracy:.2f} %"
         ratio = "" if math.isnan(verdict.ratio) else f"{verdict.ratio:.3f}"
         table.add_row(
-            verdict.dataset, f"{auto.knob:g}", auto.codec, f"{auto.bytes_per_sample:.1f}",
-            f"{auto.psnr:.2f}", equal, verdict.best or "none", ratio + "*" * verdict.is_above,
+            verdict.dataset, auto.method, f"{auto.knob:g}", auto.codec,
+            f"{auto.bytes_per_sample:.1f}", f"{auto.psnr:.2f}", equal, verdict.best or "none",
+            ratio + "*" * verdict.is_above,
         )  # fmt: skip
     above = [v for v in found if v.is_above]
-    where = ", ".join(f"{v.dataset} at step {v.auto.knob:g} ({v.by})" for v in above)
+    where = ", ".join(
+        f"{v.auto.method}, {v.dataset} at step {v.auto.knob:g} ({v.by})" for v in above
+    )
     most = f"{100 * (_MOST_ABOVE - 1):.0f} %"
     return [
         *tables.lines(table),

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from logging import ERROR, INFO, WARNING
@@ -55,6 +56,8 @@ _LOG_SECONDS = 10.0
 _UNSTORED = 3  # rounds in a row in which the bank takes nothing
 _EVALUATION_BYTES = 700  # of a node's reply to an evaluation, about
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
+# Of the last minibatches, to calibrate batch normalization with: how much is kept of them.
+_CALIBRATION_SAMPLES, _CALIBRATION_VALUES = 2048, 1 << 24
 
 
 @takes_options(
@@ -519,6 +522,9 @@ def train_on_bank(
 ) -> float:
     """Take optimizer steps on minibatches of a bank: a round's, or those of central training.
 
+    If weights are averaged, batch normalization is calibrated in the end, see
+    :meth:`ServerModel.calibrate`, on samples of the last minibatches.
+
     Parameters
     ----------
     server_model : ServerModel
@@ -550,8 +556,11 @@ def train_on_bank(
     losses = torch.zeros(steps, device=device)
     before, checked = server_model.steps_taken, 0
     started = logged_at = time.perf_counter()
+    recent: deque[torch.Tensor] = deque()
     for step, batch in enumerate(bank.minibatches(batch_size, steps, order, device), start=1):
         samples, targets, weights = batch
+        if server_model.averages_normalization:
+            _remember(recent, samples)
         if augment is not None:
             samples = augment(samples, augmentation)
         losses[step - 1] = server_model.step((samples, targets, weights))
@@ -564,4 +573,15 @@ def train_on_bank(
             logged_at = now
             mean, speed = float(losses[:step].mean()), step / (now - started)
             log(INFO, "\ttraining: %d/%d steps, loss %.4f, %.1f steps/s", step, steps, mean, speed)
+    server_model.calibrate(recent)
     return float(losses.mean()) if steps else float("nan")
+
+
+def _remember(recent: deque[torch.Tensor], samples: torch.Tensor) -> None:
+    """Add a minibatch to the last ones, and forget those that are no longer needed."""
+    recent.append(samples)
+    while len(recent) > 1 and (
+        sum(map(len, recent)) > _CALIBRATION_SAMPLES
+        or sum(batch.numel() for batch in recent) > _CALIBRATION_VALUES
+    ):
+        recent.popleft()

@@ -1,6 +1,7 @@
 """The server trains on all it has received, and nothing it was sent gets lost."""
 
 import logging
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from codec import CodecOptions
 from codec.identity import receipt
 from codec.messages import ReplayRequest
 from strategies import QuantizedDataReplay, RoundResult, SampleBank, ServerModel, train_on_bank
+from strategies.replay import _remember
 
 SHAPE, CLASSES, CLIENTS = (1, 4, 4), 2, 3
 LOSSLESS = CodecOptions("lossless")
@@ -198,6 +200,36 @@ def test_the_central_baseline_runs_the_same_loop() -> None:
         train_on_bank(central, bank, steps=5, batch_size=16, seed=3, server_round=server_round)
     for ours, other in zip(strategy.model.parameters(), central.model.parameters(), strict=True):
         assert torch.equal(ours, other)
+
+
+def test_averaged_normalization_is_calibrated_on_the_last_plain_minibatches() -> None:
+    def model() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, CLASSES))
+
+    def blank(samples: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return torch.zeros_like(samples)
+
+    server = ServerModel(model, torch.optim.SGD, device="cpu", ema_decay=0.9)
+    samples = np.random.default_rng(0).integers(0, 256, (64, *SHAPE)).astype(np.uint8)
+    bank = SampleBank()
+    bank.add_arrays(samples, np.arange(64) % CLASSES, low=0, high=255)
+    # Four minibatches of an epoch: the statistics are those of all samples, none of them blank.
+    train_on_bank(server, bank, steps=4, batch_size=16, seed=3, server_round=1, augment=blank)
+    averaged = dict(server.inference_model.named_buffers())
+    assert float(averaged["0.running_mean"]) == pytest.approx(samples.mean() / 255, rel=1e-5)
+    assert float(averaged["0.running_var"]) == pytest.approx(samples.var() / 255**2, rel=0.02)
+    assert float(dict(server.model.named_buffers())["0.running_mean"]) == 0  # as it was trained
+
+
+def test_only_the_last_minibatches_are_kept_for_calibration() -> None:
+    recent: deque[torch.Tensor] = deque()
+    for number in range(100):
+        _remember(recent, torch.full((64, 1, 4, 4), float(number)))
+    assert [float(batch[0, 0, 0, 0]) for batch in recent] == [*range(68, 100)]
+    for _ in range(3):  # as large as may be kept: one is enough
+        _remember(recent, torch.zeros(()).expand(2, 3, 2048, 2048))
+    assert len(recent) == 1
 
 
 def test_runs_are_reproducible() -> None:

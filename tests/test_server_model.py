@@ -213,6 +213,35 @@ def test_average_of_the_weights_is_what_is_evaluated_and_sent() -> None:
     assert accuracy == pytest.approx(float((outputs.argmax(1) == targets).float().mean()))
 
 
+def test_calibration_is_that_of_torch_for_averaged_weights() -> None:
+    server = ServerModel(_bn_model, _sgd, device="cpu", ema_decay=0.6, channels_last=True)
+    for number in range(8):
+        server.step(_batch(seed=number))
+    trained = copy.deepcopy(server.model.state_dict())
+    batches = [_batch(size, seed=90 + size)[0] for size in (5, 1, 7)]
+    expected = copy.deepcopy(server.inference_model)
+    torch.optim.swa_utils.update_bn([batches[0], batches[2]], expected)
+    server.calibrate(batches)
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(server.inference_model.state_dict()[name], value)
+    assert not server.inference_model.training
+    for name, value in trained.items():
+        assert torch.equal(server.model.state_dict()[name], value), name
+    server.calibrate([])
+    server.calibrate([_batch(1)[0]])
+    for name, value in expected.state_dict().items():
+        torch.testing.assert_close(server.inference_model.state_dict()[name], value)
+
+
+def test_without_an_average_nothing_is_calibrated() -> None:
+    server = ServerModel(_bn_model, _sgd, device="cpu")
+    before = copy.deepcopy(server.model.state_dict())
+    server.calibrate([_batch()[0]])
+    assert all(torch.equal(server.model.state_dict()[name], before[name]) for name in before)
+    assert not server.averages_normalization
+    assert not ServerModel(_mlp(), _sgd, device="cpu", ema_decay=0.6).averages_normalization
+
+
 def test_average_survives_a_checkpoint_and_is_part_of_it() -> None:
     server = ServerModel(_bn_model, _sgd, device="cpu", ema_decay=0.9)
     server.step(_batch())

@@ -171,9 +171,11 @@ DATA: Mapping[str, Data] = {
         title="Tiny ImageNet (20 classes, 64 pixels), ResNet-18, 10 clients",
         train=10_000,
         recipe={**_RECIPE, "model": "resnet18", "image-size": 64, "learning-rate": 0.1},
-        ours=((10_000, 0.8), (10_000, 0.5), (3_300, 0.8)),
-        codecs={"AVIF": ((10_000, 15), (10_000, 25), (3_300, 15))},
-        budgets=(300_000, 1_000_000, 2_000_000, 3_000_000),
+        # Six epochs: a core of a CPU does fifty images a second.
+        own={"server-steps": 60_000 // BATCH},
+        ours=((10_000, 0.8), (10_000, 0.5)),
+        codecs={"AVIF": ((10_000, 15), (10_000, 25))},
+        budgets=(),
     ),
     "fashion-mnist": Data(
         dataset="fashion-mnist",
