@@ -13,7 +13,7 @@ from sim.cli.commands import cli
 from sim.cli.options import APP
 from sim.frontier.plans import BATCH, BUDGET, DATA, OURS, RAW, Task, run_config, tasks, visits
 from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
-from sim.frontier.report import report, rows
+from sim.frontier.report import knob, report, rows
 from sim.frontier.run import Job, read_frontier
 from sim.run_config import read_defaults
 
@@ -46,7 +46,8 @@ def test_every_task_is_a_run_that_the_app_takes(name: str) -> None:
             else:
                 samples = task.samples or DATA[name].train
                 assert config.num_rounds == 1
-                assert config.server_steps == visits(samples) // BATCH
+                steps = DATA[name].own.get("server-steps", visits(samples) // BATCH)
+                assert config.server_steps == steps
 
 
 def test_visits_are_bounded_and_grow_with_the_samples() -> None:
@@ -85,14 +86,17 @@ def test_table_says_how_many_more_bytes_the_best_codec_takes() -> None:
             point(BUDGET, 390, 0.80),
             point("AVIF", 100, 0.5, codec="avif"),
             point("WebP", 400, 0.7, codec="webp"),
+            point("SparseLoCo, 1 %", 300, 0.55, strategy="fedavg", **{"num-rounds": 20}),
             point(RAW, 9_000, 0.9, codec="lossless"),
         ]
     )
     nothing, first, second = rows(data, found)
     assert nothing[2] == nothing[5] == ""
-    assert first[1:3] == ("60.0", "60.00") and first[6] == "AVIF" and first[-1] == "2.00x"
+    assert first[1:3] == ("60.0", "60.00") and first[6:] == ("AVIF", "2.00x", "")
     assert second[2] == "80.00" and second[6] == "WebP"
-    assert second[-1] == "> 1.03x"  # no codec reaches it
+    assert second[-2] == "> 1.03x"  # no codec reaches it
+    assert second[-1] == "55.00 (SparseLoCo, 1 %)"
+    assert [knob(mean) for mean in found][-2:] == ["20 rounds", ""]
 
 
 def test_report_writes_table_and_figure(tmp_path: Path) -> None:

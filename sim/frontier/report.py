@@ -1,9 +1,11 @@
 """Table and figure of a frontier from its raw points; nothing is trained here."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from codec.messages import REPLAY
 from fl_app.words import size
 from sim import tables
 from sim.frontier.plans import BUDGET, DATA, OURS, RAW, Data
@@ -18,6 +20,7 @@ _COLOURS = {
     "JPEG XL": "#bdbdbd",
     "JPEG": "#d9d9d9",
 }
+_OTHERS = ("#d94801", "#fd8d3c", "#a63603", "#fdae6b")  # exchanges of gradients or models
 
 
 def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
@@ -50,12 +53,18 @@ def codecs(data: Data, found: Sequence[Mean]) -> list[Mean]:
     return [mean for mean in found if mean.method in data.codecs]
 
 
+def exchanges(data: Data, found: Sequence[Mean]) -> list[Mean]:
+    """Return the points of methods whose gradients or models travel."""
+    return [mean for mean in found if mean.method in data.baselines]
+
+
 def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
-    """Return for each budget: goal, ours, the best codec, its bytes over ours at our accuracy."""
-    rivals = envelope(codecs(data, found))
+    """Return for each budget the goal, ours, the best codec, its bytes over ours, and models'."""
+    rivals, models = envelope(codecs(data, found)), exchanges(data, found)
     listed: list[tuple[str, ...]] = []
     for budget in data.budgets:
         ours, theirs = best_within(own(found), budget), best_within(rivals, budget)
+        exchange = best_within(models, budget)
         goal = data.goals.get(budget)
         needed = bytes_for(rivals, ours.accuracy) if ours else None
         ratio = "-"
@@ -74,6 +83,7 @@ def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
                 _percent(theirs),
                 "" if theirs is None else theirs.method,
                 ratio,
+                "" if exchange is None else f"{_percent(exchange)} ({exchange.method})",
             )
         )
     return listed
@@ -81,7 +91,7 @@ def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
 
 _HEADS = (
     *("budget", "goal %", "ours %", "uplink", "samples", "best image codec %", "codec"),
-    "codec's bytes over ours at our accuracy",
+    *("codec's bytes over ours at our accuracy", "best exchange of gradients or models %"),
 )
 
 
@@ -136,6 +146,8 @@ def markdown_points(found: Sequence[Mean]) -> list[str]:
 
 def knob(mean: Mean) -> str:
     """Return what sets the rate of a point."""
+    if mean.config.get("strategy", REPLAY) != REPLAY:
+        return f"{mean.config['num-rounds']} rounds"
     codec = mean.config["codec"]
     if mean.method not in _OWN and codec != "lossless":
         return f"quality {mean.config['quality']}"
@@ -148,7 +160,7 @@ def markdown(data: Data, found: Sequence[Mean]) -> list[str]:
     lines += ["| " + " | ".join(row) + " |" for row in rows(data, found)]
     lines += [
         f"| {size(one.uplink_bytes)} | | {100 * one.accuracy:.1f} (published: {one.name}) "
-        "| | | | | |"
+        "| | | | | | |"
         for one in data.published
     ]
     return lines
@@ -163,9 +175,10 @@ def plot(data: Data, found: Sequence[Mean], path: Path) -> None:
     axes = figure.add_subplot(
         title=data.title, xlabel="uplink, all clients (bytes)", ylabel="test accuracy (%)"
     )
+    others = itertools.cycle(_OTHERS)
     for method in dict.fromkeys(mean.method for mean in found if mean.method != RAW):
         of_method = [mean for mean in found if mean.method == method]
-        colour = _COLOURS.get(method, "#d94801")
+        colour = _COLOURS.get(method) or next(others)
         frontier = envelope(of_method)
         axes.plot(
             [mean.uplink_bytes for mean in frontier],
