@@ -105,9 +105,10 @@ def examples(images: Pictures, block: int, step: float) -> tuple[Inputs, Bytes]:
     class Recorder(Surroundings):
         def scores(self, wave: Ints, predicted: Ints) -> Bytes:
             of_blocks = self.of_blocks(int(wave[0]) // self._size)
-            for line, around in zip(wave, predicted, strict=True):
-                static = np.repeat(self.static(int(line))[:, None], of_blocks.shape[1], axis=1)
-                known.append(np.concatenate([of_blocks, self.of_line(int(line), around), static]).T)
+            static = self.static()[wave]
+            for own, line in zip(self.of_lines(wave, predicted), static, strict=True):
+                alike = np.repeat(line[:, None], of_blocks.shape[1], axis=1)
+                known.append(np.concatenate([of_blocks, own, alike]).T)
             return super().scores(wave, predicted)
 
         def learn(self, wave: Ints, values: Ints) -> None:

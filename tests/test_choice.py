@@ -87,6 +87,26 @@ def test_a_rate_beyond_the_best_quality() -> None:
     assert [c.quality for c in found.candidates[1:]] == [100, 100, 100]
 
 
+@pytest.mark.parametrize(("above", "quality"), [(104.0, 50), (106.0, 49), (150.0, 49)])
+def test_coarse_qualities_rule_no_file_out(
+    monkeypatch: pytest.MonkeyPatch, above: float, quality: int
+) -> None:
+    """The nearest quality may lie too far above the rate; then it is the one below."""
+
+    def coded(_: choice_module._Trial, options: CodecOptions) -> choice_module._Coded:
+        rate = 100.0
+        if options.codec != "dct":
+            rate = above if options.quality >= 50 else 60.0 + options.quality / 100
+        return choice_module._Coded(rate, lambda: 1000 / rate)
+
+    monkeypatch.setattr(choice_module._Trial, "of", coded)
+    large = fields(2, (3, 128, 128))
+    found, _ = chosen(large, np.zeros(2, np.int64))
+    assert found.codec in HERE
+    assert found.best.quality == quality
+    assert found.best.bytes_per_sample <= (1 + MOST_OFF) * found.rate
+
+
 def test_few_samples_pay_for_the_container_of_a_file() -> None:
     samples, labels = digits(64)
     few = samples[:2], labels[:2]

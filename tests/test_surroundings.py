@@ -101,7 +101,9 @@ def test_inputs_are_those_of_the_definition(line: int) -> None:
             known.pass_over(whole)
     blocks = dict(zip(BLOCK_INPUTS, known.of_blocks(channel), strict=True))
     predicted = np.arange(table.shape[1]) * 37 - 500
-    lines = dict(zip(LINE_INPUTS, known.of_line(line, predicted), strict=True))
+    lines = dict(
+        zip(LINE_INPUTS, known.of_lines(np.array([line]), predicted[None])[0], strict=True)
+    )
     lower, nearest = naive.of_all("lower"), naive.of_all("next")
     for row, (n, y, x) in enumerate(np.ndindex(COUNT, *LEVEL.grid)):
         here, vertical = (n, y, x), naive.beside(lower, n, y, x, 0)
@@ -130,7 +132,7 @@ def test_inputs_are_those_of_the_definition(line: int) -> None:
         assert lines["in first channel"][row] == log(first)
         wide = sum(naive.at(u + a, v + b, *here) for a, b in surroundings._WIDE)
         assert lines["wide"][row] == log(wide)
-    static = dict(zip(STATIC_INPUTS, known.static(line), strict=True))
+    static = dict(zip(STATIC_INPUTS, known.static()[line], strict=True))
     assert static["scale"] == scales[line] * UNIT / 2
     assert (static["vertical order"], static["horizontal order"]) == (4 * u, 4 * v)
     assert static["bias"] == UNIT
@@ -165,8 +167,8 @@ def test_scores_are_those_of_the_network() -> None:
         inputs = np.concatenate(
             [
                 blocks,
-                known.of_line(int(line), predicted[0]).astype(np.int64),
-                np.repeat(known.static(int(line))[:, None], table.shape[1], 1).astype(np.int64),
+                known.of_lines(wave[:1] * 0 + line, predicted[:1])[0].astype(np.int64),
+                np.repeat(known.static()[line][:, None], table.shape[1], 1).astype(np.int64),
             ]
         )
         weights = np.concatenate([network.OF_BLOCK, network.OF_LINE, network.STATIC], axis=1)

@@ -52,7 +52,7 @@ class Candidate:
     ----------
     codec : str
     quality : int
-        Of an image file, nearest to the asked rate; 0 of the block transform.
+        Of an image file, nearest to the asked rate, and hardly above; 0 of the block transform.
     bytes_per_sample : float
         At that quality, serialized, with labels and everything around.
     error : float
@@ -328,7 +328,8 @@ class _Trial:
         below = above - 1
         share = math.log(rate / at(below).rate) / math.log(at(above).rate / at(below).rate)
         error = at(below).error ** (1 - share) * at(above).error ** share
-        quality = below if share < 0.5 else above
+        is_near = share >= 0.5 and at(above).rate <= (1 + MOST_OFF) * rate
+        quality = above if is_near else below  # so that coarse qualities rule no file out
         return Candidate(name, quality, at(quality).rate, error)
 
     def _search(self, name: str, rate: float) -> int:

@@ -3,9 +3,13 @@
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+PATHS = ("out-dir", "data-dir", "state-dir", "bank")  # mean nothing on another machine
+_SPEED = ("threads", "precision")  # change how long it takes, not what is measured
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,23 @@ class Mean:
     seeds: int
 
 
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes a point another one; an option that came later had its default before."""
+    return {k: v for k, v in {**_defaults(), **config}.items() if k not in (*PATHS, *_SPEED)}
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    from fl_app.config import RunConfig
+
+    return dict(RunConfig().to_run_config())
+
+
 def means(points: Iterable[Point]) -> list[Mean]:
     """Return the means over seeds, by uplink."""
     groups: dict[tuple[str, str], list[Point]] = {}
     for point in points:
-        config = {key: value for key, value in point.config.items() if key != "seed"}
+        config = comparable(point.config) | {"seed": 0}
         groups.setdefault((point.method, repr(sorted(config.items()))), []).append(point)
     found = [_mean(group) for group in groups.values()]
     return sorted(found, key=lambda mean: mean.uplink_bytes)

@@ -10,11 +10,8 @@ from sim import jsonl
 from sim.compare.job import machine
 from sim.compare.runner import Echo, perform_all
 from sim.frontier.plans import DATA, Task, run_config
-from sim.frontier.points import Point
+from sim.frontier.points import PATHS, Point, comparable
 from sim.run_config import ConfigValue, read_defaults
-
-_PATHS = ("out-dir", "data-dir", "state-dir", "bank")  # mean nothing on another machine
-_SPEED = ("threads", "precision")  # change how long it takes, not what is measured
 
 
 @dataclass(frozen=True)
@@ -51,10 +48,10 @@ class Job:
 
     def needed(self) -> bool:
         """Whether the file has no point of the very same config."""
-        asked = _comparable(self.values())
+        asked = comparable(self.values())
         known = jsonl.read_points(self.path, Point)
         return not any(
-            point.method == self.task.method and _comparable(point.config) == asked
+            point.method == self.task.method and comparable(point.config) == asked
             for point in known
         )
 
@@ -74,7 +71,7 @@ class Job:
         point = Point(
             dataset=config.dataset,
             method=self.task.method,
-            config={key: value for key, value in values.items() if key not in _PATHS},
+            config={key: value for key, value in values.items() if key not in PATHS},
             seed=config.seed,
             clients=clients,
             accuracy=reached,
@@ -138,16 +135,3 @@ def results_file(folder: Path, data: str) -> Path:
 def read_frontier(folder: Path, data: str) -> list[Point]:
     """Return the points that have been measured on a data set."""
     return jsonl.read_points(results_file(folder, data), Point)
-
-
-def _comparable(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a point another one; an option that came later had its default before."""
-    left_out = (*_PATHS, *_SPEED)
-    defaults = _defaults()
-    return {k: v for k, v in {**defaults, **config}.items() if k not in left_out}
-
-
-def _defaults() -> dict[str, Any]:
-    from fl_app.config import RunConfig
-
-    return dict(RunConfig().to_run_config())

@@ -156,10 +156,11 @@ class Prediction:
         """
         size = self.level.coefficients // self.level.channels
         predicted = np.empty((len(wave), decoded.shape[1]), np.int64)
-        for channel in np.unique(wave // size):
-            own = wave // size == channel
+        channels = wave // size
+        for channel in dict.fromkeys(channels.tolist()):
+            own = channels == channel
             frequencies = wave[own] % size
-            sums = self._sums(int(channel), frequencies, decoded[channel * size :][:size])
+            sums = self._sums(channel, frequencies, decoded[channel * size :][:size])
             unit = _SLOPE / ONE * self._factors[wave[own], None]
             predicted[own] = np.trunc(sums / unit)
         return predicted

@@ -34,6 +34,7 @@ _SCORE_SHIFT = 11  # of a score, to a quarter of a logit
 _MOST_CHANNELS = 8  # that are coded one by one
 _LARGEST_SCALE = 6  # a larger mean magnitude, of 8, is beyond the network
 _CAP = 15  # a magnitude counts for at most
+_AT_A_TIME = 1 << 14  # values of lines that are scored at a time
 _LARGEST = (1 << 12) - 1  # sum of magnitudes that is told apart
 
 # Frequency offsets of neighbours in a block besides the two next to it; the first counts twice.
@@ -82,6 +83,7 @@ class Surroundings:
         self._sum = np.zeros((level.channels, rows), np.int32)  # of a channel of a block
         self._last = np.zeros((level.channels, rows), np.int32)  # of its latest order
         self._means = [self._of_means(mean) for mean in means]
+        self._statics = self.static()
 
     def learn(self, wave: Ints, values: Ints) -> None:
         """Take note of a wave: values (m, rows) of the coefficients of one order and channel."""
@@ -98,13 +100,17 @@ class Surroundings:
     def scores(self, wave: Ints, predicted: Ints) -> Bytes:
         """Return the bin of each coefficient's score, (m, rows), in [0, SCORES)."""
         common = network.OF_BLOCK @ self.of_blocks(int(wave[0]) // self._size)
-        bins = np.empty((len(wave), common.shape[1]), np.uint8)
-        for number, line in enumerate(wave):
-            hidden = network.OF_LINE @ self.of_line(int(line), predicted[number])
+        rows = common.shape[1]
+        bins = np.empty((len(wave), rows), np.uint8)
+        # Many lines at a time where they are short, as each step takes its time then.
+        some = max(1, _AT_A_TIME // rows)
+        for start in range(0, len(wave), some):
+            part = slice(start, start + some)
+            hidden = network.OF_LINE @ self.of_lines(wave[part], predicted[part])
             hidden += common
-            hidden += (network.STATIC @ self.static(int(line)))[:, None]
+            hidden += (self._statics[wave[part]] @ network.STATIC.T)[:, :, None]
             np.clip(hidden, 0, HIGHEST_HIDDEN, out=hidden)
-            bins[number] = bins_of(network.OUT @ hidden + network.OUT_BIAS)
+            bins[part] = bins_of(network.OUT @ hidden + network.OUT_BIAS)
         return bins
 
     def of_blocks(self, channel: int) -> Floats:
@@ -123,43 +129,51 @@ class Surroundings:
         logs.append(_log(self._sum[channel - 1]) if channel > 1 else none)
         return np.stack(logs)
 
-    def of_line(self, line: int, predicted: Ints) -> Floats:
-        """Return the inputs of one coefficient of all blocks, (LINE_INPUTS, rows)."""
-        known = self._magnitude
-        channel, frequency = divmod(line, self._size)
-        near = _neighbours(self.level.block_shape)[frequency]
-        first, second, *wide = np.where(near < 0, near, near + channel * self._size)
+    def of_lines(self, wave: Ints, predicted: Ints) -> Floats:
+        """Return the inputs of some coefficients of all blocks, (m, LINE_INPUTS, rows).
+
+        Parameters
+        ----------
+        wave : int64 (m,)
+            Coefficients of one order and channel.
+        predicted : int64 (m, rows)
+        """
+        known, size = self._magnitude, self._size
+        channel, frequencies = int(wave[0]) // size, wave % size
+        near = _neighbours(self.level.block_shape)[frequencies]
+        first, second, *wide = np.where(near < 0, near, near + channel * size).T
         one, other = known[first], known[second]
-        both = (one if first >= 0 else other) + (other if second >= 0 else one)
-        around = known[wide[0]].copy()
+        # Where there is but one of the two, it counts twice.
+        both = np.where(first[:, None] < 0, other, one) + np.where(second[:, None] < 0, one, other)
+        around = known[wide[0]]
         for each in wide[1:]:
             around += known[each]
-        table, none = _logs(), np.zeros(known.shape[1], np.float32)
+        table, inputs = _logs(), np.zeros((len(wave), len(LINE_INPUTS), known.shape[1]), np.float32)
         split = both.reshape(self._grid)
-        prediction = np.minimum(np.abs(predicted) >> 6, _LARGEST)
-        return np.stack(
-            [
-                table[both],
-                table[around],
-                table[_beside(split, 1)].ravel(),
-                table[_beside(split, 2)].ravel(),
-                table[prediction],
-                table[2 * known[frequency]] if channel else none,
-                table[2 * known[line - self._size]] if channel > 1 else none,
-            ]
-        )
+        inputs[:, 0] = table[both]
+        inputs[:, 1] = table[around]
+        inputs[:, 2] = table[_beside(split, 1)].reshape(both.shape)
+        inputs[:, 3] = table[_beside(split, 2)].reshape(both.shape)
+        inputs[:, 4] = table[np.minimum(np.abs(predicted) >> 6, _LARGEST)]
+        if channel:
+            inputs[:, 5] = table[2 * known[frequencies]]
+        if channel > 1:
+            inputs[:, 6] = table[2 * known[wave - size]]
+        return inputs
 
-    def static(self, line: int) -> Floats:
-        """Return the inputs that all blocks have in common, (STATIC_INPUTS,)."""
-        channel, frequency = divmod(line, self._size)
-        orders = np.unravel_index(frequency, self.level.block_shape)
-        parts = [
-            2 * UNIT * int(o) // b for o, b in zip(orders, self.level.block_shape, strict=True)
-        ]
-        first = channel == 0 and self.level.channels > 1
-        flags = [not all(orders), first, channel == 1, channel > 1, True]
-        scale = UNIT // 2 * int(self._scales[line])
-        return np.array([scale, *parts, max(parts), *(UNIT * flag for flag in flags)], np.float32)
+    def static(self) -> Floats:
+        """Return the inputs that all blocks have in common, (coefficients, STATIC_INPUTS)."""
+        shape = self.level.block_shape
+        channel, frequency = np.divmod(np.arange(self.level.coefficients), self._size)
+        orders = np.unravel_index(frequency, shape)
+        parts = [2 * UNIT * order // side for order, side in zip(orders, shape, strict=True)]
+        several = self.level.channels > 1
+        edge = np.minimum(*orders) == 0
+        flags = [edge, (channel == 0) & several, channel == 1, channel > 1, channel >= 0]
+        # Absent frequencies are asked for nothing.
+        scale = UNIT // 2 * np.maximum(self._scales, -_LARGEST)
+        columns = [scale, *parts, np.maximum(*parts), *(UNIT * flag for flag in flags)]
+        return np.stack(columns, axis=1).astype(np.float32)
 
     @property
     def _size(self) -> int:

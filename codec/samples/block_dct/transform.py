@@ -9,7 +9,7 @@ quantizer stays unbiased in the samples.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,34 +49,34 @@ class Transform:
     block: int
     stride: int = 1
 
-    @property
+    @cached_property
     def channels(self) -> int:
         """Channels of a block."""
         return self.shape[0]
 
-    @property
+    @cached_property
     def block_shape(self) -> tuple[int, ...]:
         """Shape of one channel of a block."""
         return tuple(min(self.block, side) for side in self.shape[1:])
 
-    @property
+    @cached_property
     def grid(self) -> tuple[int, ...]:
         """Blocks along each axis."""
         return tuple(
             -(-side // block) for side, block in zip(self.shape[1:], self.block_shape, strict=True)
         )
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """Blocks of a sample."""
         return int(np.prod(self.grid))
 
-    @property
+    @cached_property
     def coefficients(self) -> int:
         """Coefficients of a block, all channels."""
         return self.channels * int(np.prod(self.block_shape))
 
-    @property
+    @cached_property
     def levels(self) -> "tuple[Transform, ...]":
         """The transform itself and those of the block means above it, to a single block."""
         if self.blocks == 1:
@@ -85,7 +85,7 @@ class Transform:
         means = Transform(self.kind, (self.channels, *self.grid), self.block, stride)
         return (self, *means.levels)
 
-    @property
+    @cached_property
     def means(self) -> slice:
         """Which coefficients of a block are the means of its channels."""
         return slice(None, None, self.coefficients // self.channels)
