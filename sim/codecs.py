@@ -347,7 +347,10 @@ class Verdict:
 
 
 def verdicts(points: Sequence[Point]) -> Iterator[Verdict]:
-    """Yield a verdict for each data set and rate, by task error and, if trained, by accuracy."""
+    """Yield a verdict for each data set and rate, by task error and, if trained, by accuracy.
+
+    By accuracy, both sides are at their cheapest rate that is as accurate.
+    """
     names = {method.name for method in METHODS if method.is_image_codec}
     for dataset in dict.fromkeys(point.dataset for point in points):
         own = [point for point in points if point.dataset == dataset]
@@ -358,9 +361,12 @@ def verdicts(points: Sequence[Point]) -> Iterator[Verdict]:
             yield _verdict("task error", auto, needed)
         trained = _averaged(point for point in own if point.accuracy is not None)
         rivals = _by_method(point for point in trained if point.method in names)
-        for auto in (point for point in trained if point.method in (AUTO, PATIENT)):
+        own_rates = [point for point in trained if point.method == AUTO]
+        for auto in own_rates:
             equal = {name: _cheapest(auto, curve) for name, curve in rivals.items()}
-            yield _verdict("accuracy", auto, equal)
+            # A coarser rate may be as accurate: then it is what auto needs, too.
+            needs = replace(auto, bytes_per_sample=_cheapest(auto, own_rates))
+            yield _verdict("accuracy", needs, equal)
 
 
 def _verdict(by: str, auto: Point, needed: Mapping[str, float]) -> Verdict:

@@ -112,6 +112,16 @@ def test_verdicts_at_equal_error_and_accuracy() -> None:
     assert (by_accuracy.best, by_accuracy.ratio) == ("webp", 0.75)
 
 
+def test_at_equal_accuracy_both_are_at_their_cheapest_rate() -> None:
+    points = [
+        point("auto", 60.0, 1.0, 0.80), point("auto", 33.0, 9.0, 0.801),
+        point("auto", 9.0, 99.0, 0.5),
+        point("webp", 66.0, 1.0, 0.80), point("webp", 20.0, 99.0, 0.60),
+    ]  # fmt: skip
+    found = [verdict.ratio for verdict in verdicts(points)]
+    assert found == [0.5, 0.5, pytest.approx(9 / 20)]
+
+
 def test_the_report_names_where_auto_is_dearer(tmp_path: Path) -> None:
     with pytest.raises(CodecError, match="no results of codec auto"):
         report(tmp_path)
