@@ -13,7 +13,7 @@ from sim.cli.commands import cli
 from sim.cli.options import APP
 from sim.frontier.plans import BATCH, BUDGET, DATA, OURS, RAW, Task, run_config, tasks, visits
 from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
-from sim.frontier.report import knob, report, rows
+from sim.frontier.report import knob, levers, report, rows
 from sim.frontier.run import Job, read_frontier
 from sim.run_config import read_defaults
 
@@ -102,6 +102,22 @@ def test_table_says_how_many_more_bytes_the_best_codec_takes() -> None:
     assert second[-2] == "> 1.03x"  # no codec reaches it
     assert second[-1] == "55.00 (SparseLoCo, 1 %)"
     assert [knob(one) for one in found if one.method.startswith("Sparse")] == ["20 rounds"]
+
+
+def test_levers_are_compared_in_pairs_of_seeds() -> None:
+    (samples, step), data = DATA["cifar10"].ours[0], DATA["cifar10"]
+    own = {"max-train-samples": samples, "step": step}
+    lever = f"{OURS} without cutout"
+    points = [
+        point(OURS, 300_000, 0.70, **own), point(OURS, 300_000, 0.74, seed=1, **own),
+        point(OURS, 300_000, 0.99, seed=2, **{**own, "step": 2.0}),
+        point(lever, 310_000, 0.69, **own), point(lever, 310_000, 0.72, seed=1, **own),
+        point(lever, 310_000, 0.10, seed=3, **own),
+    ]  # fmt: skip
+    _, head, row = levers(data, points)
+    assert head.split()[-4:] == ["B/sample", "points", "+/-", "n"]
+    assert row.split() == ["without", "cutout", "40.0", "-1.50", "0.71", "2"]
+    assert levers(data, points[:3]) == []
 
 
 def test_report_writes_table_and_figure(tmp_path: Path) -> None:

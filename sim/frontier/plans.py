@@ -104,6 +104,8 @@ class Data:
     goals : mapping of int to float
         Accuracy, a fraction, that is aimed at with so many bytes.
     published : tuple of Published
+    levers : mapping of str to mapping
+        What our first point is measured without, or with besides, to see what it brings.
     own : mapping
         Run-config overrides that go before what a task's number of samples makes of the recipe.
     clients : int
@@ -119,6 +121,7 @@ class Data:
     goals: Mapping[int, float] = field(default_factory=dict)
     baselines: Mapping[str, Overrides] = field(default_factory=dict)
     published: tuple[Published, ...] = ()
+    levers: Mapping[str, Overrides] = field(default_factory=dict)
     own: Overrides = field(default_factory=dict)
     clients: int = 10
 
@@ -140,6 +143,15 @@ _LOCAL: Overrides = {
     "local-steps": 75,
     "batch-size": 32,
     "learning-rate": 0.1,
+}
+_LEVERS: Mapping[str, Overrides] = {
+    "without averaged weights": {"ema-decay": 0.0},
+    "without cutout": {"augment": "crop-flip"},
+    "without label smoothing": {"label-smoothing": 0.0},
+    "without mirror images in the test": {"test-flip": False},
+    # A step for as many bytes.
+    "with equal steps": {"step": 0.69, "tilt": 0.0, "chroma": 1.0},
+    "with twice the width": {"width": WIDE},
 }
 DATA: Mapping[str, Data] = {
     "cifar10": Data(
@@ -174,6 +186,7 @@ DATA: Mapping[str, Data] = {
         },
         budgets=(30_000, 100_000, 300_000, 1_000_000, 2_000_000, 4_000_000, 8_000_000),
         baselines={rival.name: {**rival.config, **_LOCAL} for rival in RIVALS},
+        levers=_LEVERS,
         goals={300_000: 0.74, 1_000_000: 0.83, 4_000_000: 0.91, 8_000_000: 0.935},
         published=(Published("IDC, 10 images a class (distillation)", 315_000, 0.675),),
     ),
@@ -231,6 +244,10 @@ def tasks(name: str, seeds: int) -> Iterator[Task]:
         yield Task(name, RAW, {"codec": "lossless"}, 0, seed)
         for method, baseline in data.baselines.items():
             yield Task(name, method, baseline, 0, seed)
+        samples, step = data.ours[0]
+        for lever, change in data.levers.items():
+            changed = {"codec": "dct", "step": step, **change}
+            yield Task(name, f"{OURS} {lever}", changed, samples, seed)
 
 
 def run_config(task: Task) -> dict[str, ConfigValue]:

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 from codec.messages import REPLAY
 from fl_app.words import size
@@ -36,6 +37,7 @@ def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
     """
     data, found = DATA[name], means(points)
     lines = [data.title, "", *by_budget(data, found), "", *all_points(found)]
+    lines += levers(data, points)
     (folder / f"frontier-{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = "\n".join(markdown(data, found)) + "\n"
     (folder / f"frontier-{name}.md").write_text(text, encoding="utf-8")
@@ -125,6 +127,31 @@ def all_points(found: Sequence[Mean]) -> list[str]:
     return tables.lines(table)
 
 
+def levers(data: Data, points: Sequence[Point]) -> list[str]:
+    """Return what each lever brings, in pairs of equal seeds, for a terminal; empty without any."""
+    samples, step = data.ours[0]
+    base = {
+        point.seed: point
+        for point in points
+        if point.method == OURS
+        and (point.config.get("max-train-samples"), point.config["step"]) == (samples, step)
+    }
+    table = tables.numbers(
+        f"{OURS}, {samples:,} at step {step:g}", "B/sample", "points", "+/-", "n"
+    )
+    for lever in data.levers:
+        pairs = [
+            (p, base[p.seed]) for p in points if p.method == f"{OURS} {lever}" and p.seed in base
+        ]
+        if not pairs:
+            continue
+        gains = [100 * (with_it.accuracy - without.accuracy) for with_it, without in pairs]
+        size_of = fmean(point.uplink_bytes / point.samples for point, _ in pairs)
+        spread = f"{stdev(gains):.2f}" if len(gains) > 1 else ""
+        table.add_row(lever, f"{size_of:.1f}", f"{fmean(gains):+.2f}", spread, str(len(gains)))
+    return ["", *tables.lines(table)] if table.rows else []
+
+
 def markdown_points(found: Sequence[Mean]) -> list[str]:
     """Return a row for each point, for the documentation."""
     heads = ("method", "rate", "images", "B an image", "uplink", "accuracy %", "seeds", "CPU s")
@@ -176,7 +203,8 @@ def plot(data: Data, found: Sequence[Mean], path: Path) -> None:
         title=data.title, xlabel="uplink, all clients (bytes)", ylabel="test accuracy (%)"
     )
     others = itertools.cycle(_OTHERS)
-    for method in dict.fromkeys(mean.method for mean in found if mean.method != RAW):
+    left_out = {RAW, *(f"{OURS} {lever}" for lever in data.levers)}
+    for method in dict.fromkeys(mean.method for mean in found if mean.method not in left_out):
         of_method = [mean for mean in found if mean.method == method]
         colour = _COLOURS.get(method) or next(others)
         frontier = envelope(of_method)
