@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 
 from clients.arrays import load_model
+from clients.calibration import answer_calibration
 from clients.client_round import ClientRound
 from clients.device_file import Device
 from clients.rate import rate_curve
@@ -30,6 +31,7 @@ from codec.messages import (
     METRICS,
     PAYLOAD,
     BankRequest,
+    CalibrationRequest,
     DescribeRequest,
     Description,
     ReplayRequest,
@@ -66,9 +68,9 @@ def train(
     Parameters
     ----------
     msg : Message
-        ``content["config"]``: a `codec.messages.StreamingRequest`, `ReplayRequest` or
-        `DescribeRequest`. ``content["arrays"]``: the model's state, when it is scored or refined
-        with.
+        ``content["config"]``: a `codec.messages.StreamingRequest`, `ReplayRequest`,
+        `DescribeRequest` or `CalibrationRequest`. ``content["arrays"]``: the model's state, when
+        it is scored, refined or calibrated with.
     context : Context
         Its ``node_id`` keys the client's random numbers (or ``node_config["partition-id"]``, as
         the request says); ``state`` remembers what was sent and the refinement's error memory.
@@ -76,8 +78,8 @@ def train(
         The client's samples: a torch ``Dataset`` or ``DataLoader``, a Hugging Face ``Dataset``, a
         list of pairs, two arrays; see `clients.as_source`.
     model : callable, optional
-        Factory of the model whose state the server sends. Without scores and refinement it
-        is never called, and torch is not imported.
+        Factory of the model whose state the server sends. Without scores, refinement and
+        calibration it is never called, and torch is not imported.
     criterion : callable, optional
         Loss for scores and refinement; must be the server's. Default: cross-entropy, or mean
         squared error for float targets.
@@ -105,7 +107,9 @@ def train(
     CodecError
         On an illegal request, data set or model; names the value, what is legal and what to do.
     """
-    request = read_request(msg, StreamingRequest, ReplayRequest, DescribeRequest)
+    request = read_request(
+        msg, StreamingRequest, ReplayRequest, DescribeRequest, CalibrationRequest
+    )
     source = as_source(
         dataset, classes=classes, class_names=class_names, value_range=value_range, keys=keys
     )
@@ -122,16 +126,20 @@ def train(
         else:  # everything was taken away since
             description = Description(client=partition_id(context), num_examples=0)
         return reply_message(msg, replace(description, pending=memory.unsettled))
+    key = client_key(context, request)
+    if isinstance(request, CalibrationRequest):
+        network = _model_of(model, msg)
+        reader = Reader(source, request.terms)
+        client = partition_id(context)
+        told = answer_calibration(request, network, reader, key=key, client=client)
+        return reply_message(msg, told)
     assert isinstance(request, StreamingRequest | ReplayRequest)
     watch = Stopwatch()
-    key = client_key(context, request)
     work: ClientRound[Any] = ClientRound(
         request, key, source, criterion=criterion, stage=watch.stage
     )
     if request.needs_model:
-        if model is None:
-            raise CodecError("the request scores or refines with a model: pass model=<factory>")
-        work = replace(work, model=load_model(model, msg.content.get(ARRAYS)))
+        work = replace(work, model=_model_of(model, msg))
     lacks_scout = False
     if isinstance(request, ReplayRequest):
         scout, lacks_scout = receive_scout(request.scout, context.state)
@@ -139,7 +147,7 @@ def train(
     else:
         contribution = answer_streaming(work, context.state)
     first, *more = contribution.payloads or (b"",)
-    told = contribution.choice if contribution.tells_choice else None
+    choice = contribution.choice if contribution.tells_choice else None
     reply = SampleReply(
         client=partition_id(context),
         samples=first,
@@ -157,10 +165,18 @@ def train(
         skipped=json.dumps(contribution.skipped) if contribution.skipped else "",
         notes=contribution.notes,
         class_digest=work.reader.class_digest if len(source) else "",
-        codec_choice=told.to_bytes() if told else b"",
+        codec_choice=choice.to_bytes() if choice else b"",
         **watch.entries(),
     )
     return reply_message(msg, reply)
+
+
+def _model_of(factory: "Callable[[], nn.Module] | None", msg: Message) -> "nn.Module":
+    if factory is None:
+        raise CodecError(
+            "the request scores, refines or calibrates with a model: pass model=<factory>"
+        )
+    return load_model(factory, msg.content.get(ARRAYS))
 
 
 def read_request(msg: Message, *kinds: type[RequestT]) -> RequestT:

@@ -62,6 +62,7 @@ MODEL, SCOUT = "model", "scout"
 SGD, ADAMW = "sgd", "adamw"
 
 DESCRIBE, STREAMING, REPLAY = "describe", "streaming", "replay"
+CALIBRATE = "calibrate"
 GRADIENT, FEDAVG = "gradient", "fedavg"
 
 # No entry is empty: Flower's `message_size_mod` takes none that is.
@@ -241,6 +242,12 @@ class BankTraining(Options):
         "replay: share that a step keeps of the moving average of the weights, which is evaluated "
         "and saved (0 = no average)",
         Range(0, 0.99999),
+    )
+    calibration_nodes: int = option(
+        0,
+        "replay: nodes that tell, after the last round, what batch normalization sees of their "
+        "original samples (0 = none); they run the model, and need torch",
+        COUNT_OR_NONE,
     )
     scout_steps: int = option(
         200, "replay, scorer scout: optimizer steps of the scout per round", COUNT
@@ -436,6 +443,20 @@ class DescribeRequest(BankRequest):
 
     mode: str = choice("kind of work", DESCRIBE)
     curve_of: bytes = option(b"", "codec whose rate curve is wanted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRequest(Request):
+    """Say what the model's batch normalization sees of the samples, and send none.
+
+    Attributes
+    ----------
+    max_samples : int
+        How many the statistics are of, at most.
+    """
+
+    mode: str = choice("kind of work", CALIBRATE)
+    max_samples: int = option(512, "samples that the statistics are of, at most", COUNT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -724,6 +745,19 @@ class GradientReply(Reply):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration(Reply):
+    """What a model's batch normalization sees of a client's samples.
+
+    Attributes
+    ----------
+    buffers : bytes
+        Its statistics, see `codec.learning.batch_norm`.
+    """
+
+    buffers: bytes = required(bytes, "statistics of batch normalization")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LocalReply(Reply):
     """What goes with a locally trained model, or its compressed change.
 
@@ -790,6 +824,7 @@ class Description(Reply):
 REQUESTS: Mapping[str, type[Request]] = MappingProxyType(
     {
         DESCRIBE: DescribeRequest,
+        CALIBRATE: CalibrationRequest,
         STREAMING: StreamingRequest,
         REPLAY: ReplayRequest,
         GRADIENT: GradientRequest,

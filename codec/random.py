@@ -63,6 +63,7 @@ class Stream(IntEnum):
     SERVER_EVALUATION = 103
     SERVER_SCOUT = 104
     SERVER_DOWNLINK = 105
+    SERVER_CALIBRATION = 106
 
 
 _SERVER = 2**32 - 1  # stands where a client's number does

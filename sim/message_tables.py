@@ -9,7 +9,15 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, cast, get_args, get_origin
 
-from codec.messages import REQUESTS, Description, GradientReply, LocalReply, Reply, SampleReply
+from codec.messages import (
+    REQUESTS,
+    Calibration,
+    Description,
+    GradientReply,
+    LocalReply,
+    Reply,
+    SampleReply,
+)
 from codec.options import OneOf, Options, PackedOptions, key_of, own_fields
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "payload.md"
@@ -18,6 +26,7 @@ END = "<!-- end of generated tables -->"
 
 REPLIES: tuple[tuple[type[Reply], str], ...] = (
     (Description, "describe"),
+    (Calibration, "calibrate"),
     (SampleReply, "streaming, replay"),
     (GradientReply, "gradient"),
     (LocalReply, "fedavg"),

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from logging import ERROR, INFO, WARNING
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from codec.messages import (
     AveragingOptions,
     BankTraining,
     BudgetOptions,
+    CalibrationRequest,
     ClientOptions,
     DescribeRequest,
     Description,
@@ -38,10 +40,17 @@ from codec.messages import (
 from codec.options import pick, split_options, takes_options, values_of
 from codec.random import Stream, server_generator, torch_seed
 from strategies.agreement import Agreement
+from strategies.calibration import (
+    ReceivedCalibration,
+    calibration_bytes,
+    pooled,
+    read_calibration,
+)
 from strategies.enforcement import NodeTotals, check_fit
 from strategies.errors import BankError, CheckpointError
 from strategies.evaluation import EvaluationOptions
 from strategies.expectation import Expectation
+from strategies.participation import train_messages
 from strategies.received import BadReply, Received
 from strategies.received_samples import ReceivedSamples
 from strategies.round_book import RoundBook, RoundResult
@@ -55,6 +64,10 @@ from strategies.uplink_dial import dial_of
 _LOG_SECONDS = 10.0
 _UNSTORED = 3  # rounds in a row in which the bank takes nothing
 _EVALUATION_BYTES = 700  # of a node's reply to an evaluation, about
+_NOT_CALIBRATED = (
+    "none of %d nodes could calibrate the model (they need torch, and model=<factory>): batch "
+    "normalization keeps the statistics of the samples in the bank"
+)
 _CHECK_STEPS = 100  # optimizer steps between checks that losses are finite
 # Of the last minibatches, to calibrate batch normalization with: how much is kept of them.
 _CALIBRATION_SAMPLES, _CALIBRATION_VALUES = 2048, 1 << 24
@@ -295,6 +308,9 @@ class QuantizedDataReplay(SampleStrategy):
             share = math.ceil(self.evaluation.fraction_evaluate * nodes)
             evaluation = _EVALUATION_BYTES * max(self.evaluation.min_evaluate_nodes, share)
         to_come = self._rounds_left(server_round) * evaluation
+        if self.num_rounds:  # the calibration that ends the run
+            told = calibration_bytes(self.server_model.statistics)
+            to_come += min(self.training.calibration_nodes, nodes) * told
         return self.ledger.uplink_bytes + waiting + math.ceil(to_come)
 
     def _rounds_left(self, server_round: int) -> int:
@@ -404,7 +420,42 @@ class QuantizedDataReplay(SampleStrategy):
         terms = self._agreement.terms
         if terms is not None and terms.class_names != self.bank.class_names:
             self.bank.tell_class_names(terms.class_names)
-        return self.learn(server_round), len(self.bank)
+        loss = self.learn(server_round)
+        if server_round == self.num_rounds:
+            self._calibrate(server_round)
+        return loss, len(self.bank)
+
+    def _calibrate(self, server_round: int) -> None:
+        """Let some nodes say what batch normalization sees of their original samples."""
+        wanted, expected = self.training.calibration_nodes, self.server_model.statistics
+        if not (wanted and expected) or self._post is None:
+            return
+        free = sorted(self._sharing & set(self._post.get_node_ids()) - self.busy())
+        stream = server_generator(self.request.seed, server_round, Stream.SERVER_CALIBRATION)
+        nodes = [free[k] for k in stream.permutation(len(free))[:wanted]]
+        request = CalibrationRequest(
+            server_round=server_round,
+            terms=self._agreement.terms or Terms(),
+            **values_of(self.request, ClientOptions),
+        )
+        arrays = self.server_model.state_arrays()
+        messages = train_messages(nodes, lambda _: request, arrays=arrays)
+        self.book.ask(server_round, messages)
+        replies = self._post.send_and_receive(messages, timeout=self.timeout) if messages else ()
+        answers = self.book.answers(
+            server_round,
+            replies,
+            partial(read_calibration, expected=expected),
+            what="buffers",
+            unhurried=self._post.unhurried,
+        )
+        told = [answer for _, answer in answers if isinstance(answer, ReceivedCalibration)]
+        if told:
+            self.server_model.set_statistics(pooled(told))
+            samples = sum(one.num_examples for one in told)
+            log(INFO, "\tcalibrated by %d nodes, on %d original samples", len(told), samples)
+        else:
+            log(WARNING, _NOT_CALIBRATED, len(nodes))
 
     def keep(self, server_round: int, accepted: Sequence[Received]) -> None:
         """Bank the replies' samples; remember what of each node has arrived, and who is done.

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from logging import INFO, WARNING
 from typing import Any, TypeAlias, cast
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord
 from flwr.common import log
@@ -307,6 +308,17 @@ class ServerModel:
     def averages_normalization(self) -> bool:
         """Whether batch normalization is averaged with the weights: see `calibrate`."""
         return self.averaged is not None and bool(statistics(self.averaged.module))
+
+    @property
+    def statistics(self) -> list[Tensor]:
+        """Mean and variance of each batch normalization of `inference_model`, in turn."""
+        return statistics(self.inference_model)
+
+    @torch.no_grad()
+    def set_statistics(self, arrays: Sequence[NDArray[np.float32]]) -> None:
+        """Replace `statistics`; what is trained keeps its own if weights are averaged."""
+        for tensor, array in zip(self.statistics, arrays, strict=True):
+            tensor.copy_(torch.from_numpy(array))
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Tensor]) -> None:

@@ -63,4 +63,4 @@ def is_question(message: Message) -> bool:
     """Whether a message asks for no training."""
     config = message.content.get("config")
     asked = config.get("mode") if isinstance(config, ConfigRecord) else None
-    return asked == "describe" or message.metadata.message_type == "evaluate"
+    return asked in ("describe", "calibrate") or message.metadata.message_type == "evaluate"

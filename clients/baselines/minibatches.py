@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.calibration import gather_statistics
 from clients.candidates import draw_minibatch
 from clients.reading import Reader
 from clients.source import SampleSource, as_source
@@ -20,9 +21,8 @@ from codec import (
     keyed_augmentation,
     per_sample_criterion,
 )
-from codec.learning.batch_norm import encode_statistics, fresh_statistics, statistics
-from codec.learning.forward import device_of, forward
-from codec.learning.inputs import model_inputs
+from codec.learning.batch_norm import encode_statistics
+from codec.learning.forward import device_of
 from codec.messages import TrainingRequest
 from codec.random import Stream, client_generator
 
@@ -171,20 +171,9 @@ class Minibatches:
         list of float32 arrays
             See `codec.learning.batch_norm.statistics`; empty without batch normalization.
         """
-        import torch
-
-        kept = statistics(model)
-        if not kept or len(self.source) < 2:
-            return []
         rng = client_generator(self.seed, server_round, self.client, Stream.STATISTICS)
         indices = draw_minibatch(len(self.source), count * self.size, rng)
-        device = device_of(model)
-        with torch.no_grad(), fresh_statistics(model):
-            # A batch of one has no variance.
-            for part in np.array_split(indices, max(1, len(indices) // max(2, self.size))):
-                samples = self.reader.read(part).samples
-                forward(model, model_inputs(samples, self.spec, self.scale, device))
-        return [tensor.float().cpu().numpy() for tensor in kept]
+        return gather_statistics(model, self.reader, self.scale, indices, self.size)[0]
 
     def buffers(self, model: "nn.Module", request: TrainingRequest) -> bytes | None:
         """Return the statistics that a reply carries; None if not asked for, or there are none."""

@@ -152,6 +152,7 @@ _LEVERS: Mapping[str, Overrides] = {
     # A step for as many bytes.
     "with equal steps": {"step": 0.69, "tilt": 0.0, "chroma": 1.0},
     "with twice the width": {"width": WIDE},
+    "with two nodes' calibration": {"calibration-nodes": 2},
 }
 DATA: Mapping[str, Data] = {
     "cifar10": Data(
