@@ -30,6 +30,7 @@ from codec.gradients.compression import UNCOMPRESSED
 from codec.gradients.joined import joined
 from codec.gradients.majority_vote import Ballot
 from codec.messages import (
+    CALIBRATE,
     DESCRIBE,
     FEDAVG,
     GRADIENT,
@@ -512,12 +513,13 @@ def test_numbers_that_flower_may_aggregate() -> None:
 
 
 def test_every_mode_has_its_request() -> None:
-    assert list(REQUESTS) == [DESCRIBE, STREAMING, REPLAY, GRADIENT, FEDAVG]
+    assert list(REQUESTS) == [DESCRIBE, CALIBRATE, STREAMING, REPLAY, GRADIENT, FEDAVG]
     for mode, request in REQUESTS.items():
         declared = own_fields(request)["mode"]
         assert declared.default == mode
         assert declared.metadata["legal"] == (mode,)
-    assert set(STRATEGIES) == set(REQUESTS) - {DESCRIBE}  # which all of them may ask for
+    # The others are questions that a strategy asks beside its own.
+    assert set(STRATEGIES) == set(REQUESTS) - {DESCRIBE, CALIBRATE}
 
 
 def test_every_score_has_its_function() -> None:

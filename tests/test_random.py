@@ -103,6 +103,7 @@ def test_streams_stay_what_they_were() -> None:
         "CHECKS": 6, "CODEC": 7,
         "SERVER_NODES": 100, "SERVER_MINIBATCHES": 101, "SERVER_AUGMENTATION": 102,
         "SERVER_EVALUATION": 103, "SERVER_SCOUT": 104, "SERVER_DOWNLINK": 105,
+        "SERVER_CALIBRATION": 106,
     }  # fmt: skip
     for stream in Stream:
         if stream < Stream.SERVER_NODES:
