@@ -12,7 +12,7 @@ from fl_app.config import RunConfig
 from sim.cli.commands import cli
 from sim.cli.options import APP
 from sim.frontier.plans import BATCH, BUDGET, DATA, OURS, RAW, Task, run_config, tasks, visits
-from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
+from sim.frontier.points import RECIPE, Mean, Point, best_within, bytes_for, envelope, means
 from sim.frontier.report import knob, levers, report, rows
 from sim.frontier.run import Job, read_frontier
 from sim.run_config import read_defaults
@@ -136,7 +136,10 @@ def test_what_is_measured_is_not_measured_again(tmp_path: Path) -> None:
     assert job.needed()
     config = {k: v for k, v in job.values().items() if k not in ("data-dir", "stem")}
     row = asdict(replace(point(OURS, 10, 0.5), config=config))  # of before there was a stem
+    del row["recipe"]  # and of before a training was another
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    assert job.needed()
+    path.write_text(json.dumps(row | {"recipe": RECIPE}) + "\n", encoding="utf-8")
     assert not job.needed()
     assert not replace(job, overrides={"data-dir": "there", "threads": 2}).needed()
     assert replace(job, overrides={"width": 8}).needed()

@@ -36,8 +36,8 @@ def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
     folder : Path
     """
     data, found = DATA[name], means(points)
-    lines = [data.title, "", *by_budget(data, found), "", *all_points(found)]
-    lines += levers(data, points)
+    budgets = [*by_budget(data, found), ""] if data.budgets else []
+    lines = [data.title, "", *budgets, *all_points(found), *levers(data, points)]
     (folder / f"frontier-{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     text = "\n".join(markdown(data, found)) + "\n"
     (folder / f"frontier-{name}.md").write_text(text, encoding="utf-8")
@@ -131,7 +131,7 @@ def levers(data: Data, points: Sequence[Point]) -> list[str]:
     """Return what each lever brings, in pairs of equal seeds, for a terminal; empty without any."""
     samples, step = data.ours[0]
     base = {
-        point.seed: point
+        (point.seed, point.recipe): point
         for point in points
         if point.method == OURS
         and (point.config.get("max-train-samples"), point.config["step"]) == (samples, step)
@@ -141,7 +141,9 @@ def levers(data: Data, points: Sequence[Point]) -> list[str]:
     )
     for lever in data.levers:
         pairs = [
-            (p, base[p.seed]) for p in points if p.method == f"{OURS} {lever}" and p.seed in base
+            (p, base[p.seed, p.recipe])
+            for p in points
+            if p.method == f"{OURS} {lever}" and (p.seed, p.recipe) in base
         ]
         if not pairs:
             continue

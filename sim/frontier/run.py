@@ -10,7 +10,7 @@ from sim import jsonl
 from sim.compare.job import machine
 from sim.compare.runner import Echo, perform_all
 from sim.frontier.plans import DATA, Task, run_config
-from sim.frontier.points import PATHS, Point, comparable
+from sim.frontier.points import PATHS, RECIPE, Point, comparable
 from sim.run_config import ConfigValue, read_defaults
 
 
@@ -51,7 +51,8 @@ class Job:
         asked = comparable(self.values())
         known = jsonl.read_points(self.path, Point)
         return not any(
-            point.method == self.task.method and comparable(point.config) == asked
+            (point.method, point.recipe) == (self.task.method, RECIPE)
+            and comparable(point.config) == asked
             for point in known
         )
 
@@ -82,6 +83,7 @@ class Job:
             seconds=time.process_time() - started,
             machine=machine(),
             versions=versions(),
+            recipe=RECIPE,
         )
         jsonl.append_points(self.path, [point])
         print(
