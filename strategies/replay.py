@@ -608,9 +608,10 @@ def train_on_bank(
     before, checked = server_model.steps_taken, 0
     started = logged_at = time.perf_counter()
     recent: deque[torch.Tensor] = deque()
+    calibrates = server_model.averages_normalization  # looks at every module: once is enough
     for step, batch in enumerate(bank.minibatches(batch_size, steps, order, device), start=1):
         samples, targets, weights = batch
-        if server_model.averages_normalization:
+        if calibrates:
             _remember(recent, samples)
         if augment is not None:
             samples = augment(samples, augmentation)
