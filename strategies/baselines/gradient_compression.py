@@ -192,9 +192,7 @@ class GradientCompression(ServerStrategy):
         """Give the model the clients' statistics of batch normalization, if any sent them."""
         sent = [(reply.buffers, reply.num_examples) for reply in replies if reply.buffers]
         if sent:
-            pooled = pooled_statistics(*zip(*sent, strict=True))
-            for tensor, array in zip(self._statistics, pooled, strict=True):
-                tensor.copy_(torch.from_numpy(array))
+            self.server_model.set_statistics(pooled_statistics(*zip(*sent, strict=True)))
 
 
 def average(parts: list[Arrays], weights: list[int]) -> Arrays:
