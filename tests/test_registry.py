@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from codec import Refinement
-from codec.messages import DESCRIBE, REQUESTS, FilterOptions, Minibatch, Seeded
+from codec.messages import CALIBRATE, DESCRIBE, REQUESTS, FilterOptions, Minibatch, Seeded
 from codec.options import values_of
 from fl_app.config import RunConfig
 from fl_app.images import ImageKind
@@ -32,7 +32,7 @@ def built(config: RunConfig) -> ServerStrategy:
 
 
 def test_every_kind_of_work_is_a_strategy() -> None:
-    assert set(STRATEGIES) == set(KINDS) == set(REQUESTS) - {DESCRIBE}
+    assert set(STRATEGIES) == set(KINDS) == set(REQUESTS) - {DESCRIBE, CALIBRATE}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

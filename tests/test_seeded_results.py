@@ -61,7 +61,8 @@ def _model() -> nn.Module:
 
 
 def _noisy(samples: Tensor, stream: torch.Generator) -> Tensor:
-    return samples + 0.05 * torch.randn(samples.shape, generator=stream)
+    # Not `randn`: its values depend on the processor's vector instructions by 1e-4 of the loss.
+    return samples + 0.2 * (torch.rand(samples.shape, generator=stream) - 0.5)
 
 
 _COMMON: dict[str, Any] = {
@@ -116,10 +117,10 @@ CASES: dict[str, tuple[Callable[[], ServerStrategy], Callable[..., Message], int
         train,
         3,
         Result(
-            0.584194692,
-            110 / 120,
-            -3.792328407,
-            42.239515008,
+            0.584244219,
+            111 / 120,
+            -3.790167426,
+            42.264310286,
             {"targets": 45, "values": 908} | TAGS,
         ),
     ),
@@ -128,10 +129,10 @@ CASES: dict[str, tuple[Callable[[], ServerStrategy], Callable[..., Message], int
         train,
         3,
         Result(
-            0.580526670,
-            109 / 120,
-            -3.740128477,
-            42.616139042,
+            0.580455526,
+            110 / 120,
+            -3.742002461,
+            42.631021041,
             {"targets": 45, "values": 3826} | TAGS,
         ),
     ),
