@@ -24,14 +24,15 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 _BERNOULLI = constriction.stream.model.Bernoulli(perfect=False)
-_SMALLEST_CHUNK = 64
-_ESCAPE_BITS = 24
-_LEAST_P = 2.0**-24  # the library's probabilities are multiples of it
+SMALLEST_CHUNK = 64
+ESCAPE_BITS = 24
+LEAST_P = 2.0**-24  # the library's probabilities are multiples of it
 # Bits that a stream may be short of what was coded in it: the last words say where in an interval
 # the number lies, and that takes up to 64 bits less than the interval does, by luck a few more.
-_SLACK_BITS = 128
-_TOLERANCE = 1 + 1 / 16  # what the library's rounding of small probabilities makes cheaper
+SLACK_BITS = 128
+TOLERANCE = 1 + 1 / 16  # what the library's rounding of small probabilities makes cheaper
 _WORD_BYTES = 4
+LONG_ESCAPE = f"escape code longer than {ESCAPE_BITS} bits"
 
 
 class BitCoder(Protocol):
@@ -66,10 +67,7 @@ class BitEncoder:
 
     def finish(self) -> bytes:
         """Return the stream, without zeros at its end that the decoder puts back."""
-        words: NDArray[np.uint32] = self._coder.get_compressed()
-        stream: bytes = words.astype(">u4").tobytes()
-        least = max(0, _WORD_BYTES * self._needed - _SLACK_BITS // 8)
-        return stream[:least] + stream[least:].rstrip(b"\0")
+        return trimmed(self._coder.get_compressed(), self._needed)
 
 
 class BitDecoder:
@@ -79,7 +77,7 @@ class BitDecoder:
         words = np.frombuffer(data + bytes(-len(data) % 4), dtype=">u4").astype(np.uint32)
         self._coder = constriction.stream.queue.RangeDecoder(words)
         self._size = len(data)
-        self._left = 8 * len(data) * _TOLERANCE + _SLACK_BITS  # of information
+        self._left = 8 * len(data) * TOLERANCE + SLACK_BITS  # of information
 
     def code(self, p_one: Floats, bits: Bits | None = None) -> Bits:
         """Read one bit for each probability.
@@ -90,7 +88,7 @@ class BitDecoder:
             If the bytes cannot have come from an encoder with this model.
         """
         decoded = self._decode(p_one)
-        used = -np.log2(np.maximum(np.where(decoded, p_one, 1 - p_one), _LEAST_P))
+        used = -np.log2(np.maximum(np.where(decoded, p_one, 1 - p_one), LEAST_P))
         left, self._left = self._left, self._left - float(used.sum())
         if self._left < 0 and decoded[np.cumsum(used) - used > left].any():
             self._refuse()
@@ -114,6 +112,21 @@ class BitDecoder:
         raise PayloadError(f"entropy-coded section of {self._size} bytes ends early")
 
 
+def trimmed(words: NDArray[np.uint32], needed: int) -> bytes:
+    """Return the bytes of words, without zeros at their end that no bit is sent as it is in.
+
+    Parameters
+    ----------
+    words : uint32 (N,)
+        A finished stream.
+    needed : int
+        Words that it had when the last bit had been sent as it is.
+    """
+    stream: bytes = words.astype(">u4").tobytes()
+    least = max(0, _WORD_BYTES * needed - SLACK_BITS // 8)
+    return stream[:least] + stream[least:].rstrip(b"\0")
+
+
 class AdaptiveBits:
     """Counts of zeros and ones by context; the probability follows what was coded so far.
 
@@ -123,12 +136,19 @@ class AdaptiveBits:
         Probability of a one before anything was seen.
     strength : float
         Weight of that prior, in observed bits.
+
+    Attributes
+    ----------
+    ones, total : float64 (contexts,)
+        Bits that count as seen, the prior's included.
+    seen : int
+        Bits that were coded since the last `forget`.
     """
 
     def __init__(self, p_one: Floats, strength: float = 2.0) -> None:
-        self._ones = p_one * strength
-        self._total = np.full(len(p_one), strength)
-        self._seen = 0
+        self.ones = p_one * strength
+        self.total = np.full(len(p_one), strength)
+        self.seen = 0
 
     def code(self, coder: BitCoder, contexts: Ints, bits: Bits | None = None) -> Bits:
         """Code one bit (N,) for each context index (N,).
@@ -139,9 +159,9 @@ class AdaptiveBits:
         coded = np.empty(len(contexts), np.int32)
         start = 0
         while start < len(contexts):
-            stop = start + max(_SMALLEST_CHUNK, self._seen // 4)
+            stop = start + max(SMALLEST_CHUNK, self.seen // 4)
             chunk = contexts[start:stop]
-            p_one = self._ones[chunk] / self._total[chunk]
+            p_one = self.ones[chunk] / self.total[chunk]
             coded[start:stop] = coder.code(p_one, None if bits is None else bits[start:stop])
             self._update(chunk, coded[start:stop])
             start = stop
@@ -149,18 +169,18 @@ class AdaptiveBits:
 
     def forget(self, strength: float) -> None:
         """Let what was seen weigh no more than `strength` bits in each context."""
-        if not self._seen:
+        if not self.seen:
             return
-        kept = np.minimum(1.0, strength / self._total)
-        self._ones *= kept
-        self._total *= kept
-        self._seen = 0
+        kept = np.minimum(1.0, strength / self.total)
+        self.ones *= kept
+        self.total *= kept
+        self.seen = 0
 
     def _update(self, contexts: Ints, bits: Bits) -> None:
-        size = len(self._total)
-        self._total += np.bincount(contexts, minlength=size)
-        self._ones += np.bincount(contexts, weights=bits, minlength=size)
-        self._seen += len(contexts)
+        size = len(self.total)
+        self.total += np.bincount(contexts, minlength=size)
+        self.ones += np.bincount(contexts, weights=bits, minlength=size)
+        self.seen += len(contexts)
 
 
 def code_raw(coder: BitCoder, width: Ints, values: Ints | None) -> Ints:
@@ -220,7 +240,7 @@ def code_exp_golomb(coder: BitCoder, values: Ints | None, count: int) -> Ints:
         more = coder.code_even(len(rows), None if bits is None else bits.astype(np.int32))
         rows = rows[more == 1]
         width[rows] += 1
-        if width.max(initial=0) >= _ESCAPE_BITS:
-            raise PayloadError(f"escape code longer than {_ESCAPE_BITS} bits")
+        if width.max(initial=0) >= ESCAPE_BITS:
+            raise PayloadError(LONG_ESCAPE)
     low = None if values is None else values + 1
     return (code_raw(coder, width, low) | (np.int64(1) << width)) - 1

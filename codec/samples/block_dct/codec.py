@@ -8,7 +8,9 @@ The stretch is what makes the step relative to the samples' own spread; see
 `codec.samples.spread`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 
 from codec.coding import cursor
 from codec.coding.entropy import line_entropy
+from codec.coding.coders import decoder, encoder
 from codec.coding.range_coder import BitCoder, BitDecoder, BitEncoder, Ints
 from codec.errors import CodecError, PayloadError
 from codec.samples.block_dct.coefficients import (
@@ -93,9 +96,10 @@ class BlockDCT:
         like: NDArray[Any] | None = None,
     ) -> bytes:
         """See `codec.samples.sample_codec.SampleCodec`."""
-        coder, plan = BitEncoder(), Plan.of(samples, spec, like)
+        plan = Plan.of(samples, spec, like)
         tables = plan.quantized(samples, spec, key)
         check_magnitude(max(int(np.abs(table).max()) for table in tables))
+        coder = encoder()
         _code_pyramid(coder, spec, plan, len(samples), tables)
         return plan.to_bytes(spec) + coder.finish()
 
@@ -105,7 +109,7 @@ class BlockDCT:
         """See `codec.samples.sample_codec.SampleCodec`."""
         reader = cursor.Reader(data)
         plan = Plan.read(reader, spec)
-        tables = _code_pyramid(BitDecoder(reader.rest()), spec, plan, count, None)
+        tables = _code_pyramid(decoder(reader.rest()), spec, plan, count, None)
         return plan.dequantized(tables, spec, key), sum(line_entropy(table) for table in tables)
 
     def reconstruct(
@@ -255,8 +259,7 @@ def _code_pyramid(
     coder: BitCoder, spec: "SampleSpec", plan: Plan, count: int, tables: list[Ints] | None
 ) -> list[Ints]:
     """Code the tables of all levels, coarsest first; None when decoding."""
-    learned = spec.version >= 7
-    transform, model = transform_of(spec, plan.axis), CoefficientModel.start(learned=learned)
+    transform, code = transform_of(spec, plan.axis), _coefficient_coder(coder, spec)
     levels = transform.levels
     factors = [steps[:, 0] / steps[0, 0] for steps in _steps(spec, transform)]
     coded: list[Ints] = []
@@ -268,13 +271,23 @@ def _code_pyramid(
         around = None
         if means is not None and predictable(level):
             around = Prediction(level, means, factors[number])
-        values = code_coefficients(
-            coder, model, order, count * level.blocks, table, around, learned=learned
-        )
+        values = code(order, count * level.blocks, table, around)
         coded.insert(0, values)
         if number:
             means = block_means(level, values, means)
     return coded
+
+
+def _coefficient_coder(coder: BitCoder, spec: "SampleSpec") -> Callable[..., Ints]:
+    """Return `code_coefficients` of a coder, compiled if the coder is, with tables to start from."""
+    learned = spec.version >= 7
+    model = CoefficientModel.start(learned=learned)
+    if isinstance(coder, BitEncoder | BitDecoder):
+        return partial(code_coefficients, coder, model, learned=learned)
+    from codec.samples.block_dct import compiled
+
+    tables = compiled.CompiledModel(model)
+    return partial(compiled.code_coefficients, coder, tables, learned=learned)
 
 
 def _steps(spec: "SampleSpec", transform: Transform) -> list[Array]:

@@ -290,11 +290,9 @@ def code_scales(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) ->
     PayloadError
         When decoding meets a scale that no encoder writes.
     """
-    lowest = -2 * max(rows, 1).bit_length()
+    lowest = lowest_scale(rows)
     true = None if table is None else measure_scales(table, lowest)
-    present = AdaptiveBits(np.array([0.1, 0.5, 0.8, 0.9]))
-    sign = AdaptiveBits(np.array([0.5, 0.5]))
-    size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
+    present, sign, size = scale_tables()
     decoded = np.zeros(plan.size + 1, np.int64)  # 0 = absent, else scale - lowest + 1
     for wave in plan.waves:
         near = decoded[plan.neighbours[wave]] * (plan.influence > _CLOSE)
@@ -310,10 +308,31 @@ def code_scales(coder: BitCoder, plan: Layout, rows: int, table: Ints | None) ->
         down = None if step is None else (step[moved] < 0).astype(np.int32)
         magnitude[moved] *= 1 - 2 * sign.code(coder, context[moved], down).astype(np.int64)
         decoded[wave[there]] = guess[there] + magnitude
-    scales = decoded[:-1]
-    if (scales < 0).any() or (scales + lowest > _MAX_SCALE + 1).any():
+    return scales_of(decoded[:-1], lowest)
+
+
+def scale_tables() -> tuple[AdaptiveBits, AdaptiveBits, list[AdaptiveBits]]:
+    """Return the tables of scales: is there one, is it below the guess, and by how much not."""
+    size = [AdaptiveBits(np.full(2, 0.6)) for _ in range(6)]
+    return AdaptiveBits(np.array([0.1, 0.5, 0.8, 0.9])), AdaptiveBits(np.full(2, 0.5)), size
+
+
+def lowest_scale(rows: int) -> int:
+    """Return the scale of a single one among so many values."""
+    return -2 * max(rows, 1).bit_length()
+
+
+def scales_of(marks: Ints, lowest: int) -> Ints:
+    """Return the scales that `measure_scales` stands for.
+
+    Raises
+    ------
+    PayloadError
+        If one is such as no encoder writes.
+    """
+    if (marks < 0).any() or (marks + lowest > _MAX_SCALE + 1).any():
         raise PayloadError(f"coefficient scale outside [{lowest}, {_MAX_SCALE}]")
-    return np.where(scales > 0, scales + lowest - 1, _ABSENT)
+    return np.where(marks > 0, marks + lowest - 1, _ABSENT)
 
 
 def measure_scales(table: Ints, lowest: int) -> Ints:

@@ -1,0 +1,560 @@
+"""`coefficients`, `prediction` and `surroundings`, compiled: the same bytes, line by line.
+
+Needs Numba (extra ``fast``). Each kernel mirrors one function of those modules, which say what it
+does and why, and which the tests hold it against; a change there is one here. All sums are of
+integers that float64 (float32 in the network) holds, hence the same in any order.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from codec.coding.compiled import (
+    ERROR,
+    Coder,
+    Tables,
+    code_adaptive,
+    code_raw,
+    code_unary,
+    forget,
+)
+from codec.coding.range_coder import Ints
+from codec.samples.block_dct import coefficients as reference
+from codec.samples.block_dct import network, surroundings
+from codec.samples.block_dct import prediction as predicted_by
+from codec.samples.block_dct.prediction import Prediction
+from codec.samples.block_dct.surroundings import Surroundings
+
+_BLOCK = 1024  # rows whose contexts are taken together: they fit into the nearest cache
+_NO_SLOPES = np.zeros((1, 1, 0))
+_NOWHERE = np.zeros((4, 0), np.int64)
+
+_ABSENT, _FIXED, _CAP, _PRIOR = reference._ABSENT, reference._FIXED, reference._CAP, reference._PRIOR
+_PREDICTED, _MOST_PREDICTED = reference._PREDICTED, reference._MOST_PREDICTED
+_ACTIVITY, _BINS, _SURENESS = reference._ACTIVITY, reference._BINS, reference._SURENESS
+_MEMORY, _SCORED_MEMORY = reference._MEMORY, reference._SCORED_MEMORY
+_LOWEST_SCALE, _HIGHEST_SCALE = reference._LOWEST_SCALE, reference._HIGHEST_SCALE
+_MEANS = reference._MEANS
+_SHARES: NDArray[np.int64] = reference._share(
+    np.arange(len(_MEANS) + 1) + reference._LEAST_SCALE - 1
+)
+_SLOPE, _ONE, _MOST_STEPS = predicted_by._SLOPE, predicted_by.ONE, predicted_by._MOST_STEPS
+_LARGEST, _NETWORK_CAP = surroundings._LARGEST, surroundings._CAP
+_HIGHEST_HIDDEN = np.float32(surroundings.HIGHEST_HIDDEN)
+_QUARTER = np.float32(2.0**-surroundings._SCORE_SHIFT)
+_LOWEST_SCORE, _SCORES = surroundings.LOWEST_SCORE, surroundings.SCORES
+
+
+class CompiledModel:
+    """The adaptive tables of `reference.CoefficientModel`, for kernels."""
+
+    def __init__(self, model: reference.CoefficientModel) -> None:
+        self.magnitudes, self.scored = Tables.of(*model.tables), Tables.of(*model.scored)
+        self.signs = Tables.of(model.signs)
+
+
+def code_coefficients(
+    coder: Coder,
+    model: CompiledModel,
+    plan: reference.Layout,
+    rows: int,
+    table: Ints | None,
+    prediction: Prediction | None = None,
+    *,
+    learned: bool = True,
+) -> Ints:
+    """See `reference.code_coefficients`."""
+    scales = code_scales(coder, plan, rows, table)
+    decoded = np.zeros((plan.size, rows), np.int64) if table is None else table
+    kernel = coder.kernel(0 if table is None else _most_decisions(table, scales))
+    sizes = np.array([len(wave) for wave in plan.waves])
+    waves = np.concatenate(plan.waves)
+    signs = model.signs.arrays
+    predictor = _predictor(prediction, rows)
+    if (
+        learned
+        and prediction is not None
+        and surroundings.is_known(prediction.level, scales)
+        and len(scales)
+    ):
+        around = Surroundings(prediction.level, prediction.means, scales)
+        _code_by_scores(
+            *kernel, decoded, scales, waves, sizes, *model.scored.arrays, *signs, *predictor,
+            *_network_inputs(around, plan),
+        )  # fmt: skip
+    else:
+        share = np.append(reference._share(scales), 0)
+        mean = np.append(reference._mean_magnitude(scales), 0)
+        _code_by_activity(
+            *kernel, decoded, scales, waves, sizes, *model.magnitudes.arrays, *signs, *predictor,
+            prediction is not None, plan.neighbours, plan.influence, mean, share,
+        )  # fmt: skip
+    coder.check()
+    return decoded
+
+
+def code_scales(coder: Coder, plan: reference.Layout, rows: int, table: Ints | None) -> Ints:
+    """See `reference.code_scales`."""
+    lowest = reference.lowest_scale(rows)
+    marks = np.zeros(plan.size + 1, np.int64)
+    if table is not None:
+        marks[:-1] = reference.measure_scales(table, lowest)
+    sizes = np.array([len(wave) for wave in plan.waves])
+    present, sign, size = reference.scale_tables()
+    _code_scales(
+        *coder.kernel(128 * plan.size), marks, np.concatenate(plan.waves), sizes, plan.neighbours,
+        plan.influence > reference._CLOSE, *Tables.of(present).arrays, *Tables.of(sign).arrays,
+        *Tables.of(*size).arrays,
+    )  # fmt: skip
+    coder.check()
+    return reference.scales_of(marks[:-1], lowest)
+
+
+def _most_decisions(table: Ints, scales: Ints) -> int:
+    """Return a bound of the bits that a table is coded in."""
+    magnitude = np.abs(table)
+    runs = int(np.minimum(magnitude, reference._RUNS).sum()) + 2 * table.size
+    escaped = 50 * int(np.count_nonzero(magnitude >= min(reference._RUNS, surroundings.DECISIONS)))
+    return runs + escaped + 22 * table.shape[1] * int(np.count_nonzero(scales > 3))
+
+
+def _predictor(prediction: Prediction | None, rows: int) -> tuple[Any, ...]:
+    """Return what `_predict` takes of a prediction."""
+    if prediction is None:
+        none = np.zeros(0, np.int64)
+        return none, none, np.zeros((0, 4)), _NO_SLOPES, np.zeros(0), np.zeros((0, 0, 0)), _NOWHERE
+    fit, means = prediction._regression, prediction.means
+    around = _neighbours(prediction.level.grid, rows)
+    flat = means.reshape(len(means), -1)
+    padded = np.concatenate([flat, np.zeros((len(means), 1), np.int64)], axis=1)
+    differences = np.where(around < rows, padded[:, around] - flat[:, None], 0).astype(np.float64)
+    return (
+        fit.regressors, fit.orders, fit.means, fit.coefficients, prediction._factors, differences,
+        around,
+    )  # fmt: skip
+
+
+def _network_inputs(around: Surroundings, plan: reference.Layout) -> tuple[Any, ...]:
+    """Return what the network's kernel takes besides what is coded."""
+    level = around.level
+    rows = around._means[0][0].size
+    vertical, horizontal = (_both_sides(level.grid, rows, axis) for axis in (0, 1))
+    static = around.static() @ network.STATIC.T
+    return (
+        level.channels, level.blocks, vertical, horizontal,
+        surroundings._neighbours(level.block_shape), static.astype(np.float32),
+        np.ascontiguousarray(network.OF_BLOCK), np.ascontiguousarray(network.OF_LINE),
+        network.OUT, np.float32(network.OUT_BIAS), surroundings._logs(), np.stack(
+            [np.stack(rows_of) for rows_of in around._means]
+        ),
+    )  # fmt: skip
+
+
+def _neighbours(grid: tuple[int, ...], rows: int) -> Ints:
+    """Return the rows before and after each along each axis, int64 (2 * axes, rows); `rows`: none."""
+    index = np.arange(rows).reshape(-1, *grid)
+    found = []
+    for axis in range(1, index.ndim):
+        for shift in (1, -1):
+            other = np.roll(index, shift, axis)
+            edge = [slice(None)] * index.ndim
+            edge[axis] = slice(0, 1) if shift == 1 else slice(-1, None)
+            other[tuple(edge)] = rows
+            found.append(other.ravel())
+    return np.stack(found)
+
+
+def _both_sides(grid: tuple[int, ...], rows: int, axis: int) -> Ints:
+    """Return the rows before and after each along an axis, int64 (2, rows); at ends, one twice.
+
+    `rows` stands for none, where there is but one.
+    """
+    before, after = _neighbours(grid, rows)[2 * axis : 2 * axis + 2]
+    first, second = np.where(before < rows, before, after), np.where(after < rows, after, before)
+    return np.stack([first, second])
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _code_scales(
+    state: Any, left: Any, words: Any, encoding: bool, marks: Any, waves: Any, sizes: Any,
+    near: Any, close: Any,
+    present_ones: Any, present_total: Any, present_seen: Any,
+    sign_ones: Any, sign_total: Any, sign_seen: Any,
+    size_ones: Any, size_total: Any, size_seen: Any,
+) -> None:  # fmt: skip
+    decoded = np.zeros(len(marks), np.int64)
+    start = 0
+    for size in sizes:
+        wave = waves[start : start + size]
+        start += size
+        support, guess = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        contexts, bits = np.zeros(size, np.int64), np.zeros(size, np.int32)
+        for i in range(size):
+            for j in range(near.shape[1]):
+                known = decoded[near[wave[i], j]]
+                if close[j] and known:
+                    support[i] += 1
+                    guess[i] += known
+            guess[i] //= max(support[i], 1)
+            contexts[i] = min((support[i] + 1) // 2, 3)
+            bits[i] = marks[wave[i]] > 0
+        rows = np.arange(size)
+        code_adaptive(
+            state, left, words, encoding, present_ones, present_total, present_seen, 0, contexts,
+            rows, size, bits,
+        )
+        there = rows[bits == 1]
+        count = len(there)
+        step = np.zeros(count, np.int64)
+        contexts = np.zeros(count, np.int64)
+        for i in range(count):
+            contexts[i] = min(support[there[i]], 1)
+            if encoding:
+                step[i] = marks[wave[there[i]]] - guess[there[i]]
+        magnitude = np.abs(step)
+        code_unary(
+            state, left, words, encoding, size_ones, size_total, size_seen, contexts, count,
+            magnitude,
+        )
+        moved = np.flatnonzero(magnitude)
+        down = np.zeros(len(moved), np.int32)
+        for i in range(len(moved)):
+            down[i] = step[moved[i]] < 0
+        code_adaptive(
+            state, left, words, encoding, sign_ones, sign_total, sign_seen, 0, contexts, moved,
+            len(moved), down,
+        )
+        for i in range(len(moved)):
+            if down[i]:
+                magnitude[moved[i]] = -magnitude[moved[i]]
+        for i in range(count):
+            decoded[wave[there[i]]] = guess[there[i]] + magnitude[i]
+        if state[ERROR]:
+            return
+    marks[:] = decoded
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _code_by_activity(
+    state: Any, left: Any, words: Any, encoding: bool, table: Any, scales: Any, waves: Any,
+    sizes: Any, ones: Any, total: Any, seen: Any, sign_ones: Any, sign_total: Any, sign_seen: Any,
+    regressors: Any, orders: Any, slopes: Any, coefficients: Any, factors: Any, differences: Any,
+    around: Any, predicting: bool, near: Any, influence: Any, mean: Any, share: Any,
+) -> None:  # fmt: skip
+    rows, per_channel = table.shape[1], len(orders)
+    known = np.zeros((len(table) + 1, rows))
+    lines = np.zeros((len(table), 1 + len(around), rows)) if predicting else np.zeros((0, 0, 0))
+    observed, nothing = np.zeros(rows), np.zeros(rows, np.int64)
+    start = 0
+    for size in sizes:
+        wave = waves[start : start + size]
+        wave = wave[scales[wave] > _ABSENT]
+        start += size
+        if not len(wave):
+            continue
+        contexts = np.empty(len(wave) * rows, np.int64)
+        predicted = np.zeros((len(wave), rows), np.int64)
+        widest = 0
+        for line in range(len(wave)):
+            at = wave[line]
+            cap = _MOST_PREDICTED
+            if predicting:
+                _predict(
+                    predicted[line], at, per_channel, regressors, orders, slopes, coefficients,
+                    factors, differences, lines,
+                )
+                cap //= rows
+            usual = 0
+            for r in range(rows):
+                usual += min(abs(predicted[line, r]), cap)
+            usual //= rows
+            counted = _PREDICTED * _SHARES[np.searchsorted(_MEANS, usual, side="right")]
+            expected = float(_PRIOR + counted * usual)
+            observed[:] = _PRIOR
+            for j in range(near.shape[1]):
+                other = near[at, j]
+                if other < len(table) and mean[other]:
+                    weight = float(influence[j] * share[other])
+                    expected += weight * mean[other]
+                    for r in range(rows):
+                        observed[r] += weight * known[other, r]
+            scale = scales[at]
+            shift = max(0, scale // 2 - 1)
+            widest = max(widest, shift)
+            own = (min(max(scale - 2 * shift, _LOWEST_SCALE), _HIGHEST_SCALE) - _LOWEST_SCALE)
+            for r in range(rows):
+                seen_there = observed[r] + counted * min(abs(predicted[line, r]), cap, _CAP * usual)
+                quotient = seen_there / expected
+                activity = 0
+                for edge in _ACTIVITY:
+                    if edge < quotient:
+                        activity += 1
+                contexts[line * rows + r] = own * _BINS + activity
+        forget(ones, total, seen, _MEMORY)
+        forget(sign_ones, sign_total, sign_seen, _MEMORY)
+        magnitude = np.empty(len(wave) * rows, np.int64)
+        shifts = np.empty(len(wave) * rows, np.int64)
+        for line in range(len(wave)):
+            shift = max(0, scales[wave[line]] // 2 - 1)
+            for r in range(rows):
+                shifts[line * rows + r] = shift
+                magnitude[line * rows + r] = abs(table[wave[line], r]) >> shift
+        code_unary(
+            state, left, words, encoding, ones, total, seen, contexts, len(magnitude), magnitude
+        )
+        if state[ERROR]:
+            return
+        if widest:
+            low = np.zeros(len(magnitude), np.int64)
+            if encoding:
+                for line in range(len(wave)):
+                    for r in range(rows):
+                        low[line * rows + r] = abs(table[wave[line], r])
+            code_raw(state, left, words, encoding, shifts, low)
+            if not encoding:
+                for i in range(len(magnitude)):
+                    magnitude[i] = (magnitude[i] << shifts[i]) | low[i]
+            else:
+                magnitude[:] = low
+        _code_signs(
+            state, left, words, encoding, sign_ones, sign_total, sign_seen, table, wave, magnitude,
+            predicted,
+        )
+        if state[ERROR]:
+            return
+        for at in wave:
+            most = float(_CAP * mean[at])
+            for r in range(rows):
+                known[at, r] = min(float(abs(table[at, r]) * _FIXED), most)
+            if predicting:
+                _note(lines, table, at, per_channel, regressors, factors, around)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _code_signs(
+    state: Any, left: Any, words: Any, encoding: bool, ones: Any, total: Any, seen: Any,
+    table: Any, wave: Any, magnitude: Any, predicted: Any,
+) -> None:  # fmt: skip
+    """Code the signs of what is not zero; what is decoded is put into the table."""
+    rows = table.shape[1]
+    there = np.flatnonzero(magnitude)
+    contexts, bits = np.empty(len(there), np.int64), np.zeros(len(there), np.int32)
+    for i in range(len(there)):
+        line, r = divmod(there[i], rows)
+        expected = predicted[line, r]
+        sureness = 0
+        for edge in _SURENESS:
+            if edge <= abs(expected):
+                sureness += 1
+        contexts[i] = sureness
+        bits[i] = (table[wave[line], r] < 0) != (expected < 0)
+    code_adaptive(
+        state, left, words, encoding, ones, total, seen, 0, contexts, np.arange(len(there)),
+        len(there), bits,
+    )
+    if encoding:
+        return
+    for i in range(len(there)):
+        line, r = divmod(there[i], rows)
+        negative = (bits[i] == 1) != (predicted[line, r] < 0)
+        table[wave[line], r] = -magnitude[there[i]] if negative else magnitude[there[i]]
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _predict(
+    predicted: Any, at: int, per_channel: int, regressors: Any, orders: Any, slopes: Any,
+    coefficients: Any, factors: Any, differences: Any, lines: Any,
+) -> None:  # fmt: skip
+    """Predict a coefficient of all blocks: the sums of `Prediction`, in units of its step."""
+    channel, frequency = divmod(at, per_channel)
+    rows = len(predicted)
+    sums = np.zeros(rows)
+    for direction in range(lines.shape[1]):
+        for j in range(len(regressors)):
+            slope = coefficients[direction, frequency, j]
+            if orders[regressors[j]] < orders[frequency] and slope:
+                line = lines[channel * per_channel + regressors[j], direction]
+                for r in range(rows):
+                    sums[r] += slope * line[r]
+        if direction:
+            slope = slopes[frequency, direction - 1]
+            line = differences[channel, direction - 1]
+            for r in range(rows):
+                sums[r] += slope * line[r]
+    unit = _SLOPE / _ONE * factors[at]
+    for r in range(rows):
+        predicted[r] = np.int64(sums[r] / unit)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _note(
+    lines: Any, table: Any, at: int, per_channel: int, regressors: Any, factors: Any, around: Any
+) -> None:
+    """Keep a coefficient that predicts, as it is in each block and in those beside it."""
+    frequency, rows = at % per_channel, table.shape[1]
+    for regressor in regressors:
+        if regressor == frequency:
+            line = lines[at]
+            for r in range(rows):
+                line[0, r] = min(max(table[at, r], -_MOST_STEPS), _MOST_STEPS) * factors[at]
+            for direction in range(len(around)):
+                for r in range(rows):
+                    other = around[direction, r]
+                    line[1 + direction, r] = line[0, other] if other < rows else 0.0
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _code_by_scores(
+    state: Any, left: Any, words: Any, encoding: bool, table: Any, scales: Any, waves: Any,
+    sizes: Any, ones: Any, total: Any, seen: Any, sign_ones: Any, sign_total: Any, sign_seen: Any,
+    regressors: Any, orders: Any, slopes: Any, coefficients: Any, factors: Any, differences: Any,
+    around: Any, channels: int, blocks: int, vertical: Any, horizontal: Any, near: Any,
+    static: Any, of_block: Any, of_line: Any, out: Any, out_bias: Any, logs: Any, means: Any,
+) -> None:  # fmt: skip
+    rows, size = table.shape[1], len(orders)
+    lines = np.zeros((len(table), 1 + len(around), rows))
+    magnitudes = np.zeros((len(table) + 1, rows + 1), np.int64)  # the last of each stands for none
+    sums, last = np.zeros((channels, rows + 1), np.int64), np.zeros((channels, rows + 1), np.int64)
+    start = 0
+    for length in sizes:
+        whole = waves[start : start + length]
+        wave = whole[scales[whole] > _ABSENT]
+        start += length
+        channel = whole[0] // size
+        if not len(wave):
+            last[channel] = 0
+            continue
+        common = _of_blocks(channel, blocks, sums, last, vertical, horizontal, means, of_block, logs)
+        contexts = np.empty(len(wave) * rows, np.int64)
+        predicted = np.empty((len(wave), rows), np.int64)
+        for line in range(len(wave)):
+            _predict(
+                predicted[line], wave[line], size, regressors, orders, slopes, coefficients,
+                factors, differences, lines,
+            )
+            _score(
+                contexts[line * rows : (line + 1) * rows], wave[line], size, predicted[line],
+                magnitudes, vertical, horizontal, near, common, static, of_line, out, out_bias,
+                logs,
+            )
+        forget(ones, total, seen, _SCORED_MEMORY)
+        forget(sign_ones, sign_total, sign_seen, _MEMORY)
+        magnitude = np.empty(len(wave) * rows, np.int64)
+        for line in range(len(wave)):
+            for r in range(rows):
+                magnitude[line * rows + r] = abs(table[wave[line], r])
+        code_unary(
+            state, left, words, encoding, ones, total, seen, contexts, len(magnitude), magnitude
+        )
+        if state[ERROR]:
+            return
+        _code_signs(
+            state, left, words, encoding, sign_ones, sign_total, sign_seen, table, wave, magnitude,
+            predicted,
+        )
+        if state[ERROR]:
+            return
+        last[channel] = 0
+        for at in wave:
+            for r in range(rows):
+                capped = min(abs(table[at, r]), _NETWORK_CAP)
+                magnitudes[at, r] = capped
+                last[channel, r] += capped
+                sums[channel, r] += capped
+            _note(lines, table, at, size, regressors, factors, around)
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _of_blocks(
+    channel: int, blocks: int, sums: Any, last: Any, vertical: Any, horizontal: Any, means: Any,
+    of_block: Any, logs: Any,
+) -> Any:  # fmt: skip
+    """Return what the inputs of blocks add to each hidden value, float32 (hidden, rows)."""
+    own, rows = sums[channel], sums.shape[1] - 1
+    samples = rows // blocks
+    upright = np.zeros(rows + 1, np.int64)
+    for r in range(rows):
+        upright[r] = own[vertical[0, r]] + own[vertical[1, r]]
+    place, sample = np.zeros(blocks, np.int64), np.zeros(samples, np.int64)
+    for r in range(rows):
+        place[r % blocks] += own[r]
+        sample[r // blocks] += own[r]
+    inputs = np.zeros((of_block.shape[1], rows), np.float32)
+    for r in range(rows):
+        beside = own[horizontal[0, r]] + own[horizontal[1, r]]
+        diagonal = upright[horizontal[0, r]] + upright[horizontal[1, r]]
+        inputs[0, r] = logs[min(own[r], _LARGEST)]
+        inputs[1, r] = logs[min(last[channel, r], _LARGEST)]
+        inputs[2, r] = logs[min(upright[r], _LARGEST)]
+        inputs[3, r] = logs[min(beside, _LARGEST)]
+        inputs[4, r] = logs[min(diagonal, _LARGEST)]
+        inputs[8, r] = logs[min(4 * place[r % blocks] // samples, _LARGEST)]
+        inputs[9, r] = logs[min(4 * sample[r // blocks] // blocks, _LARGEST)]
+        if channel:
+            inputs[10, r] = logs[min(sums[0, r], _LARGEST)]
+        if channel > 1:
+            inputs[11, r] = logs[min(sums[channel - 1, r], _LARGEST)]
+    inputs[5:8] = means[channel]
+    common = np.zeros((len(of_block), rows), np.float32)
+    for h in range(len(of_block)):
+        for i in range(len(inputs)):
+            weight = of_block[h, i]
+            for r in range(rows):
+                common[h, r] += weight * inputs[i, r]
+    return common
+
+
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _score(
+    bins: Any, at: int, size: int, predicted: Any, magnitudes: Any, vertical: Any,
+    horizontal: Any, near: Any, common: Any, static: Any, of_line: Any, out: Any, out_bias: Any,
+    logs: Any,
+) -> None:  # fmt: skip
+    """Write the bin of a coefficient's score in each block."""
+    rows = len(bins)
+    channel, frequency = divmod(at, size)
+    base, none = channel * size, len(magnitudes) - 1
+    first, second = near[frequency, 0], near[frequency, 1]
+    one = magnitudes[base + first if first >= 0 else none]
+    other = magnitudes[base + second if second >= 0 else none]
+    if first < 0:
+        one = other
+    if second < 0:
+        other = one
+    both = one + other
+    wide = np.zeros(rows + 1, np.int64)
+    for j in range(2, near.shape[1]):
+        if near[frequency, j] >= 0:
+            wide += magnitudes[base + near[frequency, j]]
+    inputs = np.zeros((of_line.shape[1], _BLOCK), np.float32)
+    hidden, score = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
+    for start in range(0, rows, _BLOCK):
+        count = min(_BLOCK, rows - start)
+        for i in range(count):
+            r = start + i
+            inputs[0, i] = logs[both[r]]
+            inputs[1, i] = logs[wide[r]]
+            inputs[2, i] = logs[both[vertical[0, r]] + both[vertical[1, r]]]
+            inputs[3, i] = logs[both[horizontal[0, r]] + both[horizontal[1, r]]]
+            inputs[4, i] = logs[min(abs(predicted[r]) >> 6, _LARGEST)]
+            if channel:
+                inputs[5, i] = logs[2 * magnitudes[frequency, r]]
+            if channel > 1:
+                inputs[6, i] = logs[2 * magnitudes[at - size, r]]
+        score[:count] = out_bias
+        for h in range(len(out)):
+            of_all = static[at, h]
+            for i in range(count):
+                hidden[i] = common[h, start + i] + of_all
+            for k in range(len(inputs)):
+                weight = of_line[h, k]
+                for i in range(count):
+                    hidden[i] += weight * inputs[k, i]
+            weight = out[h]
+            for i in range(count):
+                score[i] += weight * min(max(hidden[i], np.float32(0)), _HIGHEST_HIDDEN)
+        for i in range(count):
+            quarter = np.int64(np.floor(score[i] * _QUARTER)) - _LOWEST_SCORE
+            bins[start + i] = min(max(quarter, 0), _SCORES - 1)
