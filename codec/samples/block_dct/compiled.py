@@ -27,13 +27,15 @@ from codec.samples.block_dct import prediction as predicted_by
 from codec.samples.block_dct.prediction import Prediction
 from codec.samples.block_dct.surroundings import Surroundings
 
-_BLOCK = 1024  # rows whose contexts are taken together: they fit into the nearest cache
+_BLOCK = 256  # rows that are looked at together: what is known of them fits into a near cache
+_LONGEST_ESCAPE = 24
 _NO_SLOPES = np.zeros((1, 1, 0))
 _NOWHERE = np.zeros((4, 0), np.int64)
 
 _ABSENT, _FIXED, _CAP, _PRIOR = reference._ABSENT, reference._FIXED, reference._CAP, reference._PRIOR
 _PREDICTED, _MOST_PREDICTED = reference._PREDICTED, reference._MOST_PREDICTED
 _ACTIVITY, _BINS, _SURENESS = reference._ACTIVITY, reference._BINS, reference._SURENESS
+_RUNS = min(reference._RUNS, surroundings.DECISIONS)
 _MEMORY, _SCORED_MEMORY = reference._MEMORY, reference._SCORED_MEMORY
 _LOWEST_SCALE, _HIGHEST_SCALE = reference._LOWEST_SCALE, reference._HIGHEST_SCALE
 _MEANS = reference._MEANS
@@ -112,12 +114,19 @@ def code_scales(coder: Coder, plan: reference.Layout, rows: int, table: Ints | N
     return reference.scales_of(marks[:-1], lowest)
 
 
-def _most_decisions(table: Ints, scales: Ints) -> int:
+@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _most_decisions(table: Any, scales: Any) -> int:
     """Return a bound of the bits that a table is coded in."""
-    magnitude = np.abs(table)
-    runs = int(np.minimum(magnitude, reference._RUNS).sum()) + 2 * table.size
-    escaped = 50 * int(np.count_nonzero(magnitude >= min(reference._RUNS, surroundings.DECISIONS)))
-    return runs + escaped + 22 * table.shape[1] * int(np.count_nonzero(scales > 3))
+    bound = 0
+    for at in range(len(table)):
+        if scales[at] > _ABSENT:
+            raw = max(0, scales[at] // 2 - 1)
+            for r in range(table.shape[1]):
+                magnitude = abs(table[at, r])
+                bound += 2 + raw + min(magnitude, _RUNS)
+                if magnitude >= _RUNS:
+                    bound += 2 * _LONGEST_ESCAPE
+    return bound
 
 
 def _predictor(prediction: Prediction | None, rows: int) -> tuple[Any, ...]:
@@ -130,9 +139,9 @@ def _predictor(prediction: Prediction | None, rows: int) -> tuple[Any, ...]:
     flat = means.reshape(len(means), -1)
     padded = np.concatenate([flat, np.zeros((len(means), 1), np.int64)], axis=1)
     differences = np.where(around < rows, padded[:, around] - flat[:, None], 0).astype(np.float64)
+    slopes, coefficients = map(np.ascontiguousarray, (fit.means, fit.coefficients))  # one type
     return (
-        fit.regressors, fit.orders, fit.means, fit.coefficients, prediction._factors, differences,
-        around,
+        fit.regressors, fit.orders, slopes, coefficients, prediction._factors, differences, around
     )  # fmt: skip
 
 
@@ -243,9 +252,10 @@ def _code_by_activity(
     regressors: Any, orders: Any, slopes: Any, coefficients: Any, factors: Any, differences: Any,
     around: Any, predicting: bool, near: Any, influence: Any, mean: Any, share: Any,
 ) -> None:  # fmt: skip
-    rows, per_channel = table.shape[1], len(orders)
+    rows, per_channel = table.shape[1], max(1, len(orders))
     known = np.zeros((len(table) + 1, rows))
-    lines = np.zeros((len(table), 1 + len(around), rows)) if predicting else np.zeros((0, 0, 0))
+    count = len(table) // per_channel * len(regressors) if predicting else 0
+    lines, there = np.empty((count, 1 + len(around), rows)), np.zeros(count, np.bool_)
     observed, nothing = np.zeros(rows), np.zeros(rows, np.int64)
     start = 0
     for size in sizes:
@@ -262,8 +272,8 @@ def _code_by_activity(
             cap = _MOST_PREDICTED
             if predicting:
                 _predict(
-                    predicted[line], at, per_channel, regressors, orders, slopes, coefficients,
-                    factors, differences, lines,
+                    predicted[line], 0, rows, at, per_channel, regressors, orders, slopes,
+                    coefficients, factors, differences, lines, there,
                 )
                 cap //= rows
             usual = 0
@@ -329,7 +339,7 @@ def _code_by_activity(
             for r in range(rows):
                 known[at, r] = min(float(abs(table[at, r]) * _FIXED), most)
             if predicting:
-                _note(lines, table, at, per_channel, regressors, factors, around)
+                _note(lines, there, table, at, per_channel, regressors, factors, around)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -364,39 +374,42 @@ def _code_signs(
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _predict(
-    predicted: Any, at: int, per_channel: int, regressors: Any, orders: Any, slopes: Any,
-    coefficients: Any, factors: Any, differences: Any, lines: Any,
+    predicted: Any, begin: int, end: int, at: int, per_channel: int, regressors: Any, orders: Any,
+    slopes: Any, coefficients: Any, factors: Any, differences: Any, lines: Any, there: Any,
 ) -> None:  # fmt: skip
-    """Predict a coefficient of all blocks: the sums of `Prediction`, in units of its step."""
+    """Predict a coefficient of some blocks: the sums of `Prediction`, in units of its step."""
     channel, frequency = divmod(at, per_channel)
-    rows = len(predicted)
-    sums = np.zeros(rows)
+    sums = np.zeros(end - begin)
     for direction in range(lines.shape[1]):
         for j in range(len(regressors)):
             slope = coefficients[direction, frequency, j]
-            if orders[regressors[j]] < orders[frequency] and slope:
-                line = lines[channel * per_channel + regressors[j], direction]
-                for r in range(rows):
+            other = channel * len(regressors) + j
+            if orders[regressors[j]] < orders[frequency] and there[other]:
+                line = lines[other, direction, begin:end]
+                for r in range(len(sums)):
                     sums[r] += slope * line[r]
         if direction:
             slope = slopes[frequency, direction - 1]
-            line = differences[channel, direction - 1]
-            for r in range(rows):
+            line = differences[channel, direction - 1, begin:end]
+            for r in range(len(sums)):
                 sums[r] += slope * line[r]
     unit = _SLOPE / _ONE * factors[at]
-    for r in range(rows):
-        predicted[r] = np.int64(sums[r] / unit)
+    for r in range(len(sums)):
+        predicted[begin + r] = np.int64(sums[r] / unit)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _note(
-    lines: Any, table: Any, at: int, per_channel: int, regressors: Any, factors: Any, around: Any
-) -> None:
+    lines: Any, there: Any, table: Any, at: int, per_channel: int, regressors: Any, factors: Any,
+    around: Any,
+) -> None:  # fmt: skip
     """Keep a coefficient that predicts, as it is in each block and in those beside it."""
-    frequency, rows = at % per_channel, table.shape[1]
-    for regressor in regressors:
-        if regressor == frequency:
-            line = lines[at]
+    channel, frequency = divmod(at, per_channel)
+    rows = table.shape[1]
+    for j in range(len(regressors)):
+        if regressors[j] == frequency:
+            there[channel * len(regressors) + j] = True
+            line = lines[channel * len(regressors) + j]
             for r in range(rows):
                 line[0, r] = min(max(table[at, r], -_MOST_STEPS), _MOST_STEPS) * factors[at]
             for direction in range(len(around)):
@@ -414,9 +427,18 @@ def _code_by_scores(
     static: Any, of_block: Any, of_line: Any, out: Any, out_bias: Any, logs: Any, means: Any,
 ) -> None:  # fmt: skip
     rows, size = table.shape[1], len(orders)
-    lines = np.zeros((len(table), 1 + len(around), rows))
-    magnitudes = np.zeros((len(table) + 1, rows + 1), np.int64)  # the last of each stands for none
-    sums, last = np.zeros((channels, rows + 1), np.int64), np.zeros((channels, rows + 1), np.int64)
+    count = channels * len(regressors)
+    lines, there = np.empty((count, 1 + len(around), rows)), np.zeros(count, np.bool_)
+    magnitudes = np.zeros((len(table) + 1, rows), np.uint8)  # the last line stands for none
+    sums, last = np.zeros((channels, rows + 1), np.int64), np.zeros((channels, rows), np.int64)
+    step = blocks * max(1, _BLOCK // blocks)  # neighbours are of one sample: together
+    near_by = min(step, rows)
+    upright, across = np.empty((2, near_by), np.int64), np.empty((2, near_by), np.int64)
+    for side in range(2):
+        for r in range(near_by):
+            one, other = vertical[side, r], horizontal[side, r]
+            upright[side, r] = one if one < rows else near_by
+            across[side, r] = other if other < rows else near_by
     start = 0
     for length in sizes:
         whole = waves[start : start + length]
@@ -427,18 +449,20 @@ def _code_by_scores(
             last[channel] = 0
             continue
         common = _of_blocks(channel, blocks, sums, last, vertical, horizontal, means, of_block, logs)
-        contexts = np.empty(len(wave) * rows, np.int64)
+        contexts = np.empty((len(wave), rows), np.int64)
         predicted = np.empty((len(wave), rows), np.int64)
-        for line in range(len(wave)):
-            _predict(
-                predicted[line], wave[line], size, regressors, orders, slopes, coefficients,
-                factors, differences, lines,
-            )
-            _score(
-                contexts[line * rows : (line + 1) * rows], wave[line], size, predicted[line],
-                magnitudes, vertical, horizontal, near, common, static, of_line, out, out_bias,
-                logs,
-            )
+        for begin in range(0, rows, step):
+            end = min(rows, begin + step)
+            for line in range(len(wave)):
+                _predict(
+                    predicted[line], begin, end, wave[line], size, regressors, orders, slopes,
+                    coefficients, factors, differences, lines, there,
+                )
+                _score(
+                    contexts[line, begin:end], wave[line], size, predicted[line, begin:end],
+                    magnitudes[:, begin:end], upright, across, near, common[:, begin:end], static,
+                    of_line, out, out_bias, logs,
+                )
         forget(ones, total, seen, _SCORED_MEMORY)
         forget(sign_ones, sign_total, sign_seen, _MEMORY)
         magnitude = np.empty(len(wave) * rows, np.int64)
@@ -446,7 +470,8 @@ def _code_by_scores(
             for r in range(rows):
                 magnitude[line * rows + r] = abs(table[wave[line], r])
         code_unary(
-            state, left, words, encoding, ones, total, seen, contexts, len(magnitude), magnitude
+            state, left, words, encoding, ones, total, seen, contexts.ravel(), len(magnitude),
+            magnitude,
         )
         if state[ERROR]:
             return
@@ -463,7 +488,7 @@ def _code_by_scores(
                 magnitudes[at, r] = capped
                 last[channel, r] += capped
                 sums[channel, r] += capped
-            _note(lines, table, at, size, regressors, factors, around)
+            _note(lines, there, table, at, size, regressors, factors, around)
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
@@ -481,80 +506,84 @@ def _of_blocks(
     for r in range(rows):
         place[r % blocks] += own[r]
         sample[r // blocks] += own[r]
-    inputs = np.zeros((of_block.shape[1], rows), np.float32)
-    for r in range(rows):
-        beside = own[horizontal[0, r]] + own[horizontal[1, r]]
-        diagonal = upright[horizontal[0, r]] + upright[horizontal[1, r]]
-        inputs[0, r] = logs[min(own[r], _LARGEST)]
-        inputs[1, r] = logs[min(last[channel, r], _LARGEST)]
-        inputs[2, r] = logs[min(upright[r], _LARGEST)]
-        inputs[3, r] = logs[min(beside, _LARGEST)]
-        inputs[4, r] = logs[min(diagonal, _LARGEST)]
-        inputs[8, r] = logs[min(4 * place[r % blocks] // samples, _LARGEST)]
-        inputs[9, r] = logs[min(4 * sample[r // blocks] // blocks, _LARGEST)]
-        if channel:
-            inputs[10, r] = logs[min(sums[0, r], _LARGEST)]
-        if channel > 1:
-            inputs[11, r] = logs[min(sums[channel - 1, r], _LARGEST)]
-    inputs[5:8] = means[channel]
+    of_place = logs[np.minimum(4 * place // samples, _LARGEST)]
+    of_sample = logs[np.minimum(4 * sample // blocks, _LARGEST)]
     common = np.zeros((len(of_block), rows), np.float32)
-    for h in range(len(of_block)):
-        for i in range(len(inputs)):
-            weight = of_block[h, i]
-            for r in range(rows):
-                common[h, r] += weight * inputs[i, r]
+    inputs = np.zeros((of_block.shape[1], _BLOCK), np.float32)
+    for begin in range(0, rows, _BLOCK):
+        count = min(_BLOCK, rows - begin)
+        for i in range(count):
+            r = begin + i
+            beside = own[horizontal[0, r]] + own[horizontal[1, r]]
+            diagonal = upright[horizontal[0, r]] + upright[horizontal[1, r]]
+            inputs[0, i] = logs[min(own[r], _LARGEST)]
+            inputs[1, i] = logs[min(last[channel, r], _LARGEST)]
+            inputs[2, i] = logs[min(upright[r], _LARGEST)]
+            inputs[3, i] = logs[min(beside, _LARGEST)]
+            inputs[4, i] = logs[min(diagonal, _LARGEST)]
+            for k in range(3):
+                inputs[5 + k, i] = means[channel, k, r]
+            inputs[8, i] = of_place[r % blocks]
+            inputs[9, i] = of_sample[r // blocks]
+            if channel:
+                inputs[10, i] = logs[min(sums[0, r], _LARGEST)]
+            if channel > 1:
+                inputs[11, i] = logs[min(sums[channel - 1, r], _LARGEST)]
+        for h in range(len(of_block)):
+            into = common[h, begin : begin + count]
+            for k in range(len(inputs)):
+                weight = of_block[h, k]
+                for i in range(count):
+                    into[i] += weight * inputs[k, i]
     return common
 
 
 @njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
 def _score(
-    bins: Any, at: int, size: int, predicted: Any, magnitudes: Any, vertical: Any,
-    horizontal: Any, near: Any, common: Any, static: Any, of_line: Any, out: Any, out_bias: Any,
-    logs: Any,
+    bins: Any, at: int, size: int, predicted: Any, magnitudes: Any, upright: Any, across: Any,
+    near: Any, common: Any, static: Any, of_line: Any, out: Any, out_bias: Any, logs: Any,
 ) -> None:  # fmt: skip
-    """Write the bin of a coefficient's score in each block."""
-    rows = len(bins)
+    """Write the bin of a coefficient's score in some blocks, of whole samples."""
+    count, none = len(bins), len(magnitudes) - 1
     channel, frequency = divmod(at, size)
-    base, none = channel * size, len(magnitudes) - 1
+    base, beyond = channel * size, upright.shape[1]
     first, second = near[frequency, 0], near[frequency, 1]
-    one = magnitudes[base + first if first >= 0 else none]
-    other = magnitudes[base + second if second >= 0 else none]
-    if first < 0:
-        one = other
-    if second < 0:
-        other = one
-    both = one + other
-    wide = np.zeros(rows + 1, np.int64)
+    one = base + first if first >= 0 else (base + second if second >= 0 else none)
+    other = base + second if second >= 0 else one
+    both, wide = np.zeros(beyond + 1, np.int32), np.zeros(count, np.int32)
+    for i in range(count):
+        both[i] = np.int32(magnitudes[one, i]) + np.int32(magnitudes[other, i])
     for j in range(2, near.shape[1]):
         if near[frequency, j] >= 0:
-            wide += magnitudes[base + near[frequency, j]]
-    inputs = np.zeros((of_line.shape[1], _BLOCK), np.float32)
-    hidden, score = np.empty(_BLOCK, np.float32), np.empty(_BLOCK, np.float32)
-    for start in range(0, rows, _BLOCK):
-        count = min(_BLOCK, rows - start)
-        for i in range(count):
-            r = start + i
-            inputs[0, i] = logs[both[r]]
-            inputs[1, i] = logs[wide[r]]
-            inputs[2, i] = logs[both[vertical[0, r]] + both[vertical[1, r]]]
-            inputs[3, i] = logs[both[horizontal[0, r]] + both[horizontal[1, r]]]
-            inputs[4, i] = logs[min(abs(predicted[r]) >> 6, _LARGEST)]
-            if channel:
-                inputs[5, i] = logs[2 * magnitudes[frequency, r]]
-            if channel > 1:
-                inputs[6, i] = logs[2 * magnitudes[at - size, r]]
-        score[:count] = out_bias
-        for h in range(len(out)):
-            of_all = static[at, h]
+            line = magnitudes[base + near[frequency, j]]
             for i in range(count):
-                hidden[i] = common[h, start + i] + of_all
-            for k in range(len(inputs)):
-                weight = of_line[h, k]
-                for i in range(count):
-                    hidden[i] += weight * inputs[k, i]
-            weight = out[h]
-            for i in range(count):
-                score[i] += weight * min(max(hidden[i], np.float32(0)), _HIGHEST_HIDDEN)
+                wide[i] += line[i]
+    inputs = np.zeros((of_line.shape[1], count), np.float32)
+    for i in range(count):
+        inputs[0, i] = logs[both[i]]
+        inputs[1, i] = logs[wide[i]]
+        inputs[2, i] = logs[both[upright[0, i]] + both[upright[1, i]]]
+        inputs[3, i] = logs[both[across[0, i]] + both[across[1, i]]]
+        inputs[4, i] = logs[min(abs(predicted[i]) >> 6, _LARGEST)]
+    if channel:
         for i in range(count):
-            quarter = np.int64(np.floor(score[i] * _QUARTER)) - _LOWEST_SCORE
-            bins[start + i] = min(max(quarter, 0), _SCORES - 1)
+            inputs[5, i] = logs[2 * np.int64(magnitudes[frequency, i])]
+    if channel > 1:
+        for i in range(count):
+            inputs[6, i] = logs[2 * np.int64(magnitudes[at - size, i])]
+    hidden, score = np.empty(count, np.float32), np.empty(count, np.float32)
+    score[:] = out_bias
+    for h in range(len(out)):
+        of_all = static[at, h]
+        for i in range(count):
+            hidden[i] = common[h, i] + of_all
+        for k in range(len(inputs)):
+            weight = of_line[h, k]
+            for i in range(count):
+                hidden[i] += weight * inputs[k, i]
+        weight = out[h]
+        for i in range(count):
+            score[i] += weight * min(max(hidden[i], np.float32(0)), _HIGHEST_HIDDEN)
+    for i in range(count):
+        quarter = np.int64(np.floor(score[i] * _QUARTER)) - _LOWEST_SCORE
+        bins[i] = min(max(quarter, 0), _SCORES - 1)

@@ -23,6 +23,9 @@ _IMAGE_BLOCKS = (8, 7, 9, 6, 10)  # by preference
 _WHOLE_SERIES, _LONG_SERIES_BLOCK = 256, 128
 MAX_BLOCK = 256
 
+# Values of a block that is transformed by one matrix; more cost more than they save.
+_MOST_AT_ONCE = 256
+
 # Luma and two colour differences, orthonormal: the KLT of natural images, nearly.
 _COLOUR = np.array([[1, 1, 1], [1, 0, -1], [-1, 2, -1]], np.float64)
 _COLOUR /= np.linalg.norm(_COLOUR, axis=1, keepdims=True)
@@ -152,19 +155,53 @@ def inverse(tables: Sequence[Array], transform: Transform) -> Array:
 
 
 def _forward_blocks(values: Array, transform: Transform) -> Array:
-    split = _split(values, transform)  # (N, grid..., C, block...)
-    for axis, size in enumerate(transform.block_shape):
-        split = _along(split, dct_matrix(size), axis - len(transform.block_shape))
-    return np.ascontiguousarray(split.reshape(len(values) * transform.blocks, -1).T)
+    size, rows = _size(transform), len(values) * transform.blocks
+    table = np.empty((transform.channels, size, rows), np.float32)
+    split = _split(values, transform)
+    for channel, into in enumerate(table):
+        lines = split[:, channel].reshape(rows, size)
+        if size <= _MOST_AT_ONCE:
+            np.matmul(_basis(transform.block_shape), lines.T, out=into)
+        else:
+            into[:] = _along_axes(lines.reshape(rows, *transform.block_shape), inverse=False).T
+    return table.reshape(-1, rows)
 
 
 def _inverse_blocks(table: Array, transform: Transform) -> Array:
-    split = np.ascontiguousarray(table.T).reshape(
-        -1, *transform.grid, transform.channels, *transform.block_shape
-    )
-    for axis, size in enumerate(transform.block_shape):
-        split = _along(split, dct_matrix(size).T, axis - len(transform.block_shape))
-    return _join(split, transform)
+    size, rows = _size(transform), table.shape[1]
+    samples = rows // transform.blocks
+    whole = np.empty((samples, transform.channels, *_padded(transform)), np.float32)
+    split = _split(whole, transform)
+    for channel, of_channel in enumerate(table.reshape(transform.channels, size, rows)):
+        if size <= _MOST_AT_ONCE:
+            lines = of_channel.T @ _basis(transform.block_shape)
+        else:
+            blocks = np.ascontiguousarray(of_channel.T).reshape(rows, *transform.block_shape)
+            lines = _along_axes(blocks, inverse=True)
+        split[:, channel] = lines.reshape(samples, *transform.grid, *transform.block_shape)
+    return whole[(..., *(slice(side) for side in transform.shape[1:]))]
+
+
+def _size(transform: Transform) -> int:
+    return transform.coefficients // transform.channels
+
+
+@lru_cache(maxsize=16)
+def _basis(block_shape: tuple[int, ...]) -> Array:
+    """Return the transform of a whole block, float32 (size, size): faster than axis by axis."""
+    basis: NDArray[np.float64] = np.ones((1, 1))
+    for side in block_shape:
+        basis = np.kron(basis, dct_matrix(side))
+    return basis.astype(np.float32)
+
+
+def _along_axes(blocks: Array, *, inverse: bool) -> Array:
+    """Transform blocks (rows, *block_shape) axis by axis; return them flat, (rows, size)."""
+    for axis in range(1, blocks.ndim):
+        matrix = dct_matrix(blocks.shape[axis]).astype(np.float32)
+        matrix = matrix.T if inverse else matrix
+        blocks = np.moveaxis(np.moveaxis(blocks, axis, -1) @ matrix.T, -1, axis)
+    return blocks.reshape(len(blocks), -1)
 
 
 @lru_cache(maxsize=16)
@@ -182,40 +219,24 @@ def _mix(samples: Array, matrix: NDArray[np.float64]) -> Array:
     """Apply the colour matrix to samples of three channels; others pass."""
     if samples.shape[1] != 3:
         return samples
-    mixed = np.zeros(samples.shape, np.float32)
-    for row, column in np.ndindex(3, 3):  # three planes at a time: faster than many tiny products
-        mixed[:, row] += np.float32(matrix[row, column]) * samples[:, column]
+    planes = samples.reshape(len(samples), 3, -1)
+    mixed: Array = np.matmul(matrix.astype(np.float32), planes).reshape(samples.shape)
     return mixed
 
 
-def _along(values: Array, matrix: NDArray[np.float64], axis: int) -> Array:
-    """Multiply `matrix` with the given axis (-1 or -2)."""
-    m = matrix.astype(np.float32)
-    return values @ m.T if axis == -1 else m @ values
+def _padded(transform: Transform) -> tuple[int, ...]:
+    """Return the sides of a sample that blocks fill."""
+    sides = zip(transform.grid, transform.block_shape, strict=True)
+    return tuple(blocks * side for blocks, side in sides)
 
 
 def _split(samples: Array, transform: Transform) -> Array:
-    """(N, C, H, W) -> (N, gh, gw, C, bh, bw), the last rows and columns repeated to fill."""
-    sides = transform.shape[1:]
-    grid, block = transform.grid, transform.block_shape
-    pad = [(0, g * b - s) for g, b, s in zip(grid, block, sides, strict=True)]
-    if any(after for _, after in pad):
+    """View (N, C, H, W) as (N, C, gh, gw, bh, bw), the last rows and columns repeated to fill."""
+    sides, filled = transform.shape[1:], _padded(transform)
+    if samples.shape[2:] != filled:
+        pad = [(0, whole - side) for whole, side in zip(filled, sides, strict=True)]
         samples = np.pad(samples, [(0, 0), (0, 0), *pad], mode="edge")
-    if len(sides) == 1:
-        return samples.reshape(-1, transform.channels, grid[0], block[0]).transpose(0, 2, 1, 3)
-    return samples.reshape(-1, transform.channels, grid[0], block[0], grid[1], block[1]).transpose(
-        0, 2, 4, 1, 3, 5
-    )
-
-
-def _join(split: Array, transform: Transform) -> Array:
-    """Inverse of `_split`; what was repeated is cut off."""
-    grid, block = transform.grid, transform.block_shape
-    whole: Array
-    if len(grid) == 1:
-        whole = split.transpose(0, 2, 1, 3).reshape(-1, transform.channels, grid[0] * block[0])
-        return whole[:, :, : transform.shape[1]]
-    whole = split.transpose(0, 3, 1, 4, 2, 5).reshape(
-        -1, transform.channels, grid[0] * block[0], grid[1] * block[1]
-    )
-    return whole[:, :, : transform.shape[1], : transform.shape[2]]
+    pairs = [side for pair in zip(transform.grid, transform.block_shape, strict=True) for side in pair]
+    axes = len(sides)
+    order = (0, 1, *range(2, 2 + 2 * axes, 2), *range(3, 3 + 2 * axes, 2))
+    return samples.reshape(len(samples), transform.channels, *pairs).transpose(order)
