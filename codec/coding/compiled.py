@@ -8,8 +8,9 @@ words of 32, probabilities in multiples of 2**-24.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -22,6 +23,11 @@ from codec.errors import PayloadError
 # What a kernel knows of a coder: state (6,), which is not zero at `ERROR` after one, information
 # left (1,), words, and its direction.
 Kernel: TypeAlias = tuple[NDArray[np.uint64], Floats, NDArray[np.uint32], bool]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+# Kept on disk, and without the interpreter's lock: replies are decoded side by side.
+jit = cast("Callable[[Function], Function]", njit(cache=True, nogil=True))
 
 _LOWER, _RANGE, _POINT, _POSITION, ERROR, _NEEDED = range(6)
 _INVALID, _EARLY, _ESCAPE = 1, 2, 3  # errors
@@ -104,13 +110,13 @@ class Coder:
         return range_coder.trimmed(words[:count], int(state[_NEEDED]))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _start(state: Any, words: Any) -> None:
     for _ in range(2):
         _read(state, words)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _read(state: Any, words: Any) -> None:
     position = state[_POSITION]
     word = np.uint64(words[position]) if position < len(words) else np.uint64(0)
@@ -118,7 +124,7 @@ def _read(state: Any, words: Any) -> None:
     state[_POSITION] = position + _ONE
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _carry(state: Any, words: Any) -> None:
     """Add one to the words that were written."""
     at = np.int64(state[_POSITION]) - 1
@@ -129,13 +135,13 @@ def _carry(state: Any, words: Any) -> None:
         at -= 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _write(state: Any, words: Any, word: Any) -> None:
     words[np.int64(state[_POSITION])] = np.uint32(word)
     state[_POSITION] += _ONE
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _words_needed(state: Any) -> Any:
     """Return how many words the stream would have if it were finished now."""
     if state[_RANGE] == ~np.uint64(0):
@@ -145,7 +151,7 @@ def _words_needed(state: Any) -> Any:
     return state[_POSITION] + (np.uint64(2) if upper == point else _ONE)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _seal(state: Any, words: Any) -> int:
     needed = _words_needed(state)
     if needed > state[_POSITION]:
@@ -155,10 +161,10 @@ def _seal(state: Any, words: Any) -> int:
         _write(state, words, point >> _WORD)
         if needed > state[_POSITION]:
             _write(state, words, np.uint64(0))
-    return np.int64(state[_POSITION])
+    return int(state[_POSITION])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _code(state: Any, words: Any, encoding: bool, zeros: Any, bit: Any) -> Any:
     """Code a bit, of which a zero has the probability `zeros` / 2**24."""
     scale = state[_RANGE] >> _PRECISION
@@ -186,19 +192,19 @@ def _code(state: Any, words: Any, encoding: bool, zeros: Any, bit: Any) -> Any:
     return bit
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _zeros(p_one: Any) -> Any:
     """Return the probability of a zero in 1 / 2**24, as ``constriction`` rounds it."""
     p_zero = 1.0 - p_one
     return np.uint64(p_zero * (_FREE / (p_zero + p_one))) + _ONE
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _probability(p_one: Any, bit: Any) -> Any:
     return max(p_one if bit else 1.0 - p_one, _LEAST_P)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _code_all(state: Any, left: Any, words: Any, encoding: bool, p_one: Any, bits: Any) -> None:
     product, before = 1.0, left[0]
     for i in range(len(p_one)):
@@ -217,7 +223,7 @@ def _code_all(state: Any, left: Any, words: Any, encoding: bool, p_one: Any, bit
             used -= math.log2(_probability(p_one[i], bits[i]))
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def code_even(state: Any, left: Any, words: Any, encoding: bool, bits: Any, count: int) -> None:
     """Code bits (>= count,) that are as likely ones as zeros, in place."""
     if not count:
@@ -253,13 +259,17 @@ class Tables:
         seen = np.array([table.seen for table in tables])
         return cls(np.stack(ones), np.stack(total), seen)
 
+    def copy(self) -> "Tables":
+        """Return tables that learn by themselves."""
+        return Tables(self.ones.copy(), self.total.copy(), self.seen.copy())
+
     @property
     def arrays(self) -> tuple[Floats, Floats, Ints]:
         """What kernels take."""
         return self.ones, self.total, self.seen
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def forget(ones: Any, total: Any, seen: Any, strength: float) -> None:
     """Let what was seen weigh no more than `strength` bits in each context of all tables."""
     for k in range(len(seen)):
@@ -271,7 +281,7 @@ def forget(ones: Any, total: Any, seen: Any, strength: float) -> None:
             seen[k] = 0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def code_adaptive(
     state: Any, left: Any, words: Any, encoding: bool,
     ones: Any, total: Any, seen: Any, k: int, contexts: Any, rows: Any, count: int, bits: Any,
@@ -312,7 +322,7 @@ def code_adaptive(
         start = stop
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def code_unary(
     state: Any, left: Any, words: Any, encoding: bool,
     ones: Any, total: Any, seen: Any, contexts: Any, count: int, values: Any,
@@ -343,7 +353,7 @@ def code_unary(
         _code_escapes(state, left, words, encoding, rows[:reached], values, tables)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _code_escapes(
     state: Any, left: Any, words: Any, encoding: bool, rows: Any, values: Any, least: int
 ) -> None:
@@ -380,10 +390,8 @@ def _code_escapes(
             values[rows[i]] += numbers[i] + (np.int64(1) << width[i]) - 1
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def code_raw(
-    state: Any, left: Any, words: Any, encoding: bool, width: Any, values: Any
-) -> None:
+@jit
+def code_raw(state: Any, left: Any, words: Any, encoding: bool, width: Any, values: Any) -> None:
     """Code the ``width[i]`` low bits of ``values[i]``; what is decoded is or-ed to the values."""
     widest = 0
     for i in range(len(width)):

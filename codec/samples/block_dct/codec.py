@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from codec.coding import cursor
 from codec.coding.entropy import line_entropy
-from codec.coding.coders import decoder, encoder
-from codec.coding.range_coder import BitCoder, BitDecoder, BitEncoder, Ints
+from codec.coding.range_coder import BitDecoder, BitEncoder, Ints
+from codec.compilation import is_compiled
 from codec.errors import CodecError, PayloadError
 from codec.samples.block_dct.coefficients import (
     CoefficientModel,
@@ -99,9 +99,10 @@ class BlockDCT:
         plan = Plan.of(samples, spec, like)
         tables = plan.quantized(samples, spec, key)
         check_magnitude(max(int(np.abs(table).max()) for table in tables))
-        coder = encoder()
+        coder = _coder()
         _code_pyramid(coder, spec, plan, len(samples), tables)
-        return plan.to_bytes(spec) + coder.finish()
+        stream: bytes = coder.finish()
+        return plan.to_bytes(spec) + stream
 
     def decode(
         self, data: bytes, count: int, spec: "SampleSpec", key: Key
@@ -109,7 +110,7 @@ class BlockDCT:
         """See `codec.samples.sample_codec.SampleCodec`."""
         reader = cursor.Reader(data)
         plan = Plan.read(reader, spec)
-        tables = _code_pyramid(decoder(reader.rest()), spec, plan, count, None)
+        tables = _code_pyramid(_coder(reader.rest()), spec, plan, count, None)
         return plan.dequantized(tables, spec, key), sum(line_entropy(table) for table in tables)
 
     def reconstruct(
@@ -256,7 +257,7 @@ def _channel_axes(spec: "SampleSpec") -> list[ChannelAxis]:
 
 
 def _code_pyramid(
-    coder: BitCoder, spec: "SampleSpec", plan: Plan, count: int, tables: list[Ints] | None
+    coder: Any, spec: "SampleSpec", plan: Plan, count: int, tables: list[Ints] | None
 ) -> list[Ints]:
     """Code the tables of all levels, coarsest first; None when decoding."""
     transform, code = transform_of(spec, plan.axis), _coefficient_coder(coder, spec)
@@ -278,15 +279,26 @@ def _code_pyramid(
     return coded
 
 
-def _coefficient_coder(coder: BitCoder, spec: "SampleSpec") -> Callable[..., Ints]:
-    """Return `code_coefficients` of a coder, compiled if the coder is, with tables to start from."""
+def _coder(data: bytes | None = None) -> Any:
+    """Return an encoder, or a decoder of data; compiled, if it can be."""
+    if is_compiled():
+        from codec.coding.compiled import Coder
+        from codec.samples.block_dct.compiled import prepare
+
+        prepare()
+        return Coder(data)
+    return BitEncoder() if data is None else BitDecoder(data)
+
+
+def _coefficient_coder(coder: Any, spec: "SampleSpec") -> Callable[..., Ints]:
+    """Return `code_coefficients` of a coder, compiled if it is, with tables to start from."""
     learned = spec.version >= 7
-    model = CoefficientModel.start(learned=learned)
     if isinstance(coder, BitEncoder | BitDecoder):
+        model = CoefficientModel.start(learned=learned)
         return partial(code_coefficients, coder, model, learned=learned)
     from codec.samples.block_dct import compiled
 
-    tables = compiled.CompiledModel(model)
+    tables = compiled.CompiledModel.start(learned=learned)
     return partial(compiled.code_coefficients, coder, tables, learned=learned)
 
 

@@ -5,10 +5,14 @@ does and why, and which the tests hold it against; a change there is one here. A
 integers that float64 (float32 in the network) holds, hence the same in any order.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from logging import INFO
+from threading import Timer
+from typing import Any, Self
 
 import numpy as np
-from numba import njit
+from flwr.common.logger import log
 from numpy.typing import NDArray
 
 from codec.coding.compiled import (
@@ -19,6 +23,7 @@ from codec.coding.compiled import (
     code_raw,
     code_unary,
     forget,
+    jit,
 )
 from codec.coding.range_coder import Ints
 from codec.samples.block_dct import coefficients as reference
@@ -26,13 +31,21 @@ from codec.samples.block_dct import network, surroundings
 from codec.samples.block_dct import prediction as predicted_by
 from codec.samples.block_dct.prediction import Prediction
 from codec.samples.block_dct.surroundings import Surroundings
+from codec.samples.block_dct.transform import transform_for
 
+_SILENT_SECONDS = 2.0
+_COMPILING = "compiling the codec for this machine, once: up to a minute"
 _BLOCK = 256  # rows that are looked at together: what is known of them fits into a near cache
 _LONGEST_ESCAPE = 24
 _NO_SLOPES = np.zeros((1, 1, 0))
 _NOWHERE = np.zeros((4, 0), np.int64)
 
-_ABSENT, _FIXED, _CAP, _PRIOR = reference._ABSENT, reference._FIXED, reference._CAP, reference._PRIOR
+_ABSENT, _FIXED, _CAP, _PRIOR = (
+    reference._ABSENT,
+    reference._FIXED,
+    reference._CAP,
+    reference._PRIOR,
+)
 _PREDICTED, _MOST_PREDICTED = reference._PREDICTED, reference._MOST_PREDICTED
 _ACTIVITY, _BINS, _SURENESS = reference._ACTIVITY, reference._BINS, reference._SURENESS
 _RUNS = min(reference._RUNS, surroundings.DECISIONS)
@@ -49,12 +62,52 @@ _QUARTER = np.float32(2.0**-surroundings._SCORE_SHIFT)
 _LOWEST_SCORE, _SCORES = surroundings.LOWEST_SCORE, surroundings.SCORES
 
 
+@dataclass(frozen=True)
 class CompiledModel:
-    """The adaptive tables of `reference.CoefficientModel`, for kernels."""
+    """The adaptive tables of `reference.CoefficientModel`, for kernels.
 
-    def __init__(self, model: reference.CoefficientModel) -> None:
-        self.magnitudes, self.scored = Tables.of(*model.tables), Tables.of(*model.scored)
-        self.signs = Tables.of(model.signs)
+    Attributes
+    ----------
+    magnitudes, signs, scored : Tables
+    """
+
+    magnitudes: Tables
+    signs: Tables
+    scored: Tables
+
+    @classmethod
+    def start(cls, *, learned: bool) -> Self:
+        """Return tables as they are before anything is seen."""
+        return cls(*(tables.copy() for tables in _first_tables(learned)))
+
+
+@lru_cache(maxsize=1)
+def prepare() -> None:
+    """Compile the kernels, or load them from an earlier time; say so where it takes long."""
+    said = Timer(_SILENT_SECONDS, log, (INFO, _COMPILING))
+    said.daemon = True
+    said.start()
+    try:
+        level, plan = transform_for((1, 16, 16), 8), reference.layout(1, (8, 8))
+        around = Prediction(level, np.zeros((1, 1, *level.grid), np.int64), np.ones(64))
+        for value in (1, 1 << 10):  # the network knows the first
+            table = np.full((64, level.blocks), value)
+            model, coder = CompiledModel.start(learned=True), Coder()
+            code_coefficients(coder, model, plan, level.blocks, table, around)
+    finally:
+        said.cancel()
+
+
+@lru_cache(maxsize=2)
+def _first_tables(learned: bool) -> tuple[Tables, Tables, Tables]:
+    model = reference.CoefficientModel.start(learned=learned)
+    return Tables.of(*model.tables), Tables.of(model.signs), Tables.of(*model.scored)
+
+
+@lru_cache(maxsize=1)
+def _first_scale_tables() -> tuple[Tables, Tables, Tables]:
+    present, sign, size = reference.scale_tables()
+    return Tables.of(present), Tables.of(sign), Tables.of(*size)
 
 
 def code_coefficients(
@@ -71,8 +124,7 @@ def code_coefficients(
     scales = code_scales(coder, plan, rows, table)
     decoded = np.zeros((plan.size, rows), np.int64) if table is None else table
     kernel = coder.kernel(0 if table is None else _most_decisions(table, scales))
-    sizes = np.array([len(wave) for wave in plan.waves])
-    waves = np.concatenate(plan.waves)
+    waves, sizes = _order(plan)
     signs = model.signs.arrays
     predictor = _predictor(prediction, rows)
     if (
@@ -103,18 +155,16 @@ def code_scales(coder: Coder, plan: reference.Layout, rows: int, table: Ints | N
     marks = np.zeros(plan.size + 1, np.int64)
     if table is not None:
         marks[:-1] = reference.measure_scales(table, lowest)
-    sizes = np.array([len(wave) for wave in plan.waves])
-    present, sign, size = reference.scale_tables()
+    present, sign, size = (tables.copy().arrays for tables in _first_scale_tables())
     _code_scales(
-        *coder.kernel(128 * plan.size), marks, np.concatenate(plan.waves), sizes, plan.neighbours,
-        plan.influence > reference._CLOSE, *Tables.of(present).arrays, *Tables.of(sign).arrays,
-        *Tables.of(*size).arrays,
+        *coder.kernel(128 * plan.size), marks, *_order(plan), plan.neighbours,
+        plan.influence > reference._CLOSE, *present, *sign, *size,
     )  # fmt: skip
     coder.check()
     return reference.scales_of(marks[:-1], lowest)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _most_decisions(table: Any, scales: Any) -> int:
     """Return a bound of the bits that a table is coded in."""
     bound = 0
@@ -129,7 +179,14 @@ def _most_decisions(table: Any, scales: Any) -> int:
     return bound
 
 
-def _predictor(prediction: Prediction | None, rows: int) -> tuple[Any, ...]:
+def _order(plan: reference.Layout) -> tuple[Ints, Ints]:
+    """Return the coefficients in the order of their waves, and how many each wave has."""
+    return np.concatenate(plan.waves), np.array([len(wave) for wave in plan.waves])
+
+
+def _predictor(
+    prediction: Prediction | None, rows: int
+) -> tuple[Any, Any, Any, Any, Any, Any, Any]:
     """Return what `_predict` takes of a prediction."""
     if prediction is None:
         none = np.zeros(0, np.int64)
@@ -161,8 +218,12 @@ def _network_inputs(around: Surroundings, plan: reference.Layout) -> tuple[Any, 
     )  # fmt: skip
 
 
+@lru_cache(maxsize=8)
 def _neighbours(grid: tuple[int, ...], rows: int) -> Ints:
-    """Return the rows before and after each along each axis, int64 (2 * axes, rows); `rows`: none."""
+    """Return the rows before and after each along each axis, int64 (2 * axes, rows).
+
+    `rows` stands for none.
+    """
     index = np.arange(rows).reshape(-1, *grid)
     found = []
     for axis in range(1, index.ndim):
@@ -175,6 +236,7 @@ def _neighbours(grid: tuple[int, ...], rows: int) -> Ints:
     return np.stack(found)
 
 
+@lru_cache(maxsize=16)
 def _both_sides(grid: tuple[int, ...], rows: int, axis: int) -> Ints:
     """Return the rows before and after each along an axis, int64 (2, rows); at ends, one twice.
 
@@ -185,7 +247,7 @@ def _both_sides(grid: tuple[int, ...], rows: int, axis: int) -> Ints:
     return np.stack([first, second])
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _code_scales(
     state: Any, left: Any, words: Any, encoding: bool, marks: Any, waves: Any, sizes: Any,
     near: Any, close: Any,
@@ -211,8 +273,18 @@ def _code_scales(
             bits[i] = marks[wave[i]] > 0
         rows = np.arange(size)
         code_adaptive(
-            state, left, words, encoding, present_ones, present_total, present_seen, 0, contexts,
-            rows, size, bits,
+            state,
+            left,
+            words,
+            encoding,
+            present_ones,
+            present_total,
+            present_seen,
+            0,
+            contexts,
+            rows,
+            size,
+            bits,
         )
         there = rows[bits == 1]
         count = len(there)
@@ -224,7 +296,15 @@ def _code_scales(
                 step[i] = marks[wave[there[i]]] - guess[there[i]]
         magnitude = np.abs(step)
         code_unary(
-            state, left, words, encoding, size_ones, size_total, size_seen, contexts, count,
+            state,
+            left,
+            words,
+            encoding,
+            size_ones,
+            size_total,
+            size_seen,
+            contexts,
+            count,
             magnitude,
         )
         moved = np.flatnonzero(magnitude)
@@ -232,8 +312,18 @@ def _code_scales(
         for i in range(len(moved)):
             down[i] = step[moved[i]] < 0
         code_adaptive(
-            state, left, words, encoding, sign_ones, sign_total, sign_seen, 0, contexts, moved,
-            len(moved), down,
+            state,
+            left,
+            words,
+            encoding,
+            sign_ones,
+            sign_total,
+            sign_seen,
+            0,
+            contexts,
+            moved,
+            len(moved),
+            down,
         )
         for i in range(len(moved)):
             if down[i]:
@@ -245,7 +335,7 @@ def _code_scales(
     marks[:] = decoded
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _code_by_activity(
     state: Any, left: Any, words: Any, encoding: bool, table: Any, scales: Any, waves: Any,
     sizes: Any, ones: Any, total: Any, seen: Any, sign_ones: Any, sign_total: Any, sign_seen: Any,
@@ -256,7 +346,7 @@ def _code_by_activity(
     known = np.zeros((len(table) + 1, rows))
     count = len(table) // per_channel * len(regressors) if predicting else 0
     lines, there = np.empty((count, 1 + len(around), rows)), np.zeros(count, np.bool_)
-    observed, nothing = np.zeros(rows), np.zeros(rows, np.int64)
+    observed = np.zeros(rows)
     start = 0
     for size in sizes:
         wave = waves[start : start + size]
@@ -272,8 +362,19 @@ def _code_by_activity(
             cap = _MOST_PREDICTED
             if predicting:
                 _predict(
-                    predicted[line], 0, rows, at, per_channel, regressors, orders, slopes,
-                    coefficients, factors, differences, lines, there,
+                    predicted[line],
+                    0,
+                    rows,
+                    at,
+                    per_channel,
+                    regressors,
+                    orders,
+                    slopes,
+                    coefficients,
+                    factors,
+                    differences,
+                    lines,
+                    there,
                 )
                 cap //= rows
             usual = 0
@@ -293,7 +394,7 @@ def _code_by_activity(
             scale = scales[at]
             shift = max(0, scale // 2 - 1)
             widest = max(widest, shift)
-            own = (min(max(scale - 2 * shift, _LOWEST_SCALE), _HIGHEST_SCALE) - _LOWEST_SCALE)
+            own = min(max(scale - 2 * shift, _LOWEST_SCALE), _HIGHEST_SCALE) - _LOWEST_SCALE
             for r in range(rows):
                 seen_there = observed[r] + counted * min(abs(predicted[line, r]), cap, _CAP * usual)
                 quotient = seen_there / expected
@@ -329,7 +430,16 @@ def _code_by_activity(
             else:
                 magnitude[:] = low
         _code_signs(
-            state, left, words, encoding, sign_ones, sign_total, sign_seen, table, wave, magnitude,
+            state,
+            left,
+            words,
+            encoding,
+            sign_ones,
+            sign_total,
+            sign_seen,
+            table,
+            wave,
+            magnitude,
             predicted,
         )
         if state[ERROR]:
@@ -342,7 +452,7 @@ def _code_by_activity(
                 _note(lines, there, table, at, per_channel, regressors, factors, around)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _code_signs(
     state: Any, left: Any, words: Any, encoding: bool, ones: Any, total: Any, seen: Any,
     table: Any, wave: Any, magnitude: Any, predicted: Any,
@@ -361,8 +471,18 @@ def _code_signs(
         contexts[i] = sureness
         bits[i] = (table[wave[line], r] < 0) != (expected < 0)
     code_adaptive(
-        state, left, words, encoding, ones, total, seen, 0, contexts, np.arange(len(there)),
-        len(there), bits,
+        state,
+        left,
+        words,
+        encoding,
+        ones,
+        total,
+        seen,
+        0,
+        contexts,
+        np.arange(len(there)),
+        len(there),
+        bits,
     )
     if encoding:
         return
@@ -372,7 +492,7 @@ def _code_signs(
         table[wave[line], r] = -magnitude[there[i]] if negative else magnitude[there[i]]
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _predict(
     predicted: Any, begin: int, end: int, at: int, per_channel: int, regressors: Any, orders: Any,
     slopes: Any, coefficients: Any, factors: Any, differences: Any, lines: Any, there: Any,
@@ -398,7 +518,7 @@ def _predict(
         predicted[begin + r] = np.int64(sums[r] / unit)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _note(
     lines: Any, there: Any, table: Any, at: int, per_channel: int, regressors: Any, factors: Any,
     around: Any,
@@ -418,7 +538,7 @@ def _note(
                     line[1 + direction, r] = line[0, other] if other < rows else 0.0
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _code_by_scores(
     state: Any, left: Any, words: Any, encoding: bool, table: Any, scales: Any, waves: Any,
     sizes: Any, ones: Any, total: Any, seen: Any, sign_ones: Any, sign_total: Any, sign_seen: Any,
@@ -448,20 +568,44 @@ def _code_by_scores(
         if not len(wave):
             last[channel] = 0
             continue
-        common = _of_blocks(channel, blocks, sums, last, vertical, horizontal, means, of_block, logs)
+        common = _of_blocks(
+            channel, blocks, sums, last, vertical, horizontal, means, of_block, logs
+        )
         contexts = np.empty((len(wave), rows), np.int64)
         predicted = np.empty((len(wave), rows), np.int64)
         for begin in range(0, rows, step):
             end = min(rows, begin + step)
             for line in range(len(wave)):
                 _predict(
-                    predicted[line], begin, end, wave[line], size, regressors, orders, slopes,
-                    coefficients, factors, differences, lines, there,
+                    predicted[line],
+                    begin,
+                    end,
+                    wave[line],
+                    size,
+                    regressors,
+                    orders,
+                    slopes,
+                    coefficients,
+                    factors,
+                    differences,
+                    lines,
+                    there,
                 )
                 _score(
-                    contexts[line, begin:end], wave[line], size, predicted[line, begin:end],
-                    magnitudes[:, begin:end], upright, across, near, common[:, begin:end], static,
-                    of_line, out, out_bias, logs,
+                    contexts[line, begin:end],
+                    wave[line],
+                    size,
+                    predicted[line, begin:end],
+                    magnitudes[:, begin:end],
+                    upright,
+                    across,
+                    near,
+                    common[:, begin:end],
+                    static,
+                    of_line,
+                    out,
+                    out_bias,
+                    logs,
                 )
         forget(ones, total, seen, _SCORED_MEMORY)
         forget(sign_ones, sign_total, sign_seen, _MEMORY)
@@ -470,13 +614,30 @@ def _code_by_scores(
             for r in range(rows):
                 magnitude[line * rows + r] = abs(table[wave[line], r])
         code_unary(
-            state, left, words, encoding, ones, total, seen, contexts.ravel(), len(magnitude),
+            state,
+            left,
+            words,
+            encoding,
+            ones,
+            total,
+            seen,
+            contexts.ravel(),
+            len(magnitude),
             magnitude,
         )
         if state[ERROR]:
             return
         _code_signs(
-            state, left, words, encoding, sign_ones, sign_total, sign_seen, table, wave, magnitude,
+            state,
+            left,
+            words,
+            encoding,
+            sign_ones,
+            sign_total,
+            sign_seen,
+            table,
+            wave,
+            magnitude,
             predicted,
         )
         if state[ERROR]:
@@ -491,7 +652,7 @@ def _code_by_scores(
             _note(lines, there, table, at, size, regressors, factors, around)
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _of_blocks(
     channel: int, blocks: int, sums: Any, last: Any, vertical: Any, horizontal: Any, means: Any,
     of_block: Any, logs: Any,
@@ -538,7 +699,7 @@ def _of_blocks(
     return common
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@jit
 def _score(
     bins: Any, at: int, size: int, predicted: Any, magnitudes: Any, upright: Any, across: Any,
     near: Any, common: Any, static: Any, of_line: Any, out: Any, out_bias: Any, logs: Any,

@@ -94,6 +94,7 @@ class Transform:
         return slice(None, None, self.coefficients // self.channels)
 
 
+@lru_cache(maxsize=64)
 def transform_for(shape: tuple[int, ...], block: int, *, fitting: bool = True) -> Transform:
     """Return the transform of samples of a shape.
 
@@ -179,7 +180,8 @@ def _inverse_blocks(table: Array, transform: Transform) -> Array:
             blocks = np.ascontiguousarray(of_channel.T).reshape(rows, *transform.block_shape)
             lines = _along_axes(blocks, inverse=True)
         split[:, channel] = lines.reshape(samples, *transform.grid, *transform.block_shape)
-    return whole[(..., *(slice(side) for side in transform.shape[1:]))]
+    cut = tuple(slice(side) for side in transform.shape[1:])
+    return whole[(slice(None), slice(None), *cut)]
 
 
 def _size(transform: Transform) -> int:
@@ -191,7 +193,7 @@ def _basis(block_shape: tuple[int, ...]) -> Array:
     """Return the transform of a whole block, float32 (size, size): faster than axis by axis."""
     basis: NDArray[np.float64] = np.ones((1, 1))
     for side in block_shape:
-        basis = np.kron(basis, dct_matrix(side))
+        basis = np.asarray(np.kron(basis, dct_matrix(side)), np.float64)
     return basis.astype(np.float32)
 
 
@@ -236,7 +238,9 @@ def _split(samples: Array, transform: Transform) -> Array:
     if samples.shape[2:] != filled:
         pad = [(0, whole - side) for whole, side in zip(filled, sides, strict=True)]
         samples = np.pad(samples, [(0, 0), (0, 0), *pad], mode="edge")
-    pairs = [side for pair in zip(transform.grid, transform.block_shape, strict=True) for side in pair]
+    pairs = [
+        side for pair in zip(transform.grid, transform.block_shape, strict=True) for side in pair
+    ]
     axes = len(sides)
     order = (0, 1, *range(2, 2 + 2 * axes, 2), *range(3, 3 + 2 * axes, 2))
     return samples.reshape(len(samples), transform.channels, *pairs).transpose(order)
