@@ -27,6 +27,7 @@ from rich.table import Table
 
 from codec import CodecOptions, SampleSpec, encode_samples
 from codec.coding.range_coder import Ints
+from codec.compilation import compiled
 from codec.samples.block_dct import coefficients, prediction, steps
 from codec.samples.coding import reconstruct_samples
 from fl_app.data import load
@@ -212,7 +213,7 @@ class Bench:
         if constant.module is None:
             value = getattr(options, constant.name)
             options = replace(options, **{constant.name: constant.change(value, factor)})
-        with changed(constant, factor):
+        with changed(constant, factor), compiled(False):  # kernels have constants of their own
             size = self._size(options, constant.series)
             psnr = self._psnr(options) if constant.distorts or constant is NEUTRAL else None
         return Run(

@@ -30,6 +30,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 import codec.samples.block_dct
 from codec import CodecOptions, SampleSpec, encode_samples
 from codec.coding.range_coder import AdaptiveBits, Bits, Floats, Ints
+from codec.compilation import compiled
 from codec.samples.block_dct import coefficients, surroundings
 from codec.samples.block_dct.coefficients import CoefficientModel, usual_magnitudes
 from codec.samples.block_dct.surroundings import Bytes, Surroundings
@@ -116,7 +117,7 @@ def examples(images: Pictures, block: int, step: float) -> tuple[Inputs, Bytes]:
             super().learn(wave, values)
 
     spec = SampleSpec(images.shape[1:], classes=1, codec=CodecOptions("dct", block, step=step))
-    with patch.object(coefficients, "Surroundings", Recorder):
+    with patch.object(coefficients, "Surroundings", Recorder), compiled(False):
         encode_samples(images, np.zeros(len(images), np.int64), spec)
     if not known:  # quantized too finely
         return np.zeros((0, sum(map(len, INPUTS))), np.int16), np.zeros(0, np.uint8)

@@ -9,12 +9,22 @@ import pytest
 from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import settings
 
+from codec.compilation import is_compiled
+
 # Threads of torch that wait for a busy core by spinning cost many times the work itself.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # How fast a machine is at the moment is not what properties are about.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
+
+
+def pytest_sessionstart() -> None:
+    """Compile the kernels first: traced by hypothesis, it takes ten times as long."""
+    if is_compiled():
+        from codec.samples.block_dct.compiled import prepare
+
+        prepare()
 
 
 @pytest.fixture(autouse=True)

@@ -94,6 +94,7 @@ def prepare() -> None:
             table = np.full((64, level.blocks), value)
             model, coder = CompiledModel.start(learned=True), Coder()
             code_coefficients(coder, model, plan, level.blocks, table, around)
+        Coder().code(np.full(1, 0.5), np.zeros(1, np.int32))
     finally:
         said.cancel()
 
