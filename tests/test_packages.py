@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 # Modules that a role's extra, with those it contains, does not bring.
-BEYOND_SIM = ["flwr_datasets", "datasets", "imagecodecs", "pytest", "hypothesis"]
+BEYOND_SIM = ["flwr_datasets", "datasets", "imagecodecs", "numba", "pytest", "hypothesis"]
 BEYOND_APP = ["ray", "mlxtend", "scipy", "sklearn", "pandas", "pyarrow", *BEYOND_SIM]
 BEYOND_STRATEGIES = ["torchvision", "matplotlib", *BEYOND_APP]
 BEYOND_EDGE = ["torch", "safetensors", *BEYOND_STRATEGIES]

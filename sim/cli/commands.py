@@ -272,6 +272,23 @@ def cost(
 
 
 @cli.command()
+def bench(
+    out: ResultsFolder = RESULTS,
+    quick: Quick = False,
+    data_dir: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of CIFAR-10.", show_default="digits")
+    ] = "",
+) -> None:
+    """Measure the time of coding images, beside WebP."""
+    from sim.bench import measure_bench
+
+    folder = str(absolute(data_dir)) if data_dir else ""
+    for line in measure_bench(out, folder, repeats=2 if quick else 7, quick=quick):
+        print_line(line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
 def compare(
     preset: Annotated[str, typer.Option(click_type=click.Choice(list(PRESETS)))],
     data_dir: Annotated[
