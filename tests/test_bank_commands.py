@@ -110,7 +110,7 @@ def test_compaction_removes_what_is_nothing_but_duplicates(path: Path, run: Run)
 def test_minibatches_are_timed_in_memory_and_on_disk(path: Path, run: Run) -> None:
     before = path.read_bytes()
     code, out, _ = run("bank", "speed", path, "--batch-size", 4, "--epochs", 2)
-    assert code == 0 and out.startswith("18 samples, ")
+    assert code == 0 and out.startswith("20 samples, 320 B decoded in ")
     names = [
         *("bank, in memory", "bank, 1.2 times the limit", "bank, 3 times the limit"),
         *("DataLoader, in memory", "DataLoader, on disk"),

@@ -260,7 +260,7 @@ def test_pages_of_some_rows_are_asked_for(tmp_path: Path, monkeypatch: pytest.Mo
     asked: list[tuple[int, ...]] = []
 
     class Recorder(mmap.mmap):
-        def madvise(self, *arguments: int) -> None:  # type: ignore[override]
+        def madvise(self, *arguments: int) -> None:
             super().madvise(*arguments)  # the system takes it
             asked.append(arguments)
 
