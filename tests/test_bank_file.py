@@ -124,6 +124,11 @@ def test_a_position_of_another_bank_is_refused(path: Path) -> None:
         beyond = bank.position() | {"undrawn": np.array([12])}
         with pytest.raises(BankError, match="not the bank of this run"):
             bank.restore(beyond)
+        # Earlier versions told the payloads that were decoded, too.
+        bank.restore(bank.position() | {"window": np.array([0, 1]), "queue": np.empty(0)})
+        for window in ([1], [1, 0]):
+            with pytest.raises(BankError, match="of an earlier version, with another order"):
+                bank.restore(bank.position() | {"window": np.array(window)})
 
 
 def test_a_killed_round_is_taken_in_again_in_its_own_order(path: Path) -> None:
