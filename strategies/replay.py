@@ -112,7 +112,7 @@ class QuantizedDataReplay(SampleStrategy):
     augment : callable, optional
         ``(samples, torch.Generator) -> samples`` on each minibatch, as the model sees it.
     memory_limit : int
-        Bytes of decoded samples that the bank holds, see :class:`SampleBank`.
+        Bytes of decoded samples that the bank has in memory, see :class:`SampleBank`.
     bank : SampleBank, str or Path, optional
         What is received goes there: a bank, or the file of one, which may hold samples already. By
         default a new one in memory. As an attribute always a :class:`SampleBank`.

@@ -56,7 +56,7 @@ def make_strategy(kind: str, folder: Path, **options: Any) -> ServerStrategy:
             samples_per_round=9,
             server_steps=8,
             server_batch_size=16,
-            memory_limit=4000,  # so that there is more than a window
+            memory_limit=4000,  # so that some samples are on the disk
             samples=SPEC,
             ema_decay=0.9,
             **common,

@@ -107,6 +107,21 @@ def test_compaction_removes_what_is_nothing_but_duplicates(path: Path, run: Run)
             compact(path)
 
 
+def test_minibatches_are_timed_in_memory_and_on_disk(path: Path, run: Run) -> None:
+    before = path.read_bytes()
+    code, out, _ = run("bank", "speed", path, "--batch-size", 4, "--epochs", 2)
+    assert code == 0 and out.startswith("20 samples, 320 B decoded in ")
+    names = [
+        *("bank, in memory", "bank, 1.2 times the limit", "bank, 3 times the limit"),
+        *("DataLoader, in memory", "DataLoader, on disk"),
+    ]
+    for name in names:
+        (line,) = [line for line in out.splitlines() if name in line]
+        median, least, most = map(float, line.split()[-3:])
+        assert 0 <= least <= median <= most
+    assert path.read_bytes() == before
+
+
 def test_what_is_no_bank_ends_the_command(tmp_path: Path, run: Run) -> None:
     code, _, err = run("bank", "check", tmp_path / "none")
     assert code == 1 and "there is no bank" in err

@@ -94,11 +94,11 @@ def test_what_does_not_fit_leaves_the_file_as_it_was(path: Path) -> None:
 def test_reopened_and_restored_it_draws_what_it_would_have_drawn(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Uninterrupted in memory, and a file closed and reopened at random: bit for bit."""
+    """All in memory, uninterrupted; and beyond the limit, closed and reopened at random."""
     file = tmp_path_factory.mktemp("bank") / "bank"
     limit = data.draw(st.sampled_from([1, 200, 700, 1 << 20]))
     kinds = data.draw(st.lists(st.sampled_from("uuuuudf"), min_size=2, max_size=7))
-    whole, bank = SampleBank(limit), SampleBank(limit, path=file)
+    whole, bank = SampleBank(), SampleBank(limit, path=file)
     ours, theirs = np.random.default_rng(0), np.random.default_rng(0)
     for seed, kind in enumerate(kinds):
         made = {"u": payload(seed), "d": payload(seed, codec=DITHERED), "f": floats(seed)}[kind]
@@ -121,9 +121,14 @@ def test_a_position_of_another_bank_is_refused(path: Path) -> None:
         add(bank, [payload(1)])
         with pytest.raises(BankError, match=r"holds 2 replies with 12 samples; the position is of"):
             bank.restore(position)
-        beyond = bank.position() | {"window": np.array([7])}
+        beyond = bank.position() | {"undrawn": np.array([12])}
         with pytest.raises(BankError, match="not the bank of this run"):
             bank.restore(beyond)
+        # Earlier versions told the payloads that were decoded, too.
+        bank.restore(bank.position() | {"window": np.array([0, 1]), "queue": np.empty(0)})
+        for window in ([1], [1, 0]):
+            with pytest.raises(BankError, match="of an earlier version, with another order"):
+                bank.restore(bank.position() | {"window": np.array(window)})
 
 
 def test_a_killed_round_is_taken_in_again_in_its_own_order(path: Path) -> None:

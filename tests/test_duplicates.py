@@ -187,7 +187,7 @@ def test_tags_that_do_not_fit_are_refused_and_leave_nothing() -> None:
 
 @pytest.mark.parametrize("limit", [100, 300, 1 << 20])
 def test_a_bank_with_duplicates_is_the_same_after_reopening(tmp_path: Path, limit: int) -> None:
-    """Whatever of it is in the window, and wherever it is closed."""
+    """Whatever of it is in memory, and wherever it is closed."""
     paths = [tmp_path / "one", tmp_path / "two"]
     ours, theirs = (SampleBank(limit, path=path) for path in paths)
     generators = [np.random.default_rng(0) for _ in paths]

@@ -194,7 +194,7 @@ def test_the_central_baseline_runs_the_same_loop() -> None:
     central = ServerModel(_model(), _sgd, device="cpu")
     bank = SampleBank()
     # In the order in which the client sent them, so that minibatches can be compared.
-    held = strategy.bank._window[0]
+    held = strategy.bank._store.part(0, 60)
     bank.add_arrays(held.samples, held.targets, low=0, high=255)
     for server_round in (1, 2, 3):
         train_on_bank(central, bank, steps=5, batch_size=16, seed=3, server_round=server_round)

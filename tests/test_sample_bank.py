@@ -79,14 +79,13 @@ def test_new_samples_join_the_running_epoch(memory_limit: int) -> None:
     assert sorted([*first, *rest]) == list(range(12))
 
 
-def test_window_stays_within_the_memory_limit() -> None:
+def test_memory_stays_within_its_limit() -> None:
     limit = 3 * 5 * 16  # three payloads of five uint8 samples
     bank = SampleBank(limit)
-    for start in range(0, 50, 5):
+    for number, start in enumerate(range(0, 50, 5), start=1):
         bank.add_payload(_payload(5, start))
-    for _ in range(30):
-        _drawn(bank, size=4, steps=1)
-        assert sum(part.samples.nbytes for part in bank._window) <= limit
+        _drawn(bank, size=4, steps=3)
+        assert bank.resident_bytes == min(number * 5 * 16, limit)
     assert bank.nbytes == sum(len(_payload(5, s).to_bytes()) for s in range(0, 50, 5))
 
 
@@ -100,10 +99,10 @@ def test_window_stays_within_the_memory_limit() -> None:
         (CodecOptions("jpeg"), np.uint8),
     ],
 )
-def test_cache_keeps_unbiased_samples_as_floats(codec: CodecOptions, dtype: type) -> None:
+def test_memory_keeps_unbiased_samples_as_floats(codec: CodecOptions, dtype: type) -> None:
     bank = SampleBank()
     bank.add_payload(_payload(6, codec=codec))
-    assert bank._window[0].samples.dtype == dtype
+    assert bank.resident_bytes == 6 * 16 * np.dtype(dtype).itemsize
 
 
 def test_importance_weights_are_carried() -> None:

@@ -42,7 +42,7 @@ cli = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-bank = typer.Typer(help="Check, show or export the samples that a run has received.")
+bank = typer.Typer(help="Check, show, export or time the samples that a run has received.")
 cli.add_typer(bank, name="bank")
 
 
@@ -539,6 +539,20 @@ def bank_compact(path: BankFile) -> None:
     from sim.banks import compact_bank
 
     compact_bank(path, print_line)
+
+
+@bank.command("speed")
+def bank_speed(
+    path: BankFile,
+    batch_size: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Samples in a minibatch.")
+    ] = 128,
+    epochs: Annotated[int, typer.Option(min=1, metavar="N", help="That are counted.")] = 3,
+) -> None:
+    """Measure minibatches of a bank, in memory and beyond the memory limit."""
+    from sim.bank_speed import measure_speed
+
+    measure_speed(path, batch_size, epochs, print_line)
 
 
 @cli.command()

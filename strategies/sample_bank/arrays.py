@@ -52,10 +52,7 @@ class Arrays:
 
     def in_floats(self) -> "Arrays":
         """Return the samples as float32 as the model sees them."""
-        if self.bounds is None:
-            return replace(self, samples=self.samples.astype(np.float32, copy=False))
-        seen = in_units(torch.tensor(self.samples), self.bounds)
-        return replace(self, samples=seen.numpy(), bounds=None)
+        return replace(self, samples=as_seen(self.samples, self.bounds), bounds=None)
 
     def take(self, index: NDArray[Any] | slice) -> "Arrays":
         """Return some of the samples, copied unless `index` is a slice."""
@@ -77,16 +74,12 @@ class Kind:
         return f"{values} of shape {self.shape} with {targets} of shape {self.target_shape}"
 
 
-def concatenate(parts: list[Arrays]) -> Arrays:
-    """Return all samples of parts that are alike, in one piece."""
-    if len(parts) == 1:
-        return parts[0]
-    return Arrays(
-        np.concatenate([part.samples for part in parts]),
-        np.concatenate([part.targets for part in parts]),
-        np.concatenate([part.weights for part in parts]),
-        parts[0].bounds,
-    )
+def as_seen(samples: NDArray[Any], bounds: Bounds | None) -> NDArray[np.float32]:
+    """Return samples as float32 as the model sees them."""
+    if bounds is None:
+        return samples.astype(np.float32, copy=False)
+    seen: NDArray[np.float32] = in_units(torch.tensor(samples), bounds).numpy()
+    return seen
 
 
 def held_type(spec: SampleSpec) -> type[np.generic]:

@@ -1,6 +1,6 @@
-"""What the server has received: coded at rest, decoded while the memory limit allows."""
+"""What the server has received: coded at rest, decoded once, in memory or beside it on the disk."""
 
-import math
+import contextlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,6 @@ from strategies.errors import BankError
 from strategies.sample_bank.arrays import (
     DEFAULT_MEMORY_LIMIT,
     Arrays,
-    concatenate,
     held,
     nothing_like,
 )
@@ -40,9 +39,9 @@ from strategies.sample_bank.duplicates import (
 )
 from strategies.sample_bank.file import BankFile, NewPayload
 from strategies.sample_bank.records import Added, Origin, StoredReply
+from strategies.sample_bank.store import SampleStore
 from strategies.server_model import Batch
 
-_FLOAT_BYTES = 4
 _SKETCHED_BLOCKS = 4096  # whose sketches are kept at hand
 _COMPARED_BYTES = 64 << 20  # of decoded samples kept at hand for comparisons
 
@@ -76,13 +75,13 @@ class _Block:
 class SampleBank:
     """Pool of received samples from which the server draws minibatches.
 
-    Payloads stay as their bytes, in memory or in a file. Decoded samples are held in one contiguous
-    array, the *window*: all of them while they fit in ``memory_limit``; beyond it the window holds
-    as many payloads as fit, in random order, and an epoch goes from window to window.
+    Payloads stay as their bytes, in memory or in a file. Each is decoded once: samples are held in
+    memory while they fit in ``memory_limit``, and what comes then in a temporary file, from which
+    the next minibatch is read ahead. Minibatches are the same either way.
 
     Payloads may differ in type, range and codec; shape and kind of targets must agree. Samples of
     uint8 sources are held as uint8 when their codec is biased anyway or lossless; once others come,
-    all are held as float32, which keeps an unbiased codec unbiased.
+    those are held as float32, which keeps an unbiased codec unbiased.
 
     A bank with a `path` outlives the process, killed or not: what :meth:`add_reply` has returned
     for is on the disk, whole. One process writes it at a time; :meth:`open` reads it meanwhile.
@@ -90,8 +89,8 @@ class SampleBank:
     Parameters
     ----------
     memory_limit : int
-        Most bytes of decoded samples in the window. A payload larger than this makes a window of
-        its own.
+        Most bytes of decoded samples in memory; others are on the disk, in the first folder that
+        has room of ``TMPDIR``, ``/var/tmp`` and that of `path`.
     limits : DecodeLimits
         What one payload may make the decoder allocate.
     scale : str
@@ -107,20 +106,13 @@ class SampleBank:
 
     _blocks: list[_Block]
     _receipts: set[bytes]
-    # None of the first samples, but all that they are. Others are held in the same type and range
-    # until some differ; from then on all are held as floats.
-    _first: Arrays | None
-    # The running epoch: blocks not reached yet, and the window with what is not yet drawn. Of its
-    # blocks the first are decoded, in one part or several, the others when needed.
-    _queue: list[int]
-    _in_window: list[int]
-    _window: list[Arrays]
-    _window_starts: dict[int, int]  # where in it a block begins
-    _undrawn: NDArray[np.int64]
-    # What duplicates are found by: tags, the place of each block's first sample, and some blocks
-    # that were compared last.
+    _starts: list[int]  # place of each block's first sample
+    _first: Arrays | None  # none of the first samples, but all that they are
+    _store: SampleStore  # samples of the first blocks; those of others are decoded when needed
+    _decoded: int  # how many blocks these are
+    _undrawn: NDArray[np.int64]  # places that are left of the running epoch, in its order
+    # What duplicates are found by: tags, and some blocks that were compared last.
     _tags: TagIndex
-    _starts: list[int]
     _compared_last: OrderedDict[int, Coded]
     _sketched_last: OrderedDict[int, Sketches]
 
@@ -203,6 +195,11 @@ class SampleBank:
     def nbytes(self) -> int:
         """Bytes at rest."""
         return sum(block.nbytes for block in self._blocks)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of decoded samples in memory; those of others are in a temporary file."""
+        return self._store.resident_bytes
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -453,23 +450,31 @@ class SampleBank:
         Raises
         ------
         BankError
-            If a payload of the bank's file is damaged.
+            If a payload of the bank's file is damaged, or there is neither memory nor disk for
+            what it decodes to.
         """
         check("batch_size", batch_size, COUNT)
         if not len(self):
             raise ValueError("the bank is empty: no minibatch can be drawn")
         size = min(batch_size, len(self))
+        self._decode_all()
         self._undrawn = generator.permutation(self._undrawn)
-        generator.shuffle(self._queue)
-        for _ in range(steps):
-            yield self._to_batch(self._draw(size, generator), torch.device(device))
+        read = False
+        for left in reversed(range(steps)):
+            places = self._draw(size, generator)
+            if not read:
+                self._store.expect(places)
+            arrays = self._store.take(places)
+            # The next batch is read while this one is learned; that of a new epoch is not known.
+            read = left > 0 and size <= len(self._undrawn)
+            if read:
+                self._store.expect(self._undrawn[:size])
+            yield self._to_batch(arrays, torch.device(device))
 
     def position(self) -> dict[str, NDArray[np.int64]]:
         """Return where the running epoch is; see `restore`."""
         return {
             "held": np.array([self._replies, len(self._blocks), self._count], np.int64),
-            "queue": np.array(self._queue, np.int64),
-            "window": np.array(self._in_window, np.int64),
             "undrawn": self._undrawn.astype(np.int64),
         }
 
@@ -487,25 +492,25 @@ class SampleBank:
             If it is of a bank that held something else.
         """
         now = [self._replies, len(self._blocks), self._count]
-        parts = [
-            np.asarray(position.get(name, ()), np.int64).ravel()
-            for name in ("held", "queue", "window", "undrawn")
-        ]
-        told, queue, window, undrawn = parts
-        blocks = len(self._blocks)
-        inside = sum(self._blocks[k].count for k in window if 0 <= k < blocks)
-        if told.tolist() != now or any(
-            len(part) and not 0 <= part.min() <= part.max() < end
-            for part, end in ((queue, blocks), (window, blocks), (undrawn, inside))
+        blocks = np.arange(len(self._blocks))
+        told, undrawn, window = (
+            np.asarray(position.get(name, other), np.int64).ravel()
+            for name, other in (("held", ()), ("undrawn", ()), ("window", blocks))
+        )
+        if told.tolist() != now or (
+            len(undrawn) and not 0 <= undrawn.min() <= undrawn.max() < len(self)
         ):
             raise BankError(
                 f"{self._named} holds {now[0]} replies with {now[2]} samples; the position is of "
                 f"a bank with {told.tolist()}: it is not the bank of this run"
             )
-        self._empty_window()
-        for number in window.tolist():
-            self._extend_window(number)
-        self._queue, self._undrawn = queue.tolist(), undrawn.copy()
+        # A bank beyond its memory limit used to go through its samples part by part.
+        if not np.array_equal(window, blocks):
+            raise BankError(
+                f"{self._named}: the position is of an earlier version, with another order; start "
+                "a new run on this bank"
+            )
+        self._undrawn = undrawn.copy()
 
     @property
     def _named(self) -> str:
@@ -520,11 +525,12 @@ class SampleBank:
         """Forget all that is held in memory."""
         self._blocks, self._receipts = [], set()
         self._count = self._replies = 0
-        self._first, self._holds_floats = None, False
-        self._tags, self._starts = TagIndex(), []
+        self._first, self._starts = None, []
+        beside = None if self._file is None else self._file.path.parent
+        self._store, self._decoded = SampleStore(self.memory_limit, self._named, beside), 0
+        self._undrawn = np.empty(0, np.int64)
+        self._tags = TagIndex()
         self._compared_last, self._sketched_last = OrderedDict(), OrderedDict()
-        self._queue, self._undrawn = [], np.empty(0, np.int64)
-        self._empty_window()
 
     def _seat_all(self) -> None:
         """Make replies that an earlier run has left waiting part of the bank."""
@@ -553,7 +559,7 @@ class SampleBank:
                     _block(row.id, row.dropped, row.nbytes, loss),
                     nothing_like(row.spec, self.scale),
                 )
-        self._undrawn = np.arange(self._window_count)
+        self._undrawn = np.arange(self._count)
 
     def _compared(
         self,
@@ -604,13 +610,16 @@ class SampleBank:
         return found if len(found) else None
 
     def _coded(self, number: int) -> Coded:
-        """Return the samples of a block for comparison, from the window if it has them."""
+        """Return the samples of a block for comparison, decoded if they are not yet."""
         if number in self._compared_last:
             self._compared_last.move_to_end(number)
             return self._compared_last[number]
         block = self._blocks[number]
-        arrays = self._window_part(number)
-        coded = comparable(self._decode(block) if arrays is None else arrays, block.loss)
+        if number < self._decoded:
+            arrays = self._store.part(self._starts[number], block.count)
+        else:
+            arrays = self._decode(block)
+        coded = comparable(arrays, block.loss)
         self._compared_last[number] = coded
         while (
             len(self._compared_last) > 1
@@ -618,17 +627,6 @@ class SampleBank:
         ):
             self._compared_last.popitem(last=False)
         return coded
-
-    def _window_part(self, number: int) -> Arrays | None:
-        """Return a block's samples where the window has them decoded."""
-        start = self._window_starts.get(number)
-        if start is None:
-            return None
-        for part in self._window:
-            if start < len(part):
-                return part.take(slice(start, start + self._blocks[number].count))
-            start -= len(part)
-        return None
 
     def _check_kinds(self, parts: Sequence[Arrays]) -> None:
         first = parts[0] if self._first is None else self._first
@@ -638,102 +636,42 @@ class SampleBank:
 
     def _append(self, block: _Block, arrays: Arrays) -> None:
         """Add samples, which are at hand decoded."""
-        before, whole = self._window_count, self._decoded == len(self._in_window)
-        if self._place(block, arrays):
-            self._undrawn = np.append(self._undrawn, np.arange(before, self._window_count))
-            if whole:
-                self._fill_window(self._kept(block, arrays))
+        before, whole = self._count, self._decoded == len(self._blocks)
+        self._place(block, arrays)
+        self._undrawn = np.append(self._undrawn, np.arange(before, self._count))
+        if whole and block.count:
+            # Where there is no room the samples count as received all the same: whoever draws
+            # minibatches of them is told.
+            with contextlib.suppress(BankError):
+                self._hold(block, self._kept(block, arrays))
 
-    def _place(self, block: _Block, like: Arrays) -> bool:
-        """Add a block, whose samples are like some, decoded or not; whether the window has it."""
+    def _place(self, block: _Block, like: Arrays) -> None:
+        """Add a block, whose samples are like some, decoded or not."""
         if not block.count:
-            return False
+            return
         if self._first is None:
             self._first = like.take(slice(0))
-        first = self._first
         self._blocks.append(block)
         self._starts.append(self._count)
         self._count += block.count
-        same = (like.samples.dtype, like.bounds) == (first.samples.dtype, first.bounds)
-        if first.is_float and not same and not self._holds_floats:
-            self._hold_floats()
-        if self._bytes_of(self._count) > self.memory_limit:
-            self._queue.append(len(self._blocks) - 1)
-            return False
-        self._extend_window(len(self._blocks) - 1)
-        return True
 
-    def _hold_floats(self) -> None:
-        """Hold all samples as float32 from now on; what no longer fits starts a new epoch."""
-        self._holds_floats = True
-        if self._bytes_of(self._count) > self.memory_limit:
-            self._empty_window()
-            self._undrawn, self._queue = np.empty(0, np.int64), []
-        self._window = [part.in_floats() for part in self._window]
-
-    def _bytes_of(self, count: int) -> int:
-        """Bytes of so many samples when they are decoded."""
-        assert self._first is not None
-        itemsize = _FLOAT_BYTES if self._holds_floats else self._first.samples.itemsize
-        return count * math.prod(self._first.samples.shape[1:]) * itemsize
-
-    def _empty_window(self) -> None:
-        self._window, self._in_window, self._window_starts = [], [], {}
-        self._decoded = self._window_count = 0
-
-    def _extend_window(self, number: int) -> None:
-        """Give a block its place in the window, where it is decoded when it is needed."""
-        self._in_window.append(number)
-        self._window_starts[number] = self._window_count
-        self._window_count += self._blocks[number].count
-
-    def _fill_window(self, arrays: Arrays) -> None:
-        """Put the samples of the next block of the window into it."""
-        self._window.append(arrays.in_floats() if self._holds_floats else arrays)
+    def _hold(self, block: _Block, arrays: Arrays) -> None:
+        """Hold the samples of the first block that is not decoded."""
+        self._store.append(arrays, by_reference=isinstance(block.data, Arrays))
         self._decoded += 1
 
-    def _draw(self, size: int, generator: np.random.Generator) -> Arrays:
-        """Take the next ``size`` samples of the epoch, over as many windows as it needs."""
-        parts: list[Arrays] = []
-        missing = size
-        while missing:
-            if not len(self._undrawn) and not self._next_window(generator):
-                # The epoch is over: its incomplete last batch is left out.
-                parts, missing = [], size
-                self._start_epoch(generator)
-                continue
-            taken, self._undrawn = self._undrawn[:missing], self._undrawn[missing:]
-            parts.append(self._merged_window().take(taken))
-            missing -= len(taken)
-        return concatenate(parts)
+    def _decode_all(self) -> None:
+        """Decode what is not yet."""
+        for block in self._blocks[self._decoded :]:
+            self._hold(block, self._decode(block))
 
-    def _start_epoch(self, generator: np.random.Generator) -> None:
-        if self._bytes_of(self._count) <= self.memory_limit:
+    def _draw(self, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Take the places of the next ``size`` samples of the epoch."""
+        if len(self._undrawn) < size:
+            # The epoch is over: its incomplete last batch is left out.
             self._undrawn = generator.permutation(len(self))
-            return
-        self._queue = generator.permutation(len(self._blocks)).tolist()
-
-    def _next_window(self, generator: np.random.Generator) -> bool:
-        """Fill the window from the queue up to the memory limit; False at the epoch's end."""
-        if not self._queue:
-            return False
-        self._empty_window()
-        filled = 0
-        while self._queue:
-            filled += self._bytes_of(self._blocks[self._queue[-1]].count)
-            if self._in_window and filled > self.memory_limit:
-                break
-            self._extend_window(self._queue.pop())
-        self._undrawn = generator.permutation(self._window_count)
-        return True
-
-    def _merged_window(self) -> Arrays:
-        """Return the window in one piece, decoded."""
-        for number in self._in_window[self._decoded :]:
-            self._fill_window(self._decode(self._blocks[number]))
-        if len(self._window) > 1:
-            self._window = [concatenate(self._window)]
-        return self._window[0]
+        places, self._undrawn = self._undrawn[:size], self._undrawn[size:]
+        return places
 
     def _decode(self, block: _Block) -> Arrays:
         """Return the samples of a block that are not dropped."""

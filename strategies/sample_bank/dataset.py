@@ -1,8 +1,6 @@
 """A finished bank, or one that still grows, as a data set for anything that torch trains."""
 
-import os
-import tempfile
-import weakref
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from strategies.sample_bank.arrays import (
     nothing_like,
 )
 from strategies.sample_bank.file import BankFile, PayloadRow
+from strategies.sample_bank.scratch import ScratchRows, map_rows, new_scratch, read_ahead
 
 Item = tuple[torch.Tensor, torch.Tensor]
 # Whoever put a payload into the bank has checked it against limits of their own.
@@ -43,7 +42,8 @@ class BankDataset(Dataset[Item]):
         What a model sees, see `codec.messages.ClientOptions`; by default what the bank was made
         for.
     memory_limit : int
-        Decoded bytes beyond which they are kept in a temporary file instead.
+        Decoded bytes beyond which they are kept in a temporary file instead, in the first folder
+        that has room of ``TMPDIR``, ``/var/tmp`` and that of the bank.
 
     Attributes
     ----------
@@ -72,8 +72,11 @@ class BankDataset(Dataset[Item]):
     Raises
     ------
     BankError
-        If there is no such bank, it is damaged, or holds no sample.
+        If there is no such bank, it is damaged, or holds no sample, or there is neither memory nor
+        disk for what it decodes to.
     """
+
+    samples: NDArray[Any]
 
     def __init__(
         self, path: Path, *, scale: str | None = None, memory_limit: int = DEFAULT_MEMORY_LIMIT
@@ -104,20 +107,20 @@ class BankDataset(Dataset[Item]):
     def __getstate__(self) -> dict[str, Any]:
         """Return what a spawned worker is made of: not the samples, if they are in a file."""
         state = dict(self.__dict__)
-        state.pop("_remove", None)
-        if self._temporary is not None:
+        if self._file is not None:
             state["samples"] = (self.samples.dtype, self.samples.shape)
+            state["_scratch"] = None  # the file is not the worker's
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file of the samples, if they are in one."""
+        """Map the file of the samples, if they are in one."""
         self.__dict__.update(state)
-        if self._temporary is not None:
-            dtype, shape = state["samples"]
-            self.samples: NDArray[Any] = np.memmap(self._temporary, dtype, "r", shape=shape)
+        if self._file is not None:
+            self.samples = map_rows(self._file, *state["samples"])
 
     def batch(self, indices: NDArray[np.int64]) -> Item:
         r"""Return samples (B, \*shape) as a model sees them, and targets."""
+        read_ahead(self.samples, indices)
         samples = torch.from_numpy(self.samples[indices])
         targets = torch.from_numpy(self.targets[indices])
         if self.samples.dtype == np.int32:
@@ -148,10 +151,24 @@ class BankDataset(Dataset[Item]):
             if self._as_seen:
                 arrays = arrays.in_floats()
             end = start + len(arrays)
-            self.samples[start:end] = arrays.samples
+            if self._scratch is None:
+                self.samples[start:end] = arrays.samples
+            else:
+                self._to_disk(self._scratch, arrays.samples)
             self.targets[start:end] = arrays.targets.reshape(len(arrays), *self.targets.shape[1:])
             self.weights[start:end] = arrays.weights
             start = end
+        if self._scratch is not None:
+            self.samples = self._scratch.array
+
+    def _to_disk(self, scratch: ScratchRows, samples: NDArray[Any]) -> None:
+        try:
+            scratch.append(samples)
+        except OSError as error:
+            raise BankError(
+                f"bank {self.path}: decoded samples find no room in {scratch.folder}: "
+                f"{error.strerror}; make room, or set TMPDIR to a folder on a disk that has it"
+            ) from error
 
     def _allocate(self, specs: Sequence[SampleSpec], count: int, memory_limit: int) -> None:
         """Make arrays for what payloads of these specs decode to."""
@@ -169,20 +186,20 @@ class BankDataset(Dataset[Item]):
         shape = (count, *first.samples.shape[1:])
         self.targets = np.empty((count, *first.targets.shape[1:]), first.targets.dtype)
         self.weights = np.empty(count, np.float32)
-        self._temporary: str | None = None
-        if int(np.prod(shape)) * dtype.itemsize <= memory_limit:
+        self._scratch: ScratchRows | None = None
+        self._file: Path | None = None  # that other processes map
+        nbytes = math.prod(shape) * dtype.itemsize
+        if nbytes <= memory_limit:
             self.samples = np.empty(shape, dtype)
             return
-        handle, self._temporary = tempfile.mkstemp(prefix=f"{self.path.name}-", suffix=".samples")
-        os.close(handle)
-        self._remove = weakref.finalize(self, _remove, self._temporary, os.getpid())
-        self.samples = np.memmap(self._temporary, dtype, "w+", shape=shape)
-
-
-def _remove(path: str, owner: int) -> None:
-    """Remove a temporary file, unless this is a forked worker's copy of who made it."""
-    if os.getpid() == owner:
-        Path(path).unlink(missing_ok=True)
+        self._scratch = new_scratch(
+            np.empty((0, *shape[1:]), dtype),
+            nbytes,
+            owner=f"bank {self.path}",
+            beside=self.path.parent,
+            prefix=f"{self.path.name}-",
+        )
+        self._file = self._scratch.path
 
 
 def _count(row: PayloadRow) -> int:
