@@ -425,6 +425,34 @@ def codecs(
 
 
 @cli.command()
+def scale(
+    sizes: Annotated[
+        list[int] | None,
+        typer.Option(min=2, metavar="N ...", help="Clients.", show_default="10 100 1000"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N")] = 5,
+    processes: Processes = 0,
+    config: Config = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Table from the rows that are there.")
+    ] = False,
+    app: OtherApp = APP,
+    out: ResultsFolder = RESULTS,
+) -> None:
+    """Measure seconds, memory and bytes of the direct engine against the number of clients."""
+    from sim.scale import measure_scale, read_rows
+    from sim.scale import report as table_of
+
+    if not report:
+        overrides = make_run_config(app, config or ()) if config else {}
+        os.environ.update(KEEP_FREED_MEMORY)
+        measure_scale(out, app, sizes or (10, 100, 1000), rounds, processes, overrides, print_line)
+    for line in table_of(read_rows(out)):
+        print_line(line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
 def faults(
     out: ResultsFolder = RESULTS,
     quick: Quick = False,

@@ -13,7 +13,7 @@ APP = Path(__file__).resolve().parents[2]
 RESULTS = APP / "sim" / "results"
 
 # Flags that take all arguments up to the next flag.
-MULTIPLE = ("--config", "--fit", "--grid", "--only", "--importances", "--host")
+MULTIPLE = ("--config", "--fit", "--grid", "--only", "--importances", "--host", "--sizes")
 
 
 def repeat_flags(arguments: Sequence[str], flags: Sequence[str] = MULTIPLE) -> list[str]:
