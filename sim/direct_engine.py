@@ -21,8 +21,13 @@ from sim.node_worker import Nodes
 from sim.process_grid import ProcessGrid
 
 
-def run_server(job: DirectJob) -> None:
+def run_server(job: DirectJob) -> int:
     """Run an app's ServerApp, with nodes that run its ClientApp.
+
+    Returns
+    -------
+    int
+        Most memory, in bytes, that one of the clients' processes has had.
 
     Raises
     ------
@@ -39,6 +44,7 @@ def run_server(job: DirectJob) -> None:
             raise LoadServerAppError(f"{job.server_app} is no ServerApp")
         context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(job.run_config))
         server(grid, context)
+    return grid.peak_bytes
 
 
 def main(folder: Path) -> int:

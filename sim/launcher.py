@@ -16,6 +16,7 @@ from pathlib import Path
 
 import tomli_w
 
+from sim.bundle import staged
 from sim.direct_job import CAUSE, DirectJob
 from sim.run_config import ConfigValue, read_defaults
 from sim.superlink import (
@@ -80,6 +81,7 @@ def launch(
 
     require("ray")
     run_config = of_simulated_clients(run_config, read_defaults(app))
+    echo(f"starting Flower's simulation engine with {clients} clients")
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:
@@ -120,6 +122,7 @@ def launch_directly(
     known = read_defaults(app)
     values = {**known, **of_simulated_clients(run_config, known)}
     job = DirectJob.of(app, values, clients, processes)
+    echo(f"starting the server, and processes for {clients} clients")
     with scratch_folder() as scratch:
         job.write(scratch)
         cwd = scratch / "cwd"  # empty: the app is not to import from where the user stands
@@ -184,9 +187,11 @@ def run_app(
     RunError
         If the run did not complete.
     """
-    config_file = Path(superlink.env["FLWR_HOME"]) / "run-config.toml"
+    home = Path(superlink.env["FLWR_HOME"])
+    config_file = home / "run-config.toml"
     config_file.write_text(tomli_w.dumps(run_config), encoding="utf-8")
-    command = ["flwr", "run", str(app), CONNECTION, "--stream", "--run-config", str(config_file)]
+    bundle = staged(app, home)
+    command = ["flwr", "run", str(bundle), CONNECTION, "--stream", "--run-config", str(config_file)]
     process = superlink.start([*command, *options], stdout=subprocess.PIPE)
     last_lines = _follow(process, echo)
     if process.wait() != 0:

@@ -17,6 +17,7 @@ from flwr.common.constant import ErrorCode
 
 from sim.direct_grid import LocalGrid, node_ids
 from sim.node_worker import Nodes, Outcome, Task, error_reply, serve
+from sim.resident import resident_peak
 
 _MOST_AT_ONCE = 16  # tasks on their way to a process
 _POLL_SECONDS = 0.02
@@ -47,6 +48,11 @@ class ProcessGrid(LocalGrid):
         Size of the pool; 0: as many as there are cores.
     seed : int
         Seed of the node ids.
+
+    Attributes
+    ----------
+    peak_bytes : int
+        Most memory that one of the processes has had; known when they have ended.
     """
 
     def __init__(self, nodes: Nodes, processes: int = 0, seed: int = 0) -> None:
@@ -58,6 +64,7 @@ class ProcessGrid(LocalGrid):
         self._replies: dict[str, Message] = {}
         self._changed = threading.Condition()
         self._closed = False
+        self.peak_bytes = 0
         size = min(processes or os.cpu_count() or 1, nodes.count)
         self._workers = [_Worker(nodes) for _ in range(size)]
         self._threads = [
@@ -83,8 +90,7 @@ class ProcessGrid(LocalGrid):
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        for worker in self._workers:
-            worker.end()
+        self.peak_bytes = max(worker.end() for worker in self._workers)
         for thread in self._threads:
             thread.join()
 
@@ -210,11 +216,13 @@ class _Worker:
         reply = error_reply(task.message, ErrorCode.CLIENT_APP_CRASHED, error)
         return Outcome(reply, None)
 
-    def end(self) -> None:
-        """End the process, whatever it does."""
+    def end(self) -> int:
+        """End the process, whatever it does; return the most memory that it has had, in bytes."""
         self._ended = True
+        peak = resident_peak(self._process.pid or 0)
         self._process.terminate()
         self._process.join()
+        return peak
 
 
 _environment_lock = threading.Lock()

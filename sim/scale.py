@@ -22,6 +22,7 @@ from sim.direct_job import DirectJob
 from sim.in_process import flower_task
 from sim.jsonl import append_points, read_points
 from sim.launcher import NOTHING_KEPT, of_simulated_clients
+from sim.resident import resident_peak
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
 
 FILE = "scale.jsonl"
@@ -53,7 +54,7 @@ class Row:
     ----------
     clients, rounds, processes : int
     start_seconds : float
-        Until the run folder is open: packages, data.
+        Until the run folder is open: packages.
     seconds : float
         From then to the end of the last round.
     round_trip_seconds, decode_seconds, train_seconds : float
@@ -190,7 +191,7 @@ def _measured(job: DirectJob) -> Row:
     load_before = os.getloadavg()[0]
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run, args=(job, theirs, load_before))
+    process = context.Process(target=_run, args=(job, theirs, time.time(), load_before))
     process.start()
     theirs.close()
     try:
@@ -202,11 +203,11 @@ def _measured(job: DirectJob) -> Row:
     return row
 
 
-def _run(job: DirectJob, connection: Connection, load_before: float) -> None:
-    os.environ["QUANTDATA_CACHE"] = "1GB"
-    started = time.time()
+def _run(job: DirectJob, connection: Connection, started: float, load_before: float) -> None:
+    # The images are of no use to anybody else, and their clients share them.
+    os.environ["XDG_CACHE_HOME"] = str(Path(str(job.run_config["data-dir"])) / "cache")
     with flower_task():
-        run_server(job)
+        client_bytes = run_server(job)
     folder = Path(str(job.run_config["out-dir"]))
     opened = (folder / "config.json").stat().st_mtime
     ended = (folder / "rounds.jsonl").stat().st_mtime
@@ -225,8 +226,8 @@ def _run(job: DirectJob, connection: Connection, load_before: float) -> None:
         cpu_seconds=sum(use.ru_utime + use.ru_stime for use in (own, children)),
         uplink_bytes=result["uplink_bytes"],
         downlink_bytes=result["downlink_bytes"],
-        server_bytes=own.ru_maxrss * 1024,
-        client_bytes=children.ru_maxrss * 1024,
+        server_bytes=resident_peak(),
+        client_bytes=client_bytes,
         load=load_before,
         cores=os.cpu_count() or 1,
         machine=platform.machine(),

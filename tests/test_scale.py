@@ -15,6 +15,11 @@ from sim.scale import Row, exponent, measure_scale, read_rows, report, write_dig
 ROW = Row(10, 2, 2, 1.0, 4.0, 3.0, 0.5, 0.5, 6.0, 9_000, 800, 10**8, 10**7, 3.0, 2, "x86_64")
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def test_digits_are_all_different(tmp_path: Path) -> None:
     write_digits(tmp_path, 9_000)
     images = load("fashion-mnist", "train", str(tmp_path))
