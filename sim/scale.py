@@ -40,6 +40,7 @@ _SHIFTS = [(x, y) for y in range(-4, 5) for x in range(-4, 5)]  # pixels; the fi
 _BUSY = 0.5  # load of the machine, in processes that run, from which it is no longer idle
 _FITTED = {
     "seconds of the rounds": "seconds",
+    "seconds in round trips": "round_trip_seconds",
     "CPU seconds": "cpu_seconds",
     "uplink bytes": "uplink_bytes",
     "peak memory": "peak_bytes",

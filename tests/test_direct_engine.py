@@ -31,6 +31,7 @@ CONFIG = {
     "threads": 1,
 }
 STREAMING = {**CONFIG, "strategy": "streaming", "codec": "dct", "refinement": "eden"}
+WAYS = ("uplink", "downlink")
 OWN = {"seconds", "versions", "config"}  # of a result: what differs from run to run
 
 SERVER = """
@@ -97,6 +98,13 @@ def _told(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return {k: v for k, v in result.items() if k not in OWN}, [json.loads(r) for r in rounds]
 
 
+def _check_envelopes(flower: dict[str, int], direct: dict[str, int]) -> None:
+    """Envelopes name run, task and node by random numbers, of which each takes 9 or 10 bytes."""
+    assert flower.keys() == direct.keys() == set(WAYS)
+    for way in WAYS:
+        assert abs(flower[way] - direct[way]) <= 10 * CLIENTS * ROUNDS
+
+
 @pytest.mark.simulation
 @pytest.mark.parametrize("config", [CONFIG, STREAMING], ids=["replay", "streaming"])
 def test_bytes_and_results_are_those_of_flowers_engine(
@@ -104,7 +112,14 @@ def test_bytes_and_results_are_those_of_flowers_engine(
 ) -> None:
     _run(tmp_path / "flower", config)
     _run(tmp_path / "direct", config, "--engine", "direct", "--processes", "2")
-    assert _told(tmp_path / "flower") == _told(tmp_path / "direct")
+    (flower, flower_rounds), (direct, direct_rounds) = map(
+        _told, (tmp_path / "flower", tmp_path / "direct")
+    )
+    _check_envelopes(flower.pop("envelope_bytes"), direct.pop("envelope_bytes"))
+    for one, other in zip(flower_rounds, direct_rounds, strict=True):
+        pairs = [{way: r.pop(f"{way}_envelope_bytes") for way in WAYS} for r in (one, other)]
+        _check_envelopes(*pairs)
+    assert (flower, flower_rounds) == (direct, direct_rounds)
     names = [{f.name for f in (tmp_path / engine).iterdir()} for engine in ("flower", "direct")]
     assert names[0] == names[1]
     models = [load_file(tmp_path / engine / "model.safetensors") for engine in ("flower", "direct")]
