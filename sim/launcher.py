@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -190,7 +191,7 @@ def run_app(
     home = Path(superlink.env["FLWR_HOME"])
     config_file = home / "run-config.toml"
     config_file.write_text(tomli_w.dumps(run_config), encoding="utf-8")
-    bundle = staged(app, home)
+    bundle = staged(app, Path(tempfile.mkdtemp(dir=home)))
     command = ["flwr", "run", str(bundle), CONNECTION, "--stream", "--run-config", str(config_file)]
     process = superlink.start([*command, *options], stdout=subprocess.PIPE)
     last_lines = _follow(process, echo)
