@@ -106,6 +106,7 @@ def _check_envelopes(flower: dict[str, int], direct: dict[str, int]) -> None:
 
 
 @pytest.mark.simulation
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("config", [CONFIG, STREAMING], ids=["replay", "streaming"])
 def test_bytes_and_results_are_those_of_flowers_engine(
     config: dict[str, Any], tmp_path: Path
