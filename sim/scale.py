@@ -200,6 +200,7 @@ def _measured(job: DirectJob) -> Row:
     except EOFError:
         raise RuntimeError(f"the run with {job.clients} clients failed") from None
     finally:
+        process.terminate()  # whether it has told all, or who waits for it is interrupted
         process.join()
     return row
 
