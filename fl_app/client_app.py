@@ -2,12 +2,14 @@
 
 import time
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
+from numpy.typing import NDArray
 
 import clients
 from clients.device_file import state_folder
@@ -15,7 +17,7 @@ from codec.messages import REPLAY
 from fl_app.config import RunConfig
 from fl_app.data import image_folder, load
 from fl_app.growing_folder import GrowingFolder
-from fl_app.partition import partition_indices
+from fl_app.partition import partition, partitions
 from fl_app.registry import STRATEGIES
 
 if TYPE_CHECKING:
@@ -89,7 +91,8 @@ def _model(
     return build_model(name, sample_shape, classes, stem=stem, width=width)
 
 
-@cache
+# Of 100,000 partitions none is asked for twice before all others were: they need not all stay.
+@lru_cache(256)
 def node_source(
     config: RunConfig, data_dir: str, partition_id: int, num_partitions: int
 ) -> clients.ArraySource:
@@ -105,16 +108,8 @@ def node_source(
         With a single partition its number does not matter: the node owns all that it holds.
     """
     images = _load(config.dataset, "train", data_dir, config.image_size)
-    indices = partition_indices(
-        images.labels,
-        partition_id if num_partitions > 1 else 0,
-        num_partitions,
-        scheme=config.partition,
-        alpha=config.dirichlet_alpha,
-        max_samples=config.max_train_samples,
-        seed=config.seed,
-    )
-    part = images.select(indices)
+    parts = _partitions(config, data_dir, num_partitions)
+    part = images.select(partition(parts, partition_id if num_partitions > 1 else 0))
     return clients.ArraySource(
         part.samples,
         part.labels,
@@ -122,4 +117,17 @@ def node_source(
         *part.value_range,
         class_names=part.class_names,
         skipped=part.skipped.lost,
+    )
+
+
+@lru_cache(1)  # of all nodes at once: a split takes as long as all of its parts
+def _partitions(config: RunConfig, data_dir: str, num_partitions: int) -> list[NDArray[np.int64]]:
+    images = _load(config.dataset, "train", data_dir, config.image_size)
+    return partitions(
+        images.labels,
+        num_partitions,
+        scheme=config.partition,
+        alpha=config.dirichlet_alpha,
+        max_samples=config.max_train_samples,
+        seed=config.seed,
     )

@@ -1,5 +1,7 @@
 """Which training samples belong to which simulated client."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,29 +13,26 @@ class PartitionError(DataError, ValueError):
     """A split between clients that cannot be; names what is legal."""
 
 
-def partition_indices(
+def partitions(
     labels: NDArray[np.int64],
-    partition_id: int,
     num_partitions: int,
     *,
     scheme: str = "iid",
     alpha: float = 0.5,
     max_samples: int = 0,
     seed: int = 0,
-) -> NDArray[np.int64]:
-    """Return the indices of one client's samples, in shuffled order.
+) -> list[NDArray[np.int64]]:
+    """Return the indices of every client's samples, in shuffled order.
 
-    The partitions of the same arguments are disjoint and cover the set (or its random part of
-    `max_samples`). They are those of flwr-datasets' ``IidPartitioner`` and
-    ``DirichletPartitioner`` (Yurochkin et al. 2019, arXiv:1905.12022), index by index; that
-    package itself brings 200 MB, and no device has use for them. A strongly skewed Dirichlet
-    split among many clients leaves some of them with nothing: an empty array.
+    The partitions are disjoint and cover the set (or its random part of `max_samples`). They are
+    those of flwr-datasets' ``IidPartitioner`` and ``DirichletPartitioner`` (Yurochkin et al. 2019,
+    arXiv:1905.12022), index by index; that package itself brings 200 MB, and no device has use for
+    them. A strongly skewed Dirichlet split among many clients leaves some of them with nothing: an
+    empty array.
 
     Parameters
     ----------
     labels : ndarray of int64, shape (N,)
-    partition_id : int
-        In [0, num_partitions).
     num_partitions : int
         Number of clients, at most the number of samples.
     scheme : str
@@ -45,27 +44,48 @@ def partition_indices(
     seed : int
         The same seed gives the same partitions in every process.
 
+    Returns
+    -------
+    list of ndarray of int64
+        By partition.
+
     Raises
     ------
     PartitionError
-        If `partition_id` is out of range, there are more partitions than samples, or `alpha` is
-        not positive and finite.
+        If there are more partitions than samples, or `alpha` is not positive and finite.
     """
     order = generator(seed).permutation(len(labels))[: max_samples or None]
-    if not 0 <= partition_id < num_partitions <= len(order):
-        remedy = "; start fewer clients, or give them more samples"
-        raise PartitionError(
-            f"partition {partition_id} of {num_partitions}: legal are 0 <= partition-id < "
-            f"num-partitions <= {len(order)} samples{remedy * (num_partitions > len(order))}"
-        )
+    if not 0 < num_partitions <= len(order):
+        raise _illegal(0, num_partitions, len(order))
     if num_partitions == 1:
-        return order
+        return [order]
     if scheme == "dirichlet" and not 0 < alpha * num_partitions < float("inf"):
         raise PartitionError(f"dirichlet-alpha = {alpha:g} must be > 0, and finite")
     if scheme == "iid":
-        return np.array_split(order, num_partitions)[partition_id]
+        return np.array_split(order, num_partitions)
     parts = _dirichlet(labels[order], num_partitions, alpha, np.random.default_rng(seed))
-    return order[parts[partition_id]]
+    return [order[part] for part in parts]
+
+
+def partition(parts: Sequence[NDArray[np.int64]], partition_id: int) -> NDArray[np.int64]:
+    """Return one of the `partitions`.
+
+    Raises
+    ------
+    PartitionError
+        If there is no such partition.
+    """
+    if not 0 <= partition_id < len(parts):
+        raise _illegal(partition_id, len(parts), sum(map(len, parts)))
+    return parts[partition_id]
+
+
+def _illegal(partition_id: int, num_partitions: int, samples: int) -> PartitionError:
+    remedy = "; start fewer clients, or give them more samples" * (num_partitions > samples)
+    return PartitionError(
+        f"partition {partition_id} of {num_partitions}: legal are 0 <= partition-id < "
+        f"num-partitions <= {samples} samples{remedy}"
+    )
 
 
 def _dirichlet(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fl_app.config import ConfigError, RunConfig
 from fl_app.data import load
-from fl_app.partition import partition_indices
+from fl_app.partition import partitions
 from sim import tables
 from sim.launcher import NOTHING_KEPT, launch
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
@@ -119,8 +119,8 @@ def train_centrally(config: RunConfig, echo: Callable[[str], None] = print) -> f
     """Train as the replay server does, on the original samples; return the test accuracy."""
     train = load(config.dataset, "train", config.data_dir, config.image_size)
     if config.max_train_samples:
-        chosen = partition_indices(
-            train.labels, 0, 1, max_samples=config.max_train_samples, seed=config.seed
+        (chosen,) = partitions(
+            train.labels, 1, max_samples=config.max_train_samples, seed=config.seed
         )
         train = train.select(chosen)
     accuracy = float("nan")

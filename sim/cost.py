@@ -4,7 +4,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from codec.gradients import make_compressor
 from codec.messages import StreamingRequest
 from codec.samples.block_dct.codec import Plan
 from fl_app.models import build_model
+from sim.resident import resident_peak
 
 LOCAL_STEP = "local gradient step"
 IMPORTANCE = "importance"
@@ -267,17 +267,9 @@ def _peak_bytes(case: Case, data_dir: str, stage: str) -> int:
     function = stages(case, data_dir)[stage]
     with suppress(OSError):  # Linux: forget the peak that setting up has left
         Path("/proc/self/clear_refs").write_text("5")
-    before = _resident_peak()
+    before = resident_peak()
     function()
-    return max(0, _resident_peak() - before)
-
-
-def _resident_peak() -> int:
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        line = next(line for line in lines if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return max(0, resident_peak() - before)
 
 
 def _lines(costs: list[Cost]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A Flower grid without processes: what the nodes would do is done by the caller itself."""
+"""Flower grids without SuperLink: what the nodes would do is done on this machine."""
 
 from collections.abc import Callable, Iterable
 
@@ -8,6 +8,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 Client = Callable[[Message, Context], Message]
+RUN_ID = 0xD1CE_0000_0000_0001  # as long as Flower's, of which the bytes of a message depend
 
 
 def node_ids(count: int, seed: int = 0) -> list[int]:
@@ -16,11 +17,37 @@ def node_ids(count: int, seed: int = 0) -> list[int]:
     return [int(node_id) for node_id in stream.integers(2**64 - 1, size=count, dtype=np.uint64)]
 
 
-class DirectGrid(Grid):
+class LocalGrid(Grid):
+    """What all grids of this machine have in common; how messages travel is up to the subclass.
+
+    Flower makes messages only inside a task: `flwr.supercore.task_identity.TaskIdentity` must be
+    set.
+    """
+
+    def set_run(self, run: Run) -> None:
+        """Not used."""
+
+    @property
+    def run(self) -> Run:
+        """The run, of which nothing is known but its id."""
+        return Run.create_empty(RUN_ID)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """Make a request, as old code does."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+class DirectGrid(LocalGrid):
     """Calls one client function for each node, one after the other, in this process.
 
-    Messages are handed over as they are, and what a client raises is raised. Flower makes
-    messages only inside a task: `flwr.supercore.task_identity.TaskIdentity` must be set.
+    Messages are handed over as they are, and what a client raises is raised.
 
     Parameters
     ----------
@@ -79,25 +106,6 @@ class DirectGrid(Grid):
         """Return one node's reply to a request."""
         node_id = message.metadata.dst_node_id
         return self.clients[node_id](message, self.contexts[node_id])
-
-    def set_run(self, run: Run) -> None:
-        """Not used."""
-
-    @property
-    def run(self) -> Run:
-        """Not used."""
-        raise NotImplementedError
-
-    def create_message(
-        self,
-        content: RecordDict,
-        message_type: str,
-        dst_node_id: int,
-        group_id: str,
-        ttl: float | None = None,
-    ) -> Message:
-        """Make a request."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Not used."""

@@ -1,4 +1,4 @@
-"""Run a Flower app in Flower's own simulation engine, isolated, and say truly how it ended.
+"""Run a Flower app on simulated clients, isolated, and say truly how it ended.
 
 ``flwr run`` on its own leaves a SuperLink running whose folder and environment later runs
 inherit, may be answered by somebody else's SuperLink on the same port, installs the app's
@@ -6,22 +6,38 @@ dependencies anew and exits with 0 when a run fails.
 """
 
 import json
+import os
 import re
 import subprocess
+import sys
+import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import tomli_w
 
+from sim.bundle import staged
+from sim.direct_job import CAUSE, DirectJob
 from sim.run_config import ConfigValue, read_defaults
-from sim.superlink import CONNECTION, SuperLink, SuperLinkError, running_superlink
+from sim.superlink import (
+    CONNECTION,
+    SuperLink,
+    SuperLinkError,
+    guarded,
+    isolated_environment,
+    running_superlink,
+    scratch_folder,
+    start,
+    stop_group,
+)
 
 COMPLETED = "finished:completed"
 # Of runs that are measured: what outlives a run takes time, and is of no use to them.
 NOTHING_KEPT: Mapping[str, ConfigValue] = {"checkpoint-every": 0}
 KEYED_BY, STATE = "client-key", "state-dir"
 
+_SIM = Path(__file__).parent
 _KEPT_LINES = 500
 _CAUSE_LINES = 3
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -40,7 +56,7 @@ def launch(
     clients: int,
     echo: Callable[[str], None] = print,
 ) -> None:
-    """Run an app on simulated clients and wait for its end.
+    """Run an app on simulated clients of Flower's own engine and wait for its end.
 
     Nothing that was started is left when this returns or raises, `KeyboardInterrupt` included.
 
@@ -66,6 +82,7 @@ def launch(
 
     require("ray")
     run_config = of_simulated_clients(run_config, read_defaults(app))
+    echo(f"starting Flower's simulation engine with {clients} clients")
     options = ("--federation-config", f"num-supernodes={clients} client-resources-num-cpus=1")
     try:
         with running_superlink(["--simulation"]) as superlink:
@@ -75,6 +92,56 @@ def launch(
         for line in lines:
             echo(line)
         raise RunError(": ".join([reason, *_last(lines, 1)])) from error
+
+
+def launch_directly(
+    app: Path,
+    run_config: Mapping[str, ConfigValue],
+    clients: int,
+    echo: Callable[[str], None] = print,
+    processes: int = 0,
+) -> None:
+    """Run an app on simulated clients in a pool of processes, and wait for its end.
+
+    The app's ServerApp and ClientApp exchange Flower's messages without Ray and SuperLink, see
+    `sim.process_grid`; they are imported from the app's folder. Else as `launch`.
+
+    Parameters
+    ----------
+    app, run_config, clients, echo
+        As in `launch`.
+    processes : int
+        That the clients share; 0: as many as there are cores.
+
+    Raises
+    ------
+    RunError
+        If the run failed; names the cause.
+    RunConfigError
+        If the folder holds no Flower app.
+    """
+    known = read_defaults(app)
+    values = {**known, **of_simulated_clients(run_config, known)}
+    job = DirectJob.of(app, values, clients, processes)
+    echo(f"starting the server, and processes for {clients} clients")
+    with scratch_folder() as scratch:
+        job.write(scratch)
+        cwd = scratch / "cwd"  # empty: the app is not to import from where the user stands
+        cwd.mkdir()
+        env = isolated_environment(scratch)
+        env["PYTHONPATH"] = os.pathsep.join([str(_SIM.parent), env.get("PYTHONPATH", "")])
+        command = [sys.executable, "-m", "sim.direct_engine", str(scratch)]
+        process = start(command, env, cwd, 0, subprocess.PIPE)
+        try:
+            with guarded(process.pid, scratch):
+                last_lines = _follow(process, echo)
+                code = process.wait()
+        finally:
+            stop_group(process.pid)
+        if code != 0:
+            told = scratch / CAUSE
+            details = told.read_text(encoding="utf-8") if told.exists() else ""
+            raise RunError(f"run failed: {_cause(details, last_lines) or f'exit code {code}'}")
 
 
 def of_simulated_clients(
@@ -121,15 +188,13 @@ def run_app(
     RunError
         If the run did not complete.
     """
-    config_file = Path(superlink.env["FLWR_HOME"]) / "run-config.toml"
+    home = Path(superlink.env["FLWR_HOME"])
+    config_file = home / "run-config.toml"
     config_file.write_text(tomli_w.dumps(run_config), encoding="utf-8")
-    command = ["flwr", "run", str(app), CONNECTION, "--stream", "--run-config", str(config_file)]
+    bundle = staged(app, Path(tempfile.mkdtemp(dir=home)))
+    command = ["flwr", "run", str(bundle), CONNECTION, "--stream", "--run-config", str(config_file)]
     process = superlink.start([*command, *options], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    for line in process.stdout:
-        last_lines.append(plain(line.rstrip("\n")))
-        echo(line.rstrip("\n"))
+    last_lines = _follow(process, echo)
     if process.wait() != 0:
         raise RunError("flwr refused the run: " + " ".join(_last(last_lines, _CAUSE_LINES)))
     run = describe_run(superlink)
@@ -147,6 +212,16 @@ def describe_run(superlink: SuperLink) -> dict[str, object]:
     except (ValueError, LookupError):
         raise RunError(f"flwr ls does not say how the run ended: {text}") from None
     return run
+
+
+def _follow(process: "subprocess.Popen[str]", echo: Callable[[str], None]) -> Sequence[str]:
+    """Pass on what a process prints until it ends; return the last lines, without colours."""
+    assert process.stdout is not None
+    last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
+    for line in process.stdout:
+        last_lines.append(plain(line.rstrip("\n")))
+        echo(line.rstrip("\n"))
+    return last_lines
 
 
 def plain(line: str) -> str:

@@ -72,7 +72,7 @@ class SuperLink:
         self, command: Sequence[str], stdout: int | IO[str] = subprocess.DEVNULL
     ) -> "subprocess.Popen[str]":
         """Start one of Flower's programs in this environment, to be stopped with the rest."""
-        return _start(command, self.env, self.cwd, self.group, stdout)
+        return start(command, self.env, self.cwd, self.group, stdout)
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ def running_superlink(
     SuperLinkError
         If it does not serve.
     """
-    with _scratch_folder() as scratch:
+    with scratch_folder() as scratch:
         cwd = scratch / "cwd"  # empty: simulated clients import from here before the app's bundle
         cwd.mkdir()
-        env = _isolated_environment(scratch)
+        env = isolated_environment(scratch)
         process = None
         try:
             for _ in range(_PORT_ATTEMPTS):
@@ -130,7 +130,7 @@ def running_superlink(
             superlink.start(
                 ["flower-superexec", *superlink.trust(), "--runtime-api-address", address]
             )
-            with _guard(process.pid, scratch):
+            with guarded(process.pid, scratch):
                 yield superlink
         finally:
             if process is not None:
@@ -204,7 +204,7 @@ def _processes_in(folder: Path) -> list[int]:
 
 
 @contextmanager
-def _guard(group: int, scratch: Path) -> Iterator[None]:
+def guarded(group: int, scratch: Path) -> Iterator[None]:
     """Have a group stopped and a folder removed even if this process is killed meanwhile."""
     signals = f"kill -s TERM -- -{group}; sleep {_STOP_SECONDS}; kill -s KILL -- -{group}"
     # Reads until the pipe closes, which the end of this process does.
@@ -223,7 +223,8 @@ def _guard(group: int, scratch: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _scratch_folder() -> Iterator[Path]:
+def scratch_folder() -> Iterator[Path]:
+    """Make a folder with a short path, which is removed at the end."""
     parent = tempfile.gettempdir()
     short = len(parent) <= _LONGEST_TEMPORARY_FOLDER
     folder = Path(tempfile.mkdtemp(prefix="sim-", dir=parent if short else "/tmp"))
@@ -233,7 +234,7 @@ def _scratch_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _isolated_environment(scratch: Path) -> dict[str, str]:
+def isolated_environment(scratch: Path) -> dict[str, str]:
     """Return an environment in which Flower and Ray share nothing with others of the user."""
     inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return inherited | {
@@ -273,16 +274,29 @@ def _start_superlink(
     command: Sequence[str], env: Mapping[str, str], cwd: Path, log: Path
 ) -> "subprocess.Popen[str]":
     with log.open("w") as output:
-        return _start(command, env, cwd, 0, output)
+        return start(command, env, cwd, 0, output)
 
 
-def _start(
+def start(
     command: Sequence[str],
     env: Mapping[str, str],
     cwd: Path,
     group: int,
     stdout: int | IO[str],
 ) -> "subprocess.Popen[str]":
+    """Start a program with no input and its errors among its output.
+
+    Parameters
+    ----------
+    command : sequence of str
+    env : Mapping
+        Its environment.
+    cwd : Path
+    group : int
+        Process group; 0: a new one, of its own id.
+    stdout : int or file
+        As in `subprocess.Popen`.
+    """
     return subprocess.Popen(
         command,
         env=env,

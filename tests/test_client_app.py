@@ -24,7 +24,7 @@ from fl_app.client_app import app, node_source
 from fl_app.config import RunConfig
 from fl_app.data import load
 from fl_app.models import build_model
-from fl_app.partition import partition_indices
+from fl_app.partition import partitions
 
 # Torch is hidden from the import system, so that this process is like one without it.
 WITHOUT_TORCH = """
@@ -109,7 +109,7 @@ def test_client_sends_samples_of_its_own_partition() -> None:
     assert isinstance(record["samples"], bytes)
     decoded = decode_samples(SamplePayload.from_bytes(record["samples"]))
     train = load("mnist5k", "train")
-    own = train.samples[partition_indices(train.labels, 2, 4)].astype(np.float32)
+    own = train.samples[partitions(train.labels, 4)[2]].astype(np.float32)
     owned = {sample.tobytes() for sample in own}
     assert len(decoded.samples) == 10
     assert all(sample.tobytes() in owned for sample in decoded.samples)

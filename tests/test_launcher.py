@@ -11,33 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from small_app import write_app
 
 from sim.launcher import of_simulated_clients
 
 pytestmark = [pytest.mark.slow, pytest.mark.simulation]
 
 ROOT = Path(__file__).parents[1]
-
-PROJECT = """
-[project]
-name = "tiny"
-version = "0.1.0"
-description = "Asks each client where it runs"
-license = "Apache-2.0"
-dependencies = []
-
-[tool.flwr.app]
-publisher = "nobody"
-
-[tool.flwr.app.components]
-serverapp = "tiny.server_app:app"
-clientapp = "tiny.client_app:app"
-
-[tool.flwr.app.config]
-mode = "succeed"
-rate = 0.5
-out-dir = ""
-"""
 
 SERVER = """
 import os, time
@@ -96,12 +76,7 @@ class Launch:
 @pytest.fixture(scope="module")
 def launches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Launch]]:
     folder = tmp_path_factory.mktemp("launcher")
-    package = folder / "app" / "tiny"
-    package.mkdir(parents=True)
-    (folder / "app" / "pyproject.toml").write_text(PROJECT)
-    (package / "__init__.py").touch()
-    (package / "server_app.py").write_text(SERVER)
-    (package / "client_app.py").write_text(CLIENT)
+    write_app(folder, server=SERVER, client=CLIENT)
     # Where the user stands there may be a package of the same name.
     (folder / "tiny").mkdir()
     (folder / "tiny" / "__init__.py").write_text("raise RuntimeError('imported from the cwd')")

@@ -26,7 +26,7 @@ from codec import CodecOptions, Compression
 from codec.messages import ReplayRequest, Request, StreamingRequest
 from fl_app.config import RunConfig
 from fl_app.data import DataError, load
-from fl_app.partition import partition_indices
+from fl_app.partition import partitions
 from fl_app.run_folder import RunFolder
 from sim.__main__ import main
 from sim.cli import checks, commands, results_folder
@@ -438,7 +438,7 @@ API: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "data set": (lambda: load("minst", "train"), ("'minst'", "one of mnist5k", "did you mean")),
     "split": (lambda: load("mnist5k", "val"), ("split = 'val'", "one of train, test")),
     "missing files": (lambda: load("cifar10", "train", "/nowhere"), ("/nowhere", "download=True")),
-    "partition": (lambda: partition_indices(LABELS, 7, 7), ("of 7", "6 samples", "fewer clients")),
+    "partition": (lambda: partitions(LABELS, 7), ("of 7", "6 samples", "fewer clients")),
     "run config": (
         lambda: RunConfig.from_run_config({"seed": "1"}),
         ("seed = '1'", "a whole number"),

@@ -1,8 +1,9 @@
 """The subcommands. Modules that import torch are imported by the commands that need them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,8 +19,10 @@ from sim.cli.options import (
     Clients,
     Config,
     ConfigFile,
+    Engine,
     OtherApp,
     Overwrite,
+    Processes,
     Quick,
     ResultsFolder,
     Resume,
@@ -32,7 +35,7 @@ from sim.cli.resume import keep_run, kept_run
 from sim.cli.run_help import RunCommand
 from sim.cli.run_log import kept_log, print_line
 from sim.compare.presets import PRESETS, Preset
-from sim.launcher import launch
+from sim.launcher import launch, launch_directly
 from sim.run_config import RunConfigError, make_run_config, read_defaults
 from sim.superlink import KEEP_FREED_MEMORY
 
@@ -55,16 +58,19 @@ def run(
     out: RunFolder = "",
     overwrite: Overwrite = False,
     resume: Resume = None,
+    engine: Engine = "flower",
+    processes: Processes = 0,
 ) -> None:
     """Run the app on simulated clients and print the run folder."""
+    start = _launcher(engine, processes)
     if resume is not None:
-        _resume(resume, config or (), run_config, app, out, overwrite=overwrite)
+        _resume(resume, config or (), run_config, app, out, start, overwrite=overwrite)
         return
     overrides = make_run_config(app, config or (), run_config)
     effective = read_defaults(app) | overrides
     check_run(app, effective, clients)
     if "out-dir" not in effective:  # an app of another kind, which writes no run folder
-        launch(app, overrides, clients, print_line)
+        start(app, overrides, clients, print_line)
         return
     place = out or str(effective["out-dir"])
     with (
@@ -73,8 +79,19 @@ def run(
     ):
         if app.resolve() == APP:
             keep_run(results, effective | {"out-dir": str(results)}, clients)
-        launch(app, overrides | {"out-dir": str(results)}, clients, echo)
+        start(app, overrides | {"out-dir": str(results)}, clients, echo)
     print_line(f"run folder: {results}")
+
+
+def _launcher(engine: str, processes: int) -> Callable[..., None]:
+    """Return what runs an app on simulated clients, as `launch` does."""
+    if engine == "direct":
+        return partial(launch_directly, processes=processes)
+    if processes:
+        raise RunConfigError(
+            f"--processes {processes} is of --engine direct; Flower's engine has one for each core"
+        )
+    return launch
 
 
 def _resume(
@@ -83,6 +100,7 @@ def _resume(
     run_config: Path | None,
     app: Path,
     out: str,
+    start: Callable[..., None],
     *,
     overwrite: bool,
 ) -> None:
@@ -99,7 +117,7 @@ def _resume(
         results_folder(str(place), known) as results,
         kept_log(results / LOG, print_line, more=True) as echo,
     ):
-        launch(app, known | {"out-dir": str(results), "resume": True}, clients, echo)
+        start(app, known | {"out-dir": str(results), "resume": True}, clients, echo)
     print_line(f"run folder: {results}")
 
 
@@ -419,6 +437,34 @@ def codecs(
         known = comparison.data_sets(*(str(absolute(name)) if name else "" for name in folders))
         comparison.measure_codecs(out, known, seeds, print_line)
     for line in comparison.report(out):
+        print_line(line)
+    print_line(f"results: {out}")
+
+
+@cli.command()
+def scale(
+    sizes: Annotated[
+        list[int] | None,
+        typer.Option(min=2, metavar="N ...", help="Clients.", show_default="10 100 1000"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, metavar="N")] = 5,
+    processes: Processes = 0,
+    config: Config = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Table from the rows that are there.")
+    ] = False,
+    app: OtherApp = APP,
+    out: ResultsFolder = RESULTS,
+) -> None:
+    """Measure seconds, memory and bytes of the direct engine against the number of clients."""
+    from sim.scale import measure_scale, read_rows
+    from sim.scale import report as table_of
+
+    if not report:
+        overrides = make_run_config(app, config or ()) if config else {}
+        os.environ.update(KEEP_FREED_MEMORY)
+        measure_scale(out, app, sizes or (10, 100, 1000), rounds, processes, overrides, print_line)
+    for line in table_of(read_rows(out)):
         print_line(line)
     print_line(f"results: {out}")
 

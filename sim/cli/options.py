@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import click
 import typer
@@ -13,7 +13,7 @@ APP = Path(__file__).resolve().parents[2]
 RESULTS = APP / "sim" / "results"
 
 # Flags that take all arguments up to the next flag.
-MULTIPLE = ("--config", "--fit", "--grid", "--only", "--importances", "--host")
+MULTIPLE = ("--config", "--fit", "--grid", "--only", "--importances", "--host", "--sizes")
 
 
 def repeat_flags(arguments: Sequence[str], flags: Sequence[str] = MULTIPLE) -> list[str]:
@@ -87,6 +87,19 @@ ConfigFile: TypeAlias = Annotated[
     Path | None, typer.Option(metavar="FILE.toml", help="More of them in a file.")
 ]
 Clients: TypeAlias = Annotated[int, typer.Option(min=1, metavar="N", help="Simulated clients.")]
+Engine: TypeAlias = Annotated[
+    Literal["flower", "direct"],
+    typer.Option(
+        help="What runs the clients: Flower's simulation engine, or a pool of processes with the "
+        "same app and messages, without Ray, for thousands of clients."
+    ),
+]
+Processes: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Of --engine direct.", show_default="as many as there are cores"
+    ),
+]
 AppFolder: TypeAlias = Annotated[Path, _folder("The Flower app.", "this one")]
 OtherApp: TypeAlias = Annotated[Path, _folder("The Flower app.", hidden=True)]
 RunFolder: TypeAlias = Annotated[
