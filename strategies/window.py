@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from flwr.serverapp import Grid
 
 _ENGINE = "InMemoryGrid"  # the simulation engine's, which is not a public name
-_LEAST, _PER_CPU = 16, 8  # places where nothing was asked for
+_LEAST, _PER_CPU = 32, 16  # places where nothing was asked for
 _HOLD, _HOLD_MEDIANS = 10.0, 4.0  # seconds, and median waits, after which a place is free again
 _REMEMBERED = 64
 

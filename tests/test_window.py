@@ -134,7 +134,7 @@ def test_what_cannot_be_sent_takes_no_place() -> None:
 
 def test_a_simulation_has_a_window_and_devices_have_none() -> None:
     simulated, devices = InMemoryGrid([_echo], lambda *_: 0.0), _grid(1, lambda *_: 0.0)
-    assert 16 <= window_of(simulated, 0).places([]) < 10_000
+    assert 32 <= window_of(simulated, 0).places([]) < 10_000
     assert window_of(devices, 0).is_open and window_of(InProcessGrid([_echo]), 0).is_open
     for grid in (simulated, devices):
         assert window_of(grid, 3).places([]) == 3
