@@ -34,8 +34,8 @@ class EarlyReader:
     """Reads replies in one thread beside that which waits for the others.
 
     One thread, as decoding holds the interpreter's lock nearly all the time: two were no faster.
-    Processes would be, but only on cores that nobody else needs, and a server that waits for
-    clients has the time; those of a simulation have the cores.
+    A process would be, on a core that no simulated client needs, for a start of seconds and a copy
+    of each result.
     """
 
     def __init__(self) -> None:
