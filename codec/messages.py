@@ -121,6 +121,12 @@ class Participation(ClientOptions):
         "share of the asked nodes whose replies end a round; others may come later",
         PROPER_SHARE,
     )
+    request_window: int = option(
+        0,
+        "requests that are out at once (0 = a few in Flower's simulation engine, which is slow "
+        "with many; no limit for real devices)",
+        COUNT_OR_NONE,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

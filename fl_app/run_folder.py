@@ -21,8 +21,8 @@ CONFIG, RUN_CONFIG, LOCK = "config.json", "run-config", ".run.lock"
 _POLL_SECONDS = 0.2
 # What a run that goes on may have of its own.
 _MAY_CHANGE = (
-    *("num-rounds", "target-accuracy", "round-timeout", "quorum", "checkpoint-every", "resume"),
-    *("min-available-nodes", "min-train-nodes", "device", "threads"),
+    *("num-rounds", "target-accuracy", "round-timeout", "quorum", "request-window"),
+    *("checkpoint-every", "resume", "min-available-nodes", "min-train-nodes", "device", "threads"),
     *("out-dir", "bank", "data-dir", "state-dir"),  # where things are
 )
 _VERSIONED = ("flwr", "numpy", "torch", "torchvision", "constriction")

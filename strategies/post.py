@@ -1,15 +1,18 @@
-"""Requests and replies of a run: a round need not wait for all, and what comes late is kept."""
+"""Requests and replies of a run: few are out at once, and a round need not wait for all."""
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import Message
 from flwr.common import log
 from flwr.serverapp import Grid
+
+from strategies.window import window_of
 
 _PATIENCE = 3.0  # timeouts after which a reply is given up
 _LEAST_PATIENCE = 90.0  # seconds; until then Flower knows of a node that died
@@ -38,6 +41,46 @@ class Owed:
     patience: float
 
 
+@dataclass
+class _Exchange:
+    """What one call of `Post.send_and_receive` sends and hears.
+
+    Attributes
+    ----------
+    unsent : deque of Message
+        Requests that wait for a place in the window.
+    started : float
+        By the post's clock.
+    timeout : float, optional
+        Seconds.
+    on_reply : callable, optional
+    asked : dict of str to int
+        Nodes by the ids of the requests that were sent.
+    replies : list of Message
+        In the order of their arrival.
+    heard_at : float
+        When the last of them came; at first `started`.
+    """
+
+    unsent: deque[Message]
+    started: float
+    timeout: float | None
+    on_reply: Callable[[Message], None] | None = None
+    asked: dict[str, int] = field(default_factory=dict)
+    replies: list[Message] = field(default_factory=list)
+    heard_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.heard_at = self.started
+
+    def hear(self, reply: Message, now: float) -> None:
+        """Take in a reply."""
+        self.replies.append(reply)
+        self.heard_at = now
+        if self.on_reply is not None:
+            self.on_reply(reply)
+
+
 class Post(Grid):
     """A grid on which a round ends with a share of the replies, or at its deadline.
 
@@ -47,6 +90,9 @@ class Post(Grid):
     seconds, a reply is given up; the request itself is valid as long, but no less than ten minutes.
     A node that is connected and yet was given up rests for one round, then for two, four, and so
     on while it stays silent.
+
+    Requests leave as others are answered, see `strategies.window`. Those that are still here when
+    a round ends leave then: who is asked does not depend on the window.
 
     That needs a grid that sends and receives apart. On one that implements `send_and_receive`
     alone, or in another class than `push_messages` and `pull_messages`, as to watch or to window
@@ -58,6 +104,8 @@ class Post(Grid):
         Flower's connection to the nodes.
     quorum : float
         Share of the asked nodes whose replies end a round, in (0, 1]; errors do not count.
+    request_window : int
+        Most requests that are out at once, see `strategies.window.window_of`.
     clock, sleep : callable
         Seconds that pass, and a wait for some.
     """
@@ -66,12 +114,14 @@ class Post(Grid):
         self,
         grid: Grid,
         quorum: float = 1.0,
+        request_window: int = 0,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._grid, self._quorum, self._clock, self._sleep = grid, quorum, clock, sleep
         self._apart = _sends_apart(grid)
+        self._window = window_of(grid, request_window)
         self._owed: dict[str, Owed] = {}
         self._late: list[tuple[int, Message]] = []
         self._unhurried: set[int] = set()
@@ -113,7 +163,7 @@ class Post(Grid):
 
     def look(self) -> None:
         """Take in what has come by now."""
-        self._pull(())
+        self._pull()
         self._give_up()
 
     def next_round(self) -> None:
@@ -130,12 +180,16 @@ class Post(Grid):
 
     def wait_for_late(self, timeout: float) -> None:
         """Wait until a reply to an earlier request comes, or none is out any more."""
-        self._wait({}, timeout, lambda: bool(self._late))
+        self._wait(self._exchange((), timeout), lambda: bool(self._late))
 
     # A grid
 
     def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
+        self,
+        messages: Iterable[Message],
+        *,
+        timeout: float | None = None,
+        on_reply: Callable[[Message], None] | None = None,
     ) -> Iterable[Message]:
         """Send messages and wait for as many replies as a round needs.
 
@@ -144,27 +198,32 @@ class Post(Grid):
         messages : iterable of Message
         timeout : float, optional
             Seconds; by default there is no limit.
+        on_reply : callable, optional
+            Called with each reply as it comes, while others are out; not on a grid that does not
+            send and receive apart.
         """
         sent = list(messages)
         self._unhurried = set()
         if not self._apart:
             return list(self._grid.send_and_receive(sent, timeout=timeout))
+        exchange = self._exchange(sent, timeout, on_reply)
         try:
-            asked = self._push(sent, timeout)
+            self._send(exchange)
         except NotImplementedError:
             self._apart = False
             return self.send_and_receive(sent, timeout=timeout)
-        needed = math.ceil(self._quorum * len(asked) - 1e-9)
 
         def enough() -> bool:
-            return sum(not reply.has_error() for reply in replies) >= needed
+            needed = self._quorum * (len(exchange.asked) + len(exchange.unsent)) - 1e-9
+            return sum(not reply.has_error() for reply in exchange.replies) >= math.ceil(needed)
 
-        replies: list[Message] = []
-        if asked:
-            self._wait(asked, timeout, enough, replies)
+        if sent:
+            self._wait(exchange, enough)
+        self._push(exchange, len(exchange.unsent))
         if enough():
-            self._unhurried = {asked[key] for key in asked.keys() & self._owed.keys()}
-        return replies
+            out = exchange.asked.keys() & self._owed.keys()
+            self._unhurried = {exchange.asked[key] for key in out}
+        return exchange.replies
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages."""
@@ -193,62 +252,83 @@ class Post(Grid):
 
     # Details
 
-    def _push(self, messages: Sequence[Message], timeout: float | None) -> dict[str, int]:
-        """Send messages; return the nodes by the ids of those that could be sent."""
+    def _exchange(
+        self,
+        messages: Iterable[Message],
+        timeout: float | None,
+        on_reply: Callable[[Message], None] | None = None,
+    ) -> _Exchange:
+        return _Exchange(deque(messages), self._clock(), timeout, on_reply)
+
+    def _send(self, exchange: _Exchange) -> None:
+        """Send as many requests as the window has places for."""
+        if not exchange.unsent:
+            return
+        now = self._clock()
+        waiting = (
+            now - self._owed[key].asked_at for key in exchange.asked.keys() & self._owed.keys()
+        )
+        self._push(exchange, int(min(self._window.places(waiting), len(exchange.unsent))))
+
+    def _push(self, exchange: _Exchange, count: int) -> None:
+        """Send the next requests; those that cannot be sent are left out."""
+        if not count:
+            return
+        messages = [exchange.unsent.popleft() for _ in range(count)]
+        now, timeout = self._clock(), exchange.timeout
         patience = math.inf if timeout is None else max(_PATIENCE * timeout, _LEAST_PATIENCE)
         for message in messages:
-            message.metadata.ttl = min(message.metadata.ttl, max(patience, _LEAST_TTL))
-        ids = list(self._grid.push_messages(messages)) if messages else []
-        if len(ids) != len(messages):  # those that could not be sent are left out
+            ttl = min(message.metadata.ttl, max(patience, _LEAST_TTL))
+            message.metadata.ttl = ttl + now - exchange.started  # it counts from the making
+        ids = list(self._grid.push_messages(messages))
+        if len(ids) != count:
             ids = [m.metadata.message_id if m.metadata.message_id in ids else "" for m in messages]
-        asked = {
-            message_id: message.metadata.dst_node_id
-            for message_id, message in zip(ids, messages, strict=True)
-            if message_id
-        }
-        now = self._clock()
-        self._owed |= {key: Owed(node_id, now, patience) for key, node_id in asked.items()}
-        return asked
+        for message_id, message in zip(ids, messages, strict=True):
+            if message_id:
+                node_id = message.metadata.dst_node_id
+                exchange.asked[message_id] = node_id
+                self._owed[message_id] = Owed(node_id, now, patience)
 
-    def _wait(
-        self,
-        asked: dict[str, int],
-        timeout: float | None,
-        enough: Callable[[], bool],
-        replies: list[Message] | None = None,
-    ) -> None:
-        """Take in replies until there are enough, none is out, or the time is up."""
-        found = [] if replies is None else replies
-        started = said_at = self._clock()
+    def _wait(self, exchange: _Exchange, enough: Callable[[], bool]) -> None:
+        """Take in replies until there are enough, none is out, or the time is up.
+
+        An exchange that asks nothing waits for the replies to earlier ones.
+        """
+        started = said_at = exchange.started
+        asks = bool(exchange.asked or exchange.unsent)
         while True:
-            found += self._pull(asked)
+            self._pull(exchange)
+            self._send(exchange)
             now = self._clock()
-            out = asked.keys() & self._owed.keys() if asked else self._owed
-            left = math.inf if timeout is None else started + timeout - now
-            if enough() or not out or left < _SHORTEST / 100:
+            out = exchange.asked.keys() & self._owed.keys() if asks else self._owed
+            left = math.inf if exchange.timeout is None else started + exchange.timeout - now
+            if enough() or not (out or exchange.unsent) or left < _SHORTEST / 100:
                 break
             if now - said_at >= _SAY_SECONDS:
                 said_at = now
-                log(INFO, "waiting for the replies of %d nodes for %.0f s", len(out), now - started)
-            pause = min(_LONGEST, max(_SHORTEST, _SHARE * (now - started)))
+                number = len(out) + len(exchange.unsent)
+                log(INFO, "waiting for the replies of %d nodes for %.0f s", number, now - started)
+            # Where places are few, the next request waits for this one to be seen.
+            since = started if self._window.is_open else exchange.heard_at
+            pause = min(_LONGEST, max(_SHORTEST, _SHARE * (now - since)))
             self._sleep(min(pause, left))
         self._give_up()
 
-    def _pull(self, asked: Iterable[str]) -> list[Message]:
-        """Return the replies to some requests that have come; those to others are late."""
-        found = []
+    def _pull(self, exchange: _Exchange | None = None) -> None:
+        """Take in the replies that have come; those to other exchanges are late."""
         for reply in self._grid.pull_messages(list(self._owed)) if self._owed else ():
             key = reply.metadata.reply_to_message_id
             owed = self._owed.pop(key, None)
             if owed is None:  # a grid that brings a reply twice
                 continue
+            now = self._clock()
             if not reply.has_error():
                 self._silences.pop(owed.node_id, None)
-            if key in asked:
-                found.append(reply)
+            if exchange is not None and key in exchange.asked:
+                self._window.heard(now - owed.asked_at)
+                exchange.hear(reply, now)
             else:
                 self._late.append((owed.node_id, reply))
-        return found
 
     def _give_up(self) -> None:
         now = self._clock()

@@ -53,8 +53,9 @@ class RoundResult:
     train_loss : float
         Mean training loss; NaN when no step was taken, or where only the clients know it.
     seconds : Mapping[str, float]
-        Time by stage: ``round_trip`` (from the requests' leaving to the last reply), ``decode``
-        and ``train`` on the server; ``client_*`` summed over the clients.
+        Time by stage: ``round_trip`` (from the requests' leaving to the last reply, while the
+        server reads those that are here), ``decode`` (what is left of that) and ``train`` on the
+        server; ``client_*`` summed over the clients.
     failures : Mapping[str, int]
         Replies that could not be used, by cause.
     late : int

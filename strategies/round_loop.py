@@ -116,7 +116,8 @@ class RoundLoop:
     ) -> ArrayRecord:
         strategy.before_round(server_round, post)
         messages = strategy.configure_train(server_round, arrays, self.train_config, post)
-        replies = list(post.send_and_receive(messages, timeout=self.timeout))
+        read = strategy.read_early
+        replies = list(post.send_and_receive(messages, timeout=self.timeout, on_reply=read))
         late = strategy.late_replies(server_round, post)
         trained, metrics = strategy.aggregate_train(server_round, [*replies, *late])
         if trained is not None:

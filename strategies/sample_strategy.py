@@ -82,8 +82,8 @@ class SampleStrategy(ServerStrategy):
         options: Sequence[Options],
     ) -> None:
         told = (*options, mixed, averaging, evaluation, participation)
-        super().__init__(server_model, book, request, told, evaluation, participation.quorum)
-        self.participation, self.mixed, self.averaging = participation, mixed, averaging
+        super().__init__(server_model, book, request, told, evaluation, participation)
+        self.mixed, self.averaging = mixed, averaging
         self._agreement, self._expected = agreement, expected
         self._sharing: set[int] = set()  # nodes that described or sent samples
         self._private: set[int] = set()  # nodes that sent a model or a gradient instead

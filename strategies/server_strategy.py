@@ -2,6 +2,7 @@
 
 import inspect
 import time
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ from flwr.serverapp.strategy import Result, Strategy
 from torch import nn
 
 from codec import OptionError
-from codec.messages import METRICS, Reply, Request
+from codec.messages import METRICS, Participation, Reply, Request
 from codec.options import COUNT, COUNT_OR_NONE, Options, check, flat_fields
 from codec.random import Stream, server_generator
 from strategies.checkpoint import NAME, Checkpoint, read_checkpoint
+from strategies.early_reading import EarlyReader
 from strategies.errors import CheckpointError, RunFailed
 from strategies.evaluation import (
     EvaluationOptions,
@@ -47,7 +49,10 @@ _RETURN_SECONDS, _RETURN_POLL = 120.0, 0.5  # for nodes to connect to a run that
 # Records of a `Result` by round.
 _RESULTS = ("train_metrics_clientapp", "evaluate_metrics_clientapp", "evaluate_metrics_serverapp")
 # Options with other values of which a run can go on.
-_MAY_CHANGE = ("quorum", "min-available-nodes", "min-train-nodes", "min-evaluate-nodes")
+_MAY_CHANGE = (
+    *("quorum", "request-window"),
+    *("min-available-nodes", "min-train-nodes", "min-evaluate-nodes"),
+)
 _FRUITLESS = 3  # rounds in a row in which no reply can be used, and all say why
 
 
@@ -90,7 +95,7 @@ class ServerStrategy(Strategy):
     """A strategy with a model of its own; what a round does is up to the subclass.
 
     A subclass may override ``start``, with a loop of its own or a call of Flower's. Only in our
-    own loop does a round end with a quorum, and are late replies taken.
+    own loop does a round end with a quorum, are late replies taken, and replies read as they come.
 
     Parameters
     ----------
@@ -104,8 +109,8 @@ class ServerStrategy(Strategy):
         What the summary tells.
     evaluation : EvaluationOptions
         Evaluation on clients.
-    quorum : float
-        Share of the asked nodes whose replies end a round, see `codec.messages.Participation`.
+    participation : Participation
+        Who is asked, how many at once, and whose replies end a round.
 
     Attributes
     ----------
@@ -124,7 +129,7 @@ class ServerStrategy(Strategy):
         request: Request,
         options: Sequence[Options],
         evaluation: EvaluationOptions,
-        quorum: float = 1.0,
+        participation: Participation,
     ) -> None:
         self.server_model = server_model
         self.book = book
@@ -132,8 +137,9 @@ class ServerStrategy(Strategy):
         self.evaluation = evaluation
         self.num_rounds = 0
         self.timeout = 3600.0
-        self._quorum = quorum
+        self.participation = participation
         self._post: Post | None = None
+        self._reader: EarlyReader | None = None
         self._options = options
         self._running = False
         self._own_arrays: Mapping[str, Array] = {}
@@ -261,7 +267,9 @@ class ServerStrategy(Strategy):
             should_stop,
             keeper,
         )
-        self._post = post = Post(grid, self._quorum)
+        asking = self.participation
+        self._post = post = Post(grid, asking.quorum, asking.request_window)
+        self._reader = EarlyReader()
         try:
             result, first_round = Result(), 0
             if saved is not None:
@@ -272,7 +280,8 @@ class ServerStrategy(Strategy):
             self._close(post)
             return result
         finally:
-            self._post = None
+            self._reader.close()
+            self._post = self._reader = None
 
     def close(self) -> None:
         """Let go of files; the strategy is of no use after that."""
@@ -463,6 +472,19 @@ class ServerStrategy(Strategy):
         self._own_arrays = dict(arrays)
         return arrays
 
+    @abstractmethod
+    def read(self, message: Message) -> Received:
+        """Decode and check a reply to a request to train; `BadReply` if it cannot be used.
+
+        It may be called as soon as the reply is here, in another thread, and must not depend on
+        other replies to the round.
+        """
+
+    def read_early(self, message: Message) -> None:
+        """Begin to read a reply while others are out; `collect` returns what it holds."""
+        if self._reader is not None:
+            self._reader.begin(message, self.read)
+
     def collect(
         self, server_round: int, replies: Iterable[Message], read: Callable[[Message], ReceivedT]
     ) -> list[ReceivedT]:
@@ -473,7 +495,7 @@ class ServerStrategy(Strategy):
         def read_in_time(message: Message) -> ReceivedT:
             if id(message) in late and not self.takes_late:
                 raise too_late(message)
-            return read(message)
+            return read(message) if self._reader is None else self._reader.take(message, read)
 
         unhurried = self._post.unhurried if self._post is not None else ()
         self._metrics = {
@@ -483,6 +505,8 @@ class ServerStrategy(Strategy):
             for record in message.content.metric_records.values()
         }
         accepted = self.book.collect(server_round, messages, read_in_time, unhurried)
+        if self._reader is not None:
+            self._reader.forget()
         if self.request.client_key == "partition":
             self._find_again(accepted)
             self._warn_of_twins(accepted)

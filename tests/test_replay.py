@@ -299,7 +299,8 @@ def test_summary_and_progress_are_logged(
         "server-steps: 5",
         "fraction-train: 1.0",
         "min-available-nodes: 1",
-        "└── quorum: 1.0",
+        "quorum: 1.0",
+        "└── request-window: 0",
         "training: 5/5 steps, loss",
     ):
         assert part in text

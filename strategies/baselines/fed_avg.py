@@ -119,7 +119,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             asked,
             self.outer,
             self.statistics_options,
-            self.participation,
+            participation,
             evaluation,
             self.averaging,
         ) = split_options(
@@ -132,7 +132,6 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             AveragingOptions,
         )
         self.outer.check_uplink(asked.compression)
-        participation = self.participation
         FedAvg.__init__(
             self,
             fraction_train=participation.fraction_train,
@@ -155,9 +154,7 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
             asked, self.outer, self.statistics_options, self.averaging, participation, evaluation
         )  # fmt: skip
         book = RoundBook(on_round)
-        ServerStrategy.__init__(
-            self, server_model, book, request, told, evaluation, participation.quorum
-        )
+        ServerStrategy.__init__(self, server_model, book, request, told, evaluation, participation)
         self.learning_rate = learning_rate
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)

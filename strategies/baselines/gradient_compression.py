@@ -97,20 +97,18 @@ class GradientCompression(ServerStrategy):
         on_round: Callable[[RoundResult], None] | None = None,
         **options: Any,
     ) -> None:
-        asked, self.statistics_options, self.participation, evaluation, self.averaging = (
-            split_options(
-                options,
-                GradientOptions,
-                StatisticsOptions,
-                Participation,
-                EvaluationOptions,
-                AveragingOptions,
-            )
+        asked, self.statistics_options, participation, evaluation, self.averaging = split_options(
+            options,
+            GradientOptions,
+            StatisticsOptions,
+            Participation,
+            EvaluationOptions,
+            AveragingOptions,
         )
         if not asked.compression:
             asked = replace(asked, compression=Compression("fp32"))
         request = pick(
-            GradientRequest, asked, server_round=1, **values_of(self.participation, ClientOptions)
+            GradientRequest, asked, server_round=1, **values_of(participation, ClientOptions)
         )
         server_model = ServerModel(
             model,
@@ -127,9 +125,9 @@ class GradientCompression(ServerStrategy):
                 f"momentum_correction = {request.momentum_correction} takes the place of the "
                 "optimizer's momentum, which must be 0"
             )
-        told = (asked, self.statistics_options, self.averaging, self.participation, evaluation)
-        quorum = self.participation.quorum
-        super().__init__(server_model, RoundBook(on_round), request, told, evaluation, quorum)
+        told = (asked, self.statistics_options, self.averaging, participation, evaluation)
+        book = RoundBook(on_round)
+        super().__init__(server_model, book, request, told, evaluation, participation)
         self.compressor = request.compressor()
         self._statistics = statistics(server_model.model)
 
