@@ -123,8 +123,7 @@ class Participation(ClientOptions):
     )
     request_window: int = option(
         0,
-        "requests that are out at once (0 = a few in Flower's simulation engine, which is slow "
-        "with many; no limit for real devices)",
+        "requests that are out at once (0 = no limit)",
         COUNT_OR_NONE,
     )
 

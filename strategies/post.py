@@ -12,7 +12,7 @@ from flwr.app import Message
 from flwr.common import log
 from flwr.serverapp import Grid
 
-from strategies.window import window_of
+from strategies.window import Window
 
 _PATIENCE = 3.0  # timeouts after which a reply is given up
 _LEAST_PATIENCE = 90.0  # seconds; until then Flower knows of a node that died
@@ -105,7 +105,7 @@ class Post(Grid):
     quorum : float
         Share of the asked nodes whose replies end a round, in (0, 1]; errors do not count.
     request_window : int
-        Most requests that are out at once, see `strategies.window.window_of`.
+        Most requests that are out at once, 0: no limit; see `strategies.window`.
     clock, sleep : callable
         Seconds that pass, and a wait for some.
     """
@@ -121,7 +121,7 @@ class Post(Grid):
     ) -> None:
         self._grid, self._quorum, self._clock, self._sleep = grid, quorum, clock, sleep
         self._apart = _sends_apart(grid)
-        self._window = window_of(grid, request_window)
+        self._window = Window(request_window)
         self._owed: dict[str, Owed] = {}
         self._late: list[tuple[int, Message]] = []
         self._unhurried: set[int] = set()

@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from inprocess_grid import InProcessGrid
 from late_grid import NEVER, LateGrid
 
 from strategies.post import Post
-from strategies.window import Window, window_of
+from strategies.window import Window
 
 
 class CountingGrid(LateGrid):
@@ -23,13 +22,6 @@ class CountingGrid(LateGrid):
         return found
 
     pull_messages, send_and_receive = LateGrid.pull_messages, LateGrid.send_and_receive
-
-
-class InMemoryGrid(LateGrid):
-    """Named as the grid of Flower's simulation engine."""
-
-    push_messages, pull_messages = LateGrid.push_messages, LateGrid.pull_messages
-    send_and_receive = LateGrid.send_and_receive
 
 
 def _echo(message: Message, context: Context) -> Message:
@@ -132,19 +124,9 @@ def test_what_cannot_be_sent_takes_no_place() -> None:
     assert grid.now < 4 and not post.busy()
 
 
-def test_a_simulation_has_a_window_and_devices_have_none() -> None:
-    simulated, devices = InMemoryGrid([_echo], lambda *_: 0.0), _grid(1, lambda *_: 0.0)
-    assert 32 <= window_of(simulated, 0).places([]) < 10_000
-    assert window_of(devices, 0).is_open and window_of(InProcessGrid([_echo]), 0).is_open
-    for grid in (simulated, devices):
-        assert window_of(grid, 3).places([]) == 3
-
-
-def test_flower_has_the_grid_that_a_window_is_for() -> None:
-    grids = pytest.importorskip("flwr.superlink.grid")  # not a public name: it may move
-    made = grids.InMemoryGrid.__new__(grids.InMemoryGrid)
-    assert not window_of(made, 0).is_open
-    assert window_of(grids.HttpGrid.__new__(grids.HttpGrid), 0).is_open
+def test_without_a_number_there_is_no_limit() -> None:
+    assert Window(0).is_open and Window(0).places([0.0] * 10_000) == float("inf")
+    assert Window(3).places([]) == 3 and not Window(3).is_open
 
 
 def test_replies_are_told_of_while_others_are_out() -> None:
