@@ -178,7 +178,7 @@ def knob(mean: Mean) -> str:
     if mean.config.get("strategy", REPLAY) != REPLAY:
         return f"{mean.config['num-rounds']} rounds"
     codec = mean.config["codec"]
-    if mean.method not in _OWN and codec != "lossless":
+    if not mean.method.startswith(OURS) and codec != "lossless":
         return f"quality {mean.config['quality']}"
     return "" if codec == "lossless" else f"step {mean.config['step']:g}"
 
