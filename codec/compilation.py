@@ -1,13 +1,15 @@
 """Whether the codec's kernels run compiled: faster, and the same bytes."""
 
 import importlib.util
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from logging import WARNING
 
-from flwr.common import log
+# Flower's, by its name, as this package does without Flower.
+LOGGER = logging.getLogger("flwr")
 
 _WANTED = ContextVar("_WANTED", default=True)
 
@@ -34,7 +36,7 @@ def _works() -> bool:
     try:
         import codec.samples.block_dct.compiled  # noqa: F401
     except Exception as error:  # of many kinds: a NumPy too new for it, no folder for its cache
-        log(
+        LOGGER.log(
             WARNING,
             "Numba is installed, but does not work here, so that samples are coded without it, at "
             "the same bytes, more slowly (%s). NUMBA_CACHE_DIR=<a folder that can be written to> "

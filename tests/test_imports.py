@@ -97,7 +97,10 @@ def test_codec_needs_numpy_and_constriction_only() -> None:
     for source in _sources("codec"):
         names = _imports(_parsed(source), at_import_time=True)
         outside = {_top(name) for name in names} - set(sys.stdlib_module_names)
-        assert outside <= {"codec", "numpy", "constriction"}, source
+        known = {"codec", "numpy", "constriction"}
+        if source.name == "compiled.py":  # which is imported where Numba is there
+            known.add("numba")
+        assert outside <= known, source
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from threading import Timer
 from typing import Any, Self
 
 import numpy as np
-from flwr.common.logger import log
 from numpy.typing import NDArray
 
 from codec.coding.compiled import (
@@ -26,6 +25,7 @@ from codec.coding.compiled import (
     jit,
 )
 from codec.coding.range_coder import Ints
+from codec.compilation import LOGGER
 from codec.samples.block_dct import coefficients as reference
 from codec.samples.block_dct import network, surroundings
 from codec.samples.block_dct import prediction as predicted_by
@@ -84,7 +84,7 @@ class CompiledModel:
 @lru_cache(maxsize=1)
 def prepare() -> None:
     """Compile the kernels, or load them from an earlier time; say so where it takes long."""
-    said = Timer(_SILENT_SECONDS, log, (INFO, _COMPILING))
+    said = Timer(_SILENT_SECONDS, LOGGER.log, (INFO, _COMPILING))
     said.daemon = True
     said.start()
     try:
