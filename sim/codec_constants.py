@@ -178,6 +178,7 @@ def _forget() -> None:
     """Drop what was derived from constants and kept."""
     coefficients.layout.cache_clear()
     prediction.regression.cache_clear()
+    steps.coefficient_steps.cache_clear()
 
 
 @dataclass(frozen=True)
