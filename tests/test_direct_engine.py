@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sim_process import start_run
 from small_app import write_app
 
 from fl_app.config import RunConfig
@@ -19,7 +19,6 @@ from sim.in_process import train_in_process
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 CLIENTS, ROUNDS = 3, 3
 CONFIG = {
     "num-rounds": ROUNDS,
@@ -70,23 +69,11 @@ def query(msg, context):
 """
 
 
-def _sim(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "sim", "run", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        process_group=0,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def _run(folder: Path, config: dict[str, Any], *options: str) -> str:
     """Run the app; return what was printed."""
     pairs = [f"{key}={value}" for key, value in config.items()]
     command = ("--clients", str(CLIENTS), "--out", str(folder), "--config", *pairs, *options)
-    output, _ = (process := _sim(*command, cwd=folder.parent)).communicate()
+    output, _ = (process := start_run(*command, cwd=folder.parent)).communicate()
     assert process.returncode == 0, output
     return output
 
@@ -133,7 +120,7 @@ def test_it_is_the_run_of_one_process_and_goes_on(tmp_path: Path) -> None:
     output = _run(folder, {**CONFIG, "num-rounds": 2}, "--engine", "direct")
     assert "round 2/2: accuracy" in output and output.endswith(f"run folder: {folder}\n")
     more = ("--engine", "direct", "--config", f"num-rounds={ROUNDS}")
-    resumed = _sim("--resume", str(folder), *more, cwd=tmp_path)
+    resumed = start_run("--resume", str(folder), *more, cwd=tmp_path)
     assert resumed.communicate()[0] and resumed.returncode == 0
     result, rounds = _told(folder)
     assert result["failures"] == {} and [r["round"] for r in rounds] == [*range(ROUNDS + 1)]
@@ -154,7 +141,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _start_tiny(folder: Path, mode: str) -> "subprocess.Popen[str]":
-    return _sim(
+    return start_run(
         *("--engine", "direct", "--app", str(folder / "app"), "--clients", "2"),
         *("--config", f"mode={mode}", "rate=3", "--out", f"out-{mode}"),
         cwd=folder,

@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from sim_process import start_run
 
 from codec.learning.state import model_state
 from fl_app.config import RunConfig
@@ -18,7 +17,6 @@ from sim.in_process import train_in_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.simulation]
 
-ROOT = Path(__file__).parents[1]
 CLIENTS, ROUNDS = 3, 5
 CONFIG = {
     "num-rounds": ROUNDS,
@@ -30,18 +28,6 @@ CONFIG = {
 }
 
 
-def _sim(*arguments: str, cwd: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "sim", "run", *arguments],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        process_group=0,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def _rounds(folder: Path) -> list[int]:
     path = folder / "rounds.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
@@ -51,7 +37,9 @@ def _rounds(folder: Path) -> list[int]:
 def test_killed_and_resumed_it_is_the_run_that_nobody_killed(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     pairs = [f"{key}={value}" for key, value in CONFIG.items()]
-    first = _sim("--config", *pairs, "--clients", str(CLIENTS), "--out", str(folder), cwd=tmp_path)
+    first = start_run(
+        "--config", *pairs, "--clients", str(CLIENTS), "--out", str(folder), cwd=tmp_path
+    )
     until = time.monotonic() + 240
     while len(_rounds(folder)) < 3:
         assert first.poll() is None and time.monotonic() < until
@@ -59,7 +47,7 @@ def test_killed_and_resumed_it_is_the_run_that_nobody_killed(tmp_path: Path) -> 
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert max(_rounds(folder)) < ROUNDS
-    second = _sim("--resume", str(folder), cwd=tmp_path)
+    second = start_run("--resume", str(folder), cwd=tmp_path)
     output, _ = second.communicate()
     assert second.returncode == 0, output
     assert _rounds(folder) == [*range(ROUNDS + 1)]

@@ -26,7 +26,7 @@ Kernel: TypeAlias = tuple[NDArray[np.uint64], Floats, NDArray[np.uint32], bool]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Kept on disk, and without the interpreter's lock: replies are decoded side by side.
+# Kept on disk, and without the interpreter's lock: other threads go on meanwhile.
 jit = cast("Callable[[Function], Function]", njit(cache=True, nogil=True))
 
 _LOWER, _RANGE, _POINT, _POSITION, ERROR, _NEEDED = range(6)
@@ -63,7 +63,8 @@ class Coder:
         else:
             padded = data + bytes(-len(data) % 4)
             self._words = np.frombuffer(padded, ">u4").astype(np.uint32)
-            _start(self._state, self._words)
+            for _ in range(2):
+                _read(self._state, self._words)
 
     def kernel(self, decisions: int) -> Kernel:
         """Return what kernels take, with room to encode so many decisions."""
@@ -108,12 +109,6 @@ class Coder:
         state, _, words, _ = self.kernel(2 * 32)
         count = _seal(state, words)
         return range_coder.trimmed(words[:count], int(state[_NEEDED]))
-
-
-@jit
-def _start(state: Any, words: Any) -> None:
-    for _ in range(2):
-        _read(state, words)
 
 
 @jit
@@ -206,6 +201,7 @@ def _probability(p_one: Any, bit: Any) -> Any:
 
 @jit
 def _code_all(state: Any, left: Any, words: Any, encoding: bool, p_one: Any, bits: Any) -> None:
+    """Code bits (N,) in place, each with its probability of a one."""
     product, before = 1.0, left[0]
     for i in range(len(p_one)):
         bits[i] = _code(state, words, encoding, _zeros(p_one[i]), bits[i])
@@ -288,32 +284,19 @@ def code_adaptive(
 ) -> None:  # fmt: skip
     """Code bits (count,) in place, the i-th by table k in context ``contexts[rows[i]]``."""
     several = ones.shape[1]
-    counts = np.zeros((2, several), np.int64)
+    counts, p_one = np.zeros((2, several), np.int64), np.empty(count)
     start = 0
     while start < count and not state[ERROR]:
         stop = min(count, start + max(_SMALLEST_CHUNK, seen[k] // 4))
-        product, before = 1.0, left[0]
+        for i in range(start, stop):
+            c = contexts[rows[i]]
+            p_one[i] = ones[k, c] / total[k, c]
+        _code_all(state, left, words, encoding, p_one[start:stop], bits[start:stop])
         counts[:] = 0
         for i in range(start, stop):
             c = contexts[rows[i]]
-            p_one = ones[k, c] / total[k, c]
-            bit = _code(state, words, encoding, _zeros(p_one), bits[i])
-            bits[i] = bit
             counts[0, c] += 1
-            counts[1, c] += bit
-            if not encoding:
-                product *= _probability(p_one, bit)
-                if product < _TINY:
-                    left[0] += math.log2(product)
-                    product = 1.0
-        left[0] += math.log2(product)
-        if not encoding and left[0] < 0 and not state[ERROR]:
-            used = 0.0
-            for i in range(start, stop):
-                c = contexts[rows[i]]
-                if bits[i] and used > before:
-                    state[ERROR] = np.uint64(_EARLY)
-                used -= math.log2(_probability(ones[k, c] / total[k, c], bits[i]))
+            counts[1, c] += bits[i]
         for c in range(several):
             if counts[0, c]:
                 total[k, c] += counts[0, c]

@@ -19,6 +19,7 @@ from sim.cli.options import (
     Clients,
     Config,
     ConfigFile,
+    DigitsOrCifar10,
     Engine,
     OtherApp,
     Overwrite,
@@ -276,9 +277,7 @@ def theory(
 def cost(
     out: ResultsFolder = RESULTS,
     quick: Quick = False,
-    data_dir: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder of CIFAR-10.", show_default="digits")
-    ] = "",
+    data_dir: DigitsOrCifar10 = "",
 ) -> None:
     """Measure time and memory of a round on the device, beside a local gradient step."""
     from sim.cost import FULL, QUICK, measure_cost
@@ -293,9 +292,7 @@ def cost(
 def bench(
     out: ResultsFolder = RESULTS,
     quick: Quick = False,
-    data_dir: Annotated[
-        str, typer.Option(metavar="DIR", help="Folder of CIFAR-10.", show_default="digits")
-    ] = "",
+    data_dir: DigitsOrCifar10 = "",
 ) -> None:
     """Measure the time of coding images, beside WebP."""
     from sim.bench import measure_bench

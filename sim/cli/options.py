@@ -100,6 +100,9 @@ Processes: TypeAlias = Annotated[
         min=0, metavar="N", help="Of --engine direct.", show_default="as many as there are cores"
     ),
 ]
+DigitsOrCifar10: TypeAlias = Annotated[
+    str, typer.Option(metavar="DIR", help="Folder of CIFAR-10.", show_default="digits")
+]
 AppFolder: TypeAlias = Annotated[Path, _folder("The Flower app.", "this one")]
 OtherApp: TypeAlias = Annotated[Path, _folder("The Flower app.", hidden=True)]
 RunFolder: TypeAlias = Annotated[

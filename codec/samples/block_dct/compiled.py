@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from codec.coding import range_coder
 from codec.coding.compiled import (
     ERROR,
     Coder,
@@ -36,7 +37,6 @@ from codec.samples.block_dct.transform import transform_for
 _SILENT_SECONDS = 2.0
 _COMPILING = "compiling the codec for this machine, once: up to a minute"
 _BLOCK = 256  # rows that are looked at together: what is known of them fits into a near cache
-_LONGEST_ESCAPE = 24
 _NO_SLOPES = np.zeros((1, 1, 0))
 _NOWHERE = np.zeros((4, 0), np.int64)
 
@@ -48,6 +48,7 @@ _ABSENT, _FIXED, _CAP, _PRIOR = (
 )
 _PREDICTED, _MOST_PREDICTED = reference._PREDICTED, reference._MOST_PREDICTED
 _ACTIVITY, _BINS, _SURENESS = reference._ACTIVITY, reference._BINS, reference._SURENESS
+_ESCAPE_BITS = range_coder.ESCAPE_BITS
 _RUNS = min(reference._RUNS, surroundings.DECISIONS)
 _MEMORY, _SCORED_MEMORY = reference._MEMORY, reference._SCORED_MEMORY
 _LOWEST_SCALE, _HIGHEST_SCALE = reference._LOWEST_SCALE, reference._HIGHEST_SCALE
@@ -128,16 +129,11 @@ def code_coefficients(
     waves, sizes = _order(plan)
     signs = model.signs.arrays
     predictor = _predictor(prediction, rows)
-    if (
-        learned
-        and prediction is not None
-        and surroundings.is_known(prediction.level, scales)
-        and len(scales)
-    ):
+    if learned and prediction is not None and surroundings.is_known(prediction.level, scales):
         around = Surroundings(prediction.level, prediction.means, scales)
         _code_by_scores(
             *kernel, decoded, scales, waves, sizes, *model.scored.arrays, *signs, *predictor,
-            *_network_inputs(around, plan),
+            *_network_inputs(around),
         )  # fmt: skip
     else:
         share = np.append(reference._share(scales), 0)
@@ -176,7 +172,7 @@ def _most_decisions(table: Any, scales: Any) -> int:
                 magnitude = abs(table[at, r])
                 bound += 2 + raw + min(magnitude, _RUNS)
                 if magnitude >= _RUNS:
-                    bound += 2 * _LONGEST_ESCAPE
+                    bound += 2 * _ESCAPE_BITS
     return bound
 
 
@@ -203,12 +199,12 @@ def _predictor(
     )  # fmt: skip
 
 
-def _network_inputs(around: Surroundings, plan: reference.Layout) -> tuple[Any, ...]:
+def _network_inputs(around: Surroundings) -> tuple[Any, ...]:
     """Return what the network's kernel takes besides what is coded."""
     level = around.level
     rows = around._means[0][0].size
     vertical, horizontal = (_both_sides(level.grid, rows, axis) for axis in (0, 1))
-    static = around.static() @ network.STATIC.T
+    static = around._statics @ network.STATIC.T
     return (
         level.channels, level.blocks, vertical, horizontal,
         surroundings._neighbours(level.block_shape), static.astype(np.float32),
