@@ -9,8 +9,7 @@ words of 32, probabilities in multiples of 2**-24.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -19,10 +18,6 @@ from numpy.typing import NDArray
 from codec.coding import range_coder
 from codec.coding.range_coder import AdaptiveBits, Bits, Floats, Ints
 from codec.errors import PayloadError
-
-# What a kernel knows of a coder: state (6,), which is not zero at `ERROR` after one, information
-# left (1,), words, and its direction.
-Kernel: TypeAlias = tuple[NDArray[np.uint64], Floats, NDArray[np.uint32], bool]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -40,6 +35,25 @@ _SMALLEST_CHUNK = range_coder.SMALLEST_CHUNK
 _ESCAPE_BITS = range_coder.ESCAPE_BITS
 _TINY = 2.0**-900  # of a product of probabilities, each at least 2**-24
 _MOST_BITS_OF_DECISION = 24
+
+
+class Kernel(NamedTuple):
+    """What kernels know of a coder.
+
+    Attributes
+    ----------
+    state : uint64 (6,)
+        Not zero at `ERROR` after one.
+    left : float64 (1,)
+        Bits of information that may still come.
+    words : uint32 (N,)
+    encoding : bool
+    """
+
+    state: NDArray[np.uint64]
+    left: Floats
+    words: NDArray[np.uint32]
+    encoding: bool
 
 
 class Coder:
@@ -75,7 +89,7 @@ class Coder:
                 written = int(self._state[_POSITION])
                 words[:written] = self._words[:written]
                 self._words = words
-        return self._state, self._left, self._words, self.encoding
+        return Kernel(self._state, self._left, self._words, self.encoding)
 
     def check(self) -> None:
         """Raise `PayloadError` if a kernel met what no encoder writes."""
@@ -93,22 +107,22 @@ class Coder:
     def code(self, p_one: Floats, bits: Bits | None = None) -> Bits:
         """Code one bit for each probability of a one, float64 (N,); return the bits (N,)."""
         coded = np.zeros(len(p_one), np.int32) if bits is None else bits
-        _code_all(*self.kernel(len(p_one)), p_one, coded)
+        _code_all(self.kernel(len(p_one)), p_one, coded)
         self.check()
         return coded
 
     def code_even(self, count: int, bits: Bits | None = None) -> Bits:
         """Code bits (count,) that are as likely ones as zeros."""
         coded = np.zeros(count, np.int32) if bits is None else bits
-        code_even(*self.kernel(count), coded, count)
+        code_even(self.kernel(count), coded, count)
         self.check()
         return coded
 
     def finish(self) -> bytes:
         """Return the stream, without zeros at its end that the decoder puts back."""
-        state, _, words, _ = self.kernel(2 * 32)
-        count = _seal(state, words)
-        return range_coder.trimmed(words[:count], int(state[_NEEDED]))
+        kernel = self.kernel(2 * 32)
+        count = _seal(kernel.state, kernel.words)
+        return range_coder.trimmed(kernel.words[:count], int(kernel.state[_NEEDED]))
 
 
 @jit
@@ -160,8 +174,9 @@ def _seal(state: Any, words: Any) -> int:
 
 
 @jit
-def _code(state: Any, words: Any, encoding: bool, zeros: Any, bit: Any) -> Any:
+def _code(coder: Kernel, zeros: Any, bit: Any) -> Any:
     """Code a bit, of which a zero has the probability `zeros` / 2**24."""
+    state, words, encoding = coder.state, coder.words, coder.encoding
     scale = state[_RANGE] >> _PRECISION
     below = scale * zeros
     if not encoding:
@@ -200,11 +215,12 @@ def _probability(p_one: Any, bit: Any) -> Any:
 
 
 @jit
-def _code_all(state: Any, left: Any, words: Any, encoding: bool, p_one: Any, bits: Any) -> None:
+def _code_all(coder: Kernel, p_one: Any, bits: Any) -> None:
     """Code bits (N,) in place, each with its probability of a one."""
+    state, left, encoding = coder.state, coder.left, coder.encoding
     product, before = 1.0, left[0]
     for i in range(len(p_one)):
-        bits[i] = _code(state, words, encoding, _zeros(p_one[i]), bits[i])
+        bits[i] = _code(coder, _zeros(p_one[i]), bits[i])
         if not encoding:
             product *= _probability(p_one[i], bits[i])
             if product < _TINY:
@@ -220,8 +236,9 @@ def _code_all(state: Any, left: Any, words: Any, encoding: bool, p_one: Any, bit
 
 
 @jit
-def code_even(state: Any, left: Any, words: Any, encoding: bool, bits: Any, count: int) -> None:
+def code_even(coder: Kernel, bits: Any, count: int) -> None:
     """Code bits (>= count,) that are as likely ones as zeros, in place."""
+    state, left, encoding = coder.state, coder.left, coder.encoding
     if not count:
         return
     left[0] -= count
@@ -229,13 +246,12 @@ def code_even(state: Any, left: Any, words: Any, encoding: bool, bits: Any, coun
         state[ERROR] = np.uint64(_EARLY)
         return
     for i in range(count):
-        bits[i] = _code(state, words, encoding, _HALF, bits[i])
+        bits[i] = _code(coder, _HALF, bits[i])
     if encoding:
         state[_NEEDED] = _words_needed(state)
 
 
-@dataclass(frozen=True)
-class Tables:
+class Tables(NamedTuple):
     """Several `AdaptiveBits` of equally many contexts, for kernels.
 
     Attributes
@@ -259,15 +275,11 @@ class Tables:
         """Return tables that learn by themselves."""
         return Tables(self.ones.copy(), self.total.copy(), self.seen.copy())
 
-    @property
-    def arrays(self) -> tuple[Floats, Floats, Ints]:
-        """What kernels take."""
-        return self.ones, self.total, self.seen
-
 
 @jit
-def forget(ones: Any, total: Any, seen: Any, strength: float) -> None:
+def forget(tables: Tables, strength: float) -> None:
     """Let what was seen weigh no more than `strength` bits in each context of all tables."""
+    ones, total, seen = tables.ones, tables.total, tables.seen
     for k in range(len(seen)):
         if seen[k]:
             for c in range(ones.shape[1]):
@@ -279,19 +291,20 @@ def forget(ones: Any, total: Any, seen: Any, strength: float) -> None:
 
 @jit
 def code_adaptive(
-    state: Any, left: Any, words: Any, encoding: bool,
-    ones: Any, total: Any, seen: Any, k: int, contexts: Any, rows: Any, count: int, bits: Any,
-) -> None:  # fmt: skip
-    """Code bits (count,) in place, the i-th by table k in context ``contexts[rows[i]]``."""
+    coder: Kernel, tables: Tables, k: int, contexts: Any, rows: Any, bits: Any
+) -> None:
+    """Code bits (N,) in place, the i-th by table k in context ``contexts[rows[i]]``."""
+    ones, total, seen = tables.ones, tables.total, tables.seen
+    count = len(bits)
     several = ones.shape[1]
     counts, p_one = np.zeros((2, several), np.int64), np.empty(count)
     start = 0
-    while start < count and not state[ERROR]:
+    while start < count and not coder.state[ERROR]:
         stop = min(count, start + max(_SMALLEST_CHUNK, seen[k] // 4))
         for i in range(start, stop):
             c = contexts[rows[i]]
             p_one[i] = ones[k, c] / total[k, c]
-        _code_all(state, left, words, encoding, p_one[start:stop], bits[start:stop])
+        _code_all(coder, p_one[start:stop], bits[start:stop])
         counts[:] = 0
         for i in range(start, stop):
             c = contexts[rows[i]]
@@ -306,24 +319,18 @@ def code_adaptive(
 
 
 @jit
-def code_unary(
-    state: Any, left: Any, words: Any, encoding: bool,
-    ones: Any, total: Any, seen: Any, contexts: Any, count: int, values: Any,
-) -> None:  # fmt: skip
-    """Code integers (count,) >= 0 in place; those that are decoded must be zero before."""
-    tables = len(seen)
-    rows = np.arange(count)
-    bits = np.zeros(count, np.int32)
-    reached = count
-    for k in range(tables):
-        if not reached or state[ERROR]:
+def code_unary(coder: Kernel, tables: Tables, contexts: Any, values: Any) -> None:
+    """Code integers (N,) >= 0 in place; those that are decoded must be zero before."""
+    encoding, runs = coder.encoding, len(tables.seen)
+    reached = len(values)
+    rows, bits = np.arange(reached), np.zeros(reached, np.int32)
+    for k in range(runs):
+        if not reached or coder.state[ERROR]:
             return
         if encoding:
             for i in range(reached):
                 bits[i] = values[rows[i]] > k
-        code_adaptive(
-            state, left, words, encoding, ones, total, seen, k, contexts, rows, reached, bits
-        )
+        code_adaptive(coder, tables, k, contexts, rows, bits[:reached])
         beyond = 0
         for i in range(reached):
             if bits[i]:
@@ -332,16 +339,14 @@ def code_unary(
                 if not encoding:
                     values[rows[i]] += 1
         reached = beyond
-    if reached and not state[ERROR]:
-        _code_escapes(state, left, words, encoding, rows[:reached], values, tables)
+    if reached and not coder.state[ERROR]:
+        _code_escapes(coder, rows[:reached], values, runs)
 
 
 @jit
-def _code_escapes(
-    state: Any, left: Any, words: Any, encoding: bool, rows: Any, values: Any, least: int
-) -> None:
+def _code_escapes(coder: Kernel, rows: Any, values: Any, least: int) -> None:
     """Code ``values[rows] - least`` by the Elias-gamma code of one more."""
-    count = len(rows)
+    state, encoding, count = coder.state, coder.encoding, len(rows)
     numbers = np.zeros(count, np.int64)
     if encoding:
         for i in range(count):
@@ -352,7 +357,7 @@ def _code_escapes(
         for i in range(count):
             at = active[i]
             bits[i] = (numbers[at] >> (width[at] + 1)) > 0
-        code_even(state, left, words, encoding, bits, count)
+        code_even(coder, bits, count)
         if state[ERROR]:
             return
         more = 0
@@ -367,14 +372,14 @@ def _code_escapes(
         count = more
         if state[ERROR]:
             return
-    code_raw(state, left, words, encoding, width, numbers)
+    code_raw(coder, width, numbers)
     if not encoding:
         for i in range(len(rows)):
             values[rows[i]] += numbers[i] + (np.int64(1) << width[i]) - 1
 
 
 @jit
-def code_raw(state: Any, left: Any, words: Any, encoding: bool, width: Any, values: Any) -> None:
+def code_raw(coder: Kernel, width: Any, values: Any) -> None:
     """Code the ``width[i]`` low bits of ``values[i]``; what is decoded is or-ed to the values."""
     widest = 0
     for i in range(len(width)):
@@ -387,9 +392,9 @@ def code_raw(state: Any, left: Any, words: Any, encoding: bool, width: Any, valu
                 rows[count] = i
                 bits[count] = (values[i] >> plane) & 1
                 count += 1
-        code_even(state, left, words, encoding, bits, count)
-        if state[ERROR]:
+        code_even(coder, bits, count)
+        if coder.state[ERROR]:
             return
-        if not encoding:
+        if not coder.encoding:
             for i in range(count):
                 values[rows[i]] |= np.int64(bits[i]) << plane

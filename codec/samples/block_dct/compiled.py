@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from logging import INFO
 from threading import Timer
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from codec.coding import range_coder
 from codec.coding.compiled import (
     ERROR,
     Coder,
+    Kernel,
     Tables,
     code_adaptive,
     code_raw,
@@ -37,8 +38,6 @@ from codec.samples.block_dct.transform import transform_for
 _SILENT_SECONDS = 2.0
 _COMPILING = "compiling the codec for this machine, once: up to a minute"
 _BLOCK = 256  # rows that are looked at together: what is known of them fits into a near cache
-_NO_SLOPES = np.zeros((1, 1, 0))
-_NOWHERE = np.zeros((4, 0), np.int64)
 
 _ABSENT, _FIXED, _CAP, _PRIOR = (
     reference._ABSENT,
@@ -61,6 +60,64 @@ _LARGEST, _NETWORK_CAP = surroundings._LARGEST, surroundings._CAP
 _HIGHEST_HIDDEN = np.float32(surroundings.HIGHEST_HIDDEN)
 _QUARTER = np.float32(2.0**-surroundings._SCORE_SHIFT)
 _LOWEST_SCORE, _SCORES = surroundings.LOWEST_SCORE, surroundings.SCORES
+
+
+class Fit(NamedTuple):
+    """What a level's coefficients are predicted with, for kernels.
+
+    Attributes
+    ----------
+    regressors, orders, slopes, coefficients
+        `predicted_by.Regression`; `slopes` are those on the means.
+    factors : float64 (coefficients,)
+        Of the steps, as in `Prediction`.
+    differences : float64 (channels, directions, rows)
+        A neighbour's mean less a block's own, zero where there is none.
+    around : int64 (directions, rows)
+        Rows of the neighbours; the number of rows stands for none.
+    """
+
+    regressors: Any
+    orders: Any
+    slopes: Any
+    coefficients: Any
+    factors: Any
+    differences: Any
+    around: Any
+
+
+class Net(NamedTuple):
+    """The network of `surroundings`, and what of its inputs is known before a level is coded.
+
+    Attributes
+    ----------
+    channels, blocks : int
+        Of the level.
+    vertical, horizontal : int64 (2, rows)
+        Rows on both sides; at ends one twice, the number of rows where there is none.
+    near : int64 (size, neighbours)
+        Frequencies beside each one of a block, -1 for none.
+    static : float32 (coefficients, hidden)
+        What is the same in all blocks, with its weights.
+    of_block, of_line, out, out_bias
+        Weights.
+    logs : float32 (N,)
+    means : float32 (channels, 3, rows)
+        Inputs of the block means.
+    """
+
+    channels: int
+    blocks: int
+    vertical: Any
+    horizontal: Any
+    near: Any
+    static: Any
+    of_block: Any
+    of_line: Any
+    out: Any
+    out_bias: Any
+    logs: Any
+    means: Any
 
 
 @dataclass(frozen=True)
@@ -127,20 +184,17 @@ def code_coefficients(
     decoded = np.zeros((plan.size, rows), np.int64) if table is None else table
     kernel = coder.kernel(0 if table is None else _most_decisions(table, scales))
     waves, sizes = _order(plan)
-    signs = model.signs.arrays
-    predictor = _predictor(prediction, rows)
+    fit = _fit(prediction, rows)
     if learned and prediction is not None and surroundings.is_known(prediction.level, scales):
         around = Surroundings(prediction.level, prediction.means, scales)
-        _code_by_scores(
-            *kernel, decoded, scales, waves, sizes, *model.scored.arrays, *signs, *predictor,
-            *_network_inputs(around),
-        )  # fmt: skip
+        net = _net(around)
+        _code_by_scores(kernel, decoded, scales, waves, sizes, model.scored, model.signs, fit, net)
     else:
         share = np.append(reference._share(scales), 0)
         mean = np.append(reference._mean_magnitude(scales), 0)
         _code_by_activity(
-            *kernel, decoded, scales, waves, sizes, *model.magnitudes.arrays, *signs, *predictor,
-            prediction is not None, plan.neighbours, plan.influence, mean, share,
+            kernel, decoded, scales, waves, sizes, model.magnitudes, model.signs, fit,
+            plan.neighbours, plan.influence, mean, share,
         )  # fmt: skip
     coder.check()
     return decoded
@@ -152,11 +206,10 @@ def code_scales(coder: Coder, plan: reference.Layout, rows: int, table: Ints | N
     marks = np.zeros(plan.size + 1, np.int64)
     if table is not None:
         marks[:-1] = reference.measure_scales(table, lowest)
-    present, sign, size = (tables.copy().arrays for tables in _first_scale_tables())
-    _code_scales(
-        *coder.kernel(128 * plan.size), marks, *_order(plan), plan.neighbours,
-        plan.influence > reference._CLOSE, *present, *sign, *size,
-    )  # fmt: skip
+    tables = [tables.copy() for tables in _first_scale_tables()]
+    close = plan.influence > reference._CLOSE
+    kernel = coder.kernel(128 * plan.size)
+    _code_scales(kernel, marks, *_order(plan), plan.neighbours, close, *tables)
     coder.check()
     return reference.scales_of(marks[:-1], lowest)
 
@@ -181,38 +234,43 @@ def _order(plan: reference.Layout) -> tuple[Ints, Ints]:
     return np.concatenate(plan.waves), np.array([len(wave) for wave in plan.waves])
 
 
-def _predictor(
-    prediction: Prediction | None, rows: int
-) -> tuple[Any, Any, Any, Any, Any, Any, Any]:
-    """Return what `_predict` takes of a prediction."""
+def _fit(prediction: Prediction | None, rows: int) -> Fit:
+    """Return what a prediction is made with; of no coefficients without one."""
     if prediction is None:
         none = np.zeros(0, np.int64)
-        return none, none, np.zeros((0, 4)), _NO_SLOPES, np.zeros(0), np.zeros((0, 0, 0)), _NOWHERE
+        return Fit(
+            none, none, np.zeros((0, 4)), np.zeros((1, 1, 0)), np.zeros(0), np.zeros((0, 0, 0)),
+            np.zeros((4, 0), np.int64),
+        )  # fmt: skip
     fit, means = prediction._regression, prediction.means
     around = _neighbours(prediction.level.grid, rows)
     flat = means.reshape(len(means), -1)
     padded = np.concatenate([flat, np.zeros((len(means), 1), np.int64)], axis=1)
     differences = np.where(around < rows, padded[:, around] - flat[:, None], 0).astype(np.float64)
     slopes, coefficients = map(np.ascontiguousarray, (fit.means, fit.coefficients))  # one type
-    return (
+    return Fit(
         fit.regressors, fit.orders, slopes, coefficients, prediction._factors, differences, around
-    )  # fmt: skip
+    )
 
 
-def _network_inputs(around: Surroundings) -> tuple[Any, ...]:
-    """Return what the network's kernel takes besides what is coded."""
-    level = around.level
-    rows = around._means[0][0].size
+def _net(around: Surroundings) -> Net:
+    """Return what the network reads besides what is coded."""
+    level, rows = around.level, around._means[0][0].size
     vertical, horizontal = (_both_sides(level.grid, rows, axis) for axis in (0, 1))
-    static = around._statics @ network.STATIC.T
-    return (
-        level.channels, level.blocks, vertical, horizontal,
-        surroundings._neighbours(level.block_shape), static.astype(np.float32),
-        np.ascontiguousarray(network.OF_BLOCK), np.ascontiguousarray(network.OF_LINE),
-        network.OUT, np.float32(network.OUT_BIAS), surroundings._logs(), np.stack(
-            [np.stack(rows_of) for rows_of in around._means]
-        ),
-    )  # fmt: skip
+    return Net(
+        channels=level.channels,
+        blocks=level.blocks,
+        vertical=vertical,
+        horizontal=horizontal,
+        near=surroundings._neighbours(level.block_shape),
+        static=(around._statics @ network.STATIC.T).astype(np.float32),
+        of_block=np.ascontiguousarray(network.OF_BLOCK),
+        of_line=np.ascontiguousarray(network.OF_LINE),
+        out=network.OUT,
+        out_bias=np.float32(network.OUT_BIAS),
+        logs=surroundings._logs(),
+        means=np.stack([np.stack(logs) for logs in around._means]),
+    )
 
 
 @lru_cache(maxsize=8)
@@ -246,11 +304,8 @@ def _both_sides(grid: tuple[int, ...], rows: int, axis: int) -> Ints:
 
 @jit
 def _code_scales(
-    state: Any, left: Any, words: Any, encoding: bool, marks: Any, waves: Any, sizes: Any,
-    near: Any, close: Any,
-    present_ones: Any, present_total: Any, present_seen: Any,
-    sign_ones: Any, sign_total: Any, sign_seen: Any,
-    size_ones: Any, size_total: Any, size_seen: Any,
+    coder: Kernel, marks: Any, waves: Any, sizes: Any, near: Any, close: Any,
+    present: Tables, sign: Tables, step_size: Tables,
 ) -> None:  # fmt: skip
     decoded = np.zeros(len(marks), np.int64)
     start = 0
@@ -269,80 +324,41 @@ def _code_scales(
             contexts[i] = min((support[i] + 1) // 2, 3)
             bits[i] = marks[wave[i]] > 0
         rows = np.arange(size)
-        code_adaptive(
-            state,
-            left,
-            words,
-            encoding,
-            present_ones,
-            present_total,
-            present_seen,
-            0,
-            contexts,
-            rows,
-            size,
-            bits,
-        )
+        code_adaptive(coder, present, 0, contexts, rows, bits)
         there = rows[bits == 1]
         count = len(there)
         step = np.zeros(count, np.int64)
         contexts = np.zeros(count, np.int64)
         for i in range(count):
             contexts[i] = min(support[there[i]], 1)
-            if encoding:
+            if coder.encoding:
                 step[i] = marks[wave[there[i]]] - guess[there[i]]
         magnitude = np.abs(step)
-        code_unary(
-            state,
-            left,
-            words,
-            encoding,
-            size_ones,
-            size_total,
-            size_seen,
-            contexts,
-            count,
-            magnitude,
-        )
+        code_unary(coder, step_size, contexts, magnitude)
         moved = np.flatnonzero(magnitude)
         down = np.zeros(len(moved), np.int32)
         for i in range(len(moved)):
             down[i] = step[moved[i]] < 0
-        code_adaptive(
-            state,
-            left,
-            words,
-            encoding,
-            sign_ones,
-            sign_total,
-            sign_seen,
-            0,
-            contexts,
-            moved,
-            len(moved),
-            down,
-        )
+        code_adaptive(coder, sign, 0, contexts, moved, down)
         for i in range(len(moved)):
             if down[i]:
                 magnitude[moved[i]] = -magnitude[moved[i]]
         for i in range(count):
             decoded[wave[there[i]]] = guess[there[i]] + magnitude[i]
-        if state[ERROR]:
+        if coder.state[ERROR]:
             return
     marks[:] = decoded
 
 
 @jit
 def _code_by_activity(
-    state: Any, left: Any, words: Any, encoding: bool, table: Any, scales: Any, waves: Any,
-    sizes: Any, ones: Any, total: Any, seen: Any, sign_ones: Any, sign_total: Any, sign_seen: Any,
-    regressors: Any, orders: Any, slopes: Any, coefficients: Any, factors: Any, differences: Any,
-    around: Any, predicting: bool, near: Any, influence: Any, mean: Any, share: Any,
+    coder: Kernel, table: Any, scales: Any, waves: Any, sizes: Any, tables: Tables, signs: Tables,
+    fit: Fit, near: Any, influence: Any, mean: Any, share: Any,
 ) -> None:  # fmt: skip
-    rows, per_channel = table.shape[1], max(1, len(orders))
+    rows, encoding, predicting = table.shape[1], coder.encoding, len(fit.orders) > 0
     known = np.zeros((len(table) + 1, rows))
-    count = len(table) // per_channel * len(regressors) if predicting else 0
-    lines, there = np.empty((count, 1 + len(around), rows)), np.zeros(count, np.bool_)
+    count = len(table) // len(fit.orders) * len(fit.regressors) if predicting else 0
+    lines, there = np.empty((count, 1 + len(fit.around), rows)), np.zeros(count, np.bool_)
     observed = np.zeros(rows)
     start = 0
     for size in sizes:
@@ -358,21 +374,7 @@ def _code_by_activity(
             at = wave[line]
             cap = _MOST_PREDICTED
             if predicting:
-                _predict(
-                    predicted[line],
-                    0,
-                    rows,
-                    at,
-                    per_channel,
-                    regressors,
-                    orders,
-                    slopes,
-                    coefficients,
-                    factors,
-                    differences,
-                    lines,
-                    there,
-                )
+                _predict(predicted[line], 0, rows, at, fit, lines, there)
                 cap //= rows
             usual = 0
             for r in range(rows):
@@ -400,8 +402,8 @@ def _code_by_activity(
                     if edge < quotient:
                         activity += 1
                 contexts[line * rows + r] = own * _BINS + activity
-        forget(ones, total, seen, _MEMORY)
-        forget(sign_ones, sign_total, sign_seen, _MEMORY)
+        forget(tables, _MEMORY)
+        forget(signs, _MEMORY)
         magnitude = np.empty(len(wave) * rows, np.int64)
         shifts = np.empty(len(wave) * rows, np.int64)
         for line in range(len(wave)):
@@ -409,10 +411,8 @@ def _code_by_activity(
             for r in range(rows):
                 shifts[line * rows + r] = shift
                 magnitude[line * rows + r] = abs(table[wave[line], r]) >> shift
-        code_unary(
-            state, left, words, encoding, ones, total, seen, contexts, len(magnitude), magnitude
-        )
-        if state[ERROR]:
+        code_unary(coder, tables, contexts, magnitude)
+        if coder.state[ERROR]:
             return
         if widest:
             low = np.zeros(len(magnitude), np.int64)
@@ -420,40 +420,27 @@ def _code_by_activity(
                 for line in range(len(wave)):
                     for r in range(rows):
                         low[line * rows + r] = abs(table[wave[line], r])
-            code_raw(state, left, words, encoding, shifts, low)
+            code_raw(coder, shifts, low)
             if not encoding:
                 for i in range(len(magnitude)):
                     magnitude[i] = (magnitude[i] << shifts[i]) | low[i]
             else:
                 magnitude[:] = low
-        _code_signs(
-            state,
-            left,
-            words,
-            encoding,
-            sign_ones,
-            sign_total,
-            sign_seen,
-            table,
-            wave,
-            magnitude,
-            predicted,
-        )
-        if state[ERROR]:
+        _code_signs(coder, signs, table, wave, magnitude, predicted)
+        if coder.state[ERROR]:
             return
         for at in wave:
             most = float(_CAP * mean[at])
             for r in range(rows):
                 known[at, r] = min(float(abs(table[at, r]) * _FIXED), most)
             if predicting:
-                _note(lines, there, table, at, per_channel, regressors, factors, around)
+                _note(lines, there, table, at, fit)
 
 
 @jit
 def _code_signs(
-    state: Any, left: Any, words: Any, encoding: bool, ones: Any, total: Any, seen: Any,
-    table: Any, wave: Any, magnitude: Any, predicted: Any,
-) -> None:  # fmt: skip
+    coder: Kernel, tables: Tables, table: Any, wave: Any, magnitude: Any, predicted: Any
+) -> None:
     """Code the signs of what is not zero; what is decoded is put into the table."""
     rows = table.shape[1]
     there = np.flatnonzero(magnitude)
@@ -467,21 +454,8 @@ def _code_signs(
                 sureness += 1
         contexts[i] = sureness
         bits[i] = (table[wave[line], r] < 0) != (expected < 0)
-    code_adaptive(
-        state,
-        left,
-        words,
-        encoding,
-        ones,
-        total,
-        seen,
-        0,
-        contexts,
-        np.arange(len(there)),
-        len(there),
-        bits,
-    )
-    if encoding:
+    code_adaptive(coder, tables, 0, contexts, np.arange(len(there)), bits)
+    if coder.encoding:
         return
     for i in range(len(there)):
         line, r = divmod(there[i], rows)
@@ -491,61 +465,55 @@ def _code_signs(
 
 @jit
 def _predict(
-    predicted: Any, begin: int, end: int, at: int, per_channel: int, regressors: Any, orders: Any,
-    slopes: Any, coefficients: Any, factors: Any, differences: Any, lines: Any, there: Any,
-) -> None:  # fmt: skip
+    predicted: Any, begin: int, end: int, at: int, fit: Fit, lines: Any, there: Any
+) -> None:
     """Predict a coefficient of some blocks: the sums of `Prediction`, in units of its step."""
-    channel, frequency = divmod(at, per_channel)
+    channel, frequency = divmod(at, len(fit.orders))
+    regressors, orders = fit.regressors, fit.orders
     sums = np.zeros(end - begin)
     for direction in range(lines.shape[1]):
         for j in range(len(regressors)):
-            slope = coefficients[direction, frequency, j]
+            slope = fit.coefficients[direction, frequency, j]
             other = channel * len(regressors) + j
             if orders[regressors[j]] < orders[frequency] and there[other]:
                 line = lines[other, direction, begin:end]
                 for r in range(len(sums)):
                     sums[r] += slope * line[r]
         if direction:
-            slope = slopes[frequency, direction - 1]
-            line = differences[channel, direction - 1, begin:end]
+            slope = fit.slopes[frequency, direction - 1]
+            line = fit.differences[channel, direction - 1, begin:end]
             for r in range(len(sums)):
                 sums[r] += slope * line[r]
-    unit = _SLOPE / _ONE * factors[at]
+    unit = _SLOPE / _ONE * fit.factors[at]
     for r in range(len(sums)):
         predicted[begin + r] = np.int64(sums[r] / unit)
 
 
 @jit
-def _note(
-    lines: Any, there: Any, table: Any, at: int, per_channel: int, regressors: Any, factors: Any,
-    around: Any,
-) -> None:  # fmt: skip
+def _note(lines: Any, there: Any, table: Any, at: int, fit: Fit) -> None:
     """Keep a coefficient that predicts, as it is in each block and in those beside it."""
-    channel, frequency = divmod(at, per_channel)
-    rows = table.shape[1]
+    channel, frequency = divmod(at, len(fit.orders))
+    regressors, rows = fit.regressors, table.shape[1]
     for j in range(len(regressors)):
         if regressors[j] == frequency:
             there[channel * len(regressors) + j] = True
             line = lines[channel * len(regressors) + j]
             for r in range(rows):
-                line[0, r] = min(max(table[at, r], -_MOST_STEPS), _MOST_STEPS) * factors[at]
-            for direction in range(len(around)):
+                line[0, r] = min(max(table[at, r], -_MOST_STEPS), _MOST_STEPS) * fit.factors[at]
+            for direction in range(len(fit.around)):
                 for r in range(rows):
-                    other = around[direction, r]
+                    other = fit.around[direction, r]
                     line[1 + direction, r] = line[0, other] if other < rows else 0.0
 
 
 @jit
 def _code_by_scores(
-    state: Any, left: Any, words: Any, encoding: bool, table: Any, scales: Any, waves: Any,
-    sizes: Any, ones: Any, total: Any, seen: Any, sign_ones: Any, sign_total: Any, sign_seen: Any,
-    regressors: Any, orders: Any, slopes: Any, coefficients: Any, factors: Any, differences: Any,
-    around: Any, channels: int, blocks: int, vertical: Any, horizontal: Any, near: Any,
-    static: Any, of_block: Any, of_line: Any, out: Any, out_bias: Any, logs: Any, means: Any,
+    coder: Kernel, table: Any, scales: Any, waves: Any, sizes: Any, tables: Tables, signs: Tables,
+    fit: Fit, net: Net,
 ) -> None:  # fmt: skip
-    rows, size = table.shape[1], len(orders)
-    count = channels * len(regressors)
-    lines, there = np.empty((count, 1 + len(around), rows)), np.zeros(count, np.bool_)
+    rows, size, channels, blocks = table.shape[1], len(fit.orders), net.channels, net.blocks
+    count = channels * len(fit.regressors)
+    lines, there = np.empty((count, 1 + len(fit.around), rows)), np.zeros(count, np.bool_)
     magnitudes = np.zeros((len(table) + 1, rows), np.uint8)  # the last line stands for none
     sums, last = np.zeros((channels, rows + 1), np.int64), np.zeros((channels, rows), np.int64)
     step = blocks * max(1, _BLOCK // blocks)  # neighbours are of one sample: together
@@ -553,7 +521,7 @@ def _code_by_scores(
     upright, across = np.empty((2, near_by), np.int64), np.empty((2, near_by), np.int64)
     for side in range(2):
         for r in range(near_by):
-            one, other = vertical[side, r], horizontal[side, r]
+            one, other = net.vertical[side, r], net.horizontal[side, r]
             upright[side, r] = one if one < rows else near_by
             across[side, r] = other if other < rows else near_by
     start = 0
@@ -565,79 +533,28 @@ def _code_by_scores(
         if not len(wave):
             last[channel] = 0
             continue
-        common = _of_blocks(
-            channel, blocks, sums, last, vertical, horizontal, means, of_block, logs
-        )
+        common = _of_blocks(channel, sums, last, net)
         contexts = np.empty((len(wave), rows), np.int64)
         predicted = np.empty((len(wave), rows), np.int64)
         for begin in range(0, rows, step):
             end = min(rows, begin + step)
             for line in range(len(wave)):
-                _predict(
-                    predicted[line],
-                    begin,
-                    end,
-                    wave[line],
-                    size,
-                    regressors,
-                    orders,
-                    slopes,
-                    coefficients,
-                    factors,
-                    differences,
-                    lines,
-                    there,
-                )
+                _predict(predicted[line], begin, end, wave[line], fit, lines, there)
                 _score(
-                    contexts[line, begin:end],
-                    wave[line],
-                    size,
-                    predicted[line, begin:end],
-                    magnitudes[:, begin:end],
-                    upright,
-                    across,
-                    near,
-                    common[:, begin:end],
-                    static,
-                    of_line,
-                    out,
-                    out_bias,
-                    logs,
-                )
-        forget(ones, total, seen, _SCORED_MEMORY)
-        forget(sign_ones, sign_total, sign_seen, _MEMORY)
+                    contexts[line, begin:end], wave[line], size, predicted[line, begin:end],
+                    magnitudes[:, begin:end], upright, across, common[:, begin:end], net,
+                )  # fmt: skip
+        forget(tables, _SCORED_MEMORY)
+        forget(signs, _MEMORY)
         magnitude = np.empty(len(wave) * rows, np.int64)
         for line in range(len(wave)):
             for r in range(rows):
                 magnitude[line * rows + r] = abs(table[wave[line], r])
-        code_unary(
-            state,
-            left,
-            words,
-            encoding,
-            ones,
-            total,
-            seen,
-            contexts.ravel(),
-            len(magnitude),
-            magnitude,
-        )
-        if state[ERROR]:
+        code_unary(coder, tables, contexts.ravel(), magnitude)
+        if coder.state[ERROR]:
             return
-        _code_signs(
-            state,
-            left,
-            words,
-            encoding,
-            sign_ones,
-            sign_total,
-            sign_seen,
-            table,
-            wave,
-            magnitude,
-            predicted,
-        )
-        if state[ERROR]:
+        _code_signs(coder, signs, table, wave, magnitude, predicted)
+        if coder.state[ERROR]:
             return
         last[channel] = 0
         for at in wave:
@@ -646,16 +563,14 @@ def _code_by_scores(
                 magnitudes[at, r] = capped
                 last[channel, r] += capped
                 sums[channel, r] += capped
-            _note(lines, there, table, at, size, regressors, factors, around)
+            _note(lines, there, table, at, fit)
 
 
 @jit
-def _of_blocks(
-    channel: int, blocks: int, sums: Any, last: Any, vertical: Any, horizontal: Any, means: Any,
-    of_block: Any, logs: Any,
-) -> Any:  # fmt: skip
+def _of_blocks(channel: int, sums: Any, last: Any, net: Net) -> Any:
     """Return what the inputs of blocks add to each hidden value, float32 (hidden, rows)."""
-    own, rows = sums[channel], sums.shape[1] - 1
+    own, rows, blocks = sums[channel], sums.shape[1] - 1, net.blocks
+    vertical, horizontal, of_block, logs = net.vertical, net.horizontal, net.of_block, net.logs
     samples = rows // blocks
     upright = np.zeros(rows + 1, np.int64)
     for r in range(rows):
@@ -680,7 +595,7 @@ def _of_blocks(
             inputs[3, i] = logs[min(beside, _LARGEST)]
             inputs[4, i] = logs[min(diagonal, _LARGEST)]
             for k in range(3):
-                inputs[5 + k, i] = means[channel, k, r]
+                inputs[5 + k, i] = net.means[channel, k, r]
             inputs[8, i] = of_place[r % blocks]
             inputs[9, i] = of_sample[r // blocks]
             if channel:
@@ -699,9 +614,10 @@ def _of_blocks(
 @jit
 def _score(
     bins: Any, at: int, size: int, predicted: Any, magnitudes: Any, upright: Any, across: Any,
-    near: Any, common: Any, static: Any, of_line: Any, out: Any, out_bias: Any, logs: Any,
+    common: Any, net: Net,
 ) -> None:  # fmt: skip
     """Write the bin of a coefficient's score in some blocks, of whole samples."""
+    near, of_line, logs = net.near, net.of_line, net.logs
     count, none = len(bins), len(magnitudes) - 1
     channel, frequency = divmod(at, size)
     base, beyond = channel * size, upright.shape[1]
@@ -730,16 +646,16 @@ def _score(
         for i in range(count):
             inputs[6, i] = logs[2 * np.int64(magnitudes[at - size, i])]
     hidden, score = np.empty(count, np.float32), np.empty(count, np.float32)
-    score[:] = out_bias
-    for h in range(len(out)):
-        of_all = static[at, h]
+    score[:] = net.out_bias
+    for h in range(len(net.out)):
+        of_all = net.static[at, h]
         for i in range(count):
             hidden[i] = common[h, i] + of_all
         for k in range(len(inputs)):
             weight = of_line[h, k]
             for i in range(count):
                 hidden[i] += weight * inputs[k, i]
-        weight = out[h]
+        weight = net.out[h]
         for i in range(count):
             score[i] += weight * min(max(hidden[i], np.float32(0)), _HIGHEST_HIDDEN)
     for i in range(count):
