@@ -11,7 +11,18 @@ from typer.testing import CliRunner
 from fl_app.config import RunConfig
 from sim.cli.commands import cli
 from sim.cli.options import APP
-from sim.frontier.plans import BATCH, BUDGET, DATA, OURS, RAW, Task, run_config, tasks, visits
+from sim.frontier.plans import (
+    BATCH,
+    BUDGET,
+    DATA,
+    LEVERS_BASE,
+    OURS,
+    RAW,
+    Task,
+    run_config,
+    tasks,
+    visits,
+)
 from sim.frontier.points import RECIPE, Mean, Point, best_within, bytes_for, envelope, means
 from sim.frontier.report import knob, levers, report, rows
 from sim.frontier.run import Job, read_frontier
@@ -107,14 +118,12 @@ def test_table_says_how_many_more_bytes_the_best_codec_takes() -> None:
 
 
 def test_levers_are_compared_in_pairs_of_seeds() -> None:
-    (samples, step), data = DATA["cifar10"].ours[0], DATA["cifar10"]
-    own = {"max-train-samples": samples, "step": step}
-    lever = f"{OURS} without cutout"
+    data, base, lever = DATA["cifar10"], f"{OURS} {LEVERS_BASE}", f"{OURS} without cutout"
     points = [
-        point(OURS, 300_000, 0.70, **own), point(OURS, 300_000, 0.74, seed=1, **own),
-        point(OURS, 300_000, 0.99, seed=2, **{**own, "step": 2.0}),
-        point(lever, 310_000, 0.69, **own), point(lever, 310_000, 0.72, seed=1, **own),
-        point(lever, 310_000, 0.10, seed=3, **own),
+        point(base, 300_000, 0.70), point(base, 300_000, 0.74, seed=1),
+        point(OURS, 300_000, 0.99, seed=2),
+        point(lever, 310_000, 0.69), point(lever, 310_000, 0.72, seed=1),
+        point(lever, 310_000, 0.10, seed=3),
     ]  # fmt: skip
     _, head, row = levers(data, points)
     assert head.split()[-4:] == ["B/sample", "points", "+/-", "n"]

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from codec.samples.registry import SAMPLE_CODECS
+
 PATHS = ("out-dir", "data-dir", "state-dir", "bank")  # mean nothing on another machine
 # What the same config makes of training changes with the code at times: 2 calibrates averaged batch
 # normalization on the bank. Points of before stay, beside new ones.
 RECIPE = 2
+_CODEC_OPTIONS = frozenset(name for codec in SAMPLE_CODECS.values() for name in codec.uses)
 _SPEED = ("threads", "precision")  # change how long it takes, not what is measured
 
 
@@ -87,8 +90,15 @@ class Mean:
 
 
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what makes a point another one; an option that came later had its default before."""
-    return {k: v for k, v in {**_defaults(), **config}.items() if k not in (*PATHS, *_SPEED)}
+    """Return what makes a point another one.
+
+    An option that came later had its default before; those of other codecs make no difference.
+    """
+    whole = {**_defaults(), **config}
+    codec = SAMPLE_CODECS.get(whole["codec"])
+    unused = _CODEC_OPTIONS.difference(codec.uses) if codec else frozenset()
+    left_out = {*PATHS, *_SPEED, *(name.replace("_", "-") for name in unused)}
+    return {key: value for key, value in whole.items() if key not in left_out}
 
 
 @cache

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from codec.messages import REPLAY
 from fl_app.words import size
 from sim import tables
-from sim.frontier.plans import BUDGET, DATA, OURS, RAW, Data
+from sim.frontier.plans import BUDGET, DATA, LEVERS_BASE, OURS, RAW, Data
 from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
 
 _OWN = (OURS, BUDGET)
@@ -37,9 +37,13 @@ def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
     """
     data, found = DATA[name], means(points)
     budgets = [*by_budget(data, found), ""] if data.budgets else []
-    lines = [data.title, "", *budgets, *all_points(found), *levers(data, points)]
+    listed = all_points(without_levers(found))
+    lines = [data.title, "", *budgets, *listed, *levers(data, points)]
     (folder / f"frontier-{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    text = "\n".join(markdown(data, found)) + "\n"
+    tables_of = [markdown(data, found), markdown_points(found)]
+    if any(point.method == f"{OURS} {LEVERS_BASE}" for point in points):
+        tables_of.append(markdown_levers(data, points))
+    text = "\n\n".join("\n".join(lines) for lines in tables_of) + "\n"
     (folder / f"frontier-{name}.md").write_text(text, encoding="utf-8")
     plot(data, found, folder / f"frontier-{name}.png")
     return lines
@@ -48,6 +52,11 @@ def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
 def own(found: Sequence[Mean]) -> list[Mean]:
     """Return our points."""
     return [mean for mean in found if mean.method in _OWN]
+
+
+def without_levers(found: Sequence[Mean]) -> list[Mean]:
+    """Return points without those that show what a lever brings: they are shorter trainings."""
+    return [mean for mean in found if not mean.method.startswith(f"{OURS} ")]
 
 
 def codecs(data: Data, found: Sequence[Mean]) -> list[Mean]:
@@ -129,16 +138,29 @@ def all_points(found: Sequence[Mean]) -> list[str]:
 
 def levers(data: Data, points: Sequence[Point]) -> list[str]:
     """Return what each lever brings, in pairs of equal seeds, for a terminal; empty without any."""
+    head, rows = levers_table(data, points)
+    table = tables.numbers(*head)
+    for row in rows:
+        table.add_row(*row)
+    return ["", *tables.lines(table)] if rows else []
+
+
+def markdown_levers(data: Data, points: Sequence[Point]) -> list[str]:
+    """Return the same for the documentation."""
+    head, rows = levers_table(data, points)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def levers_table(
+    data: Data, points: Sequence[Point]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return heads and rows of the table of levers."""
     samples, step = data.ours[0]
-    base = {
-        (point.seed, point.recipe): point
-        for point in points
-        if point.method == OURS
-        and (point.config.get("max-train-samples"), point.config["step"]) == (samples, step)
-    }
-    table = tables.numbers(
-        f"{OURS}, {samples:,} at step {step:g}", "B/sample", "points", "+/-", "n"
-    )
+    plain = f"{OURS} {LEVERS_BASE}"
+    base = {(point.seed, point.recipe): point for point in points if point.method == plain}
+    title = f"{OURS}, {samples:,} at step {step:g}, {LEVERS_BASE}"
+    rows: list[tuple[str, ...]] = []
     for lever in data.levers:
         pairs = [
             (p, base[p.seed, p.recipe])
@@ -150,15 +172,15 @@ def levers(data: Data, points: Sequence[Point]) -> list[str]:
         gains = [100 * (with_it.accuracy - without.accuracy) for with_it, without in pairs]
         size_of = fmean(point.uplink_bytes / point.samples for point, _ in pairs)
         spread = f"{stdev(gains):.2f}" if len(gains) > 1 else ""
-        table.add_row(lever, f"{size_of:.1f}", f"{fmean(gains):+.2f}", spread, str(len(gains)))
-    return ["", *tables.lines(table)] if table.rows else []
+        rows.append((lever, f"{size_of:.1f}", f"{fmean(gains):+.2f}", spread, str(len(gains))))
+    return (title, "B/sample", "points", "+/-", "n"), rows
 
 
 def markdown_points(found: Sequence[Mean]) -> list[str]:
     """Return a row for each point, for the documentation."""
     heads = ("method", "rate", "images", "B an image", "uplink", "accuracy %", "seeds", "CPU s")
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for mean in found:
+    for mean in without_levers(found):
         cells = (
             mean.method,
             knob(mean),
@@ -180,7 +202,8 @@ def knob(mean: Mean) -> str:
     codec = mean.config["codec"]
     if not mean.method.startswith(OURS) and codec != "lossless":
         return f"quality {mean.config['quality']}"
-    return "" if codec == "lossless" else f"step {mean.config['step']:g}"
+    tilt = f", tilt {mean.config['tilt']:g}" if mean.config.get("tilt") else ""
+    return "" if codec == "lossless" else f"step {mean.config['step']:g}{tilt}"
 
 
 def markdown(data: Data, found: Sequence[Mean]) -> list[str]:
@@ -205,8 +228,8 @@ def plot(data: Data, found: Sequence[Mean], path: Path) -> None:
         title=data.title, xlabel="uplink, all clients (bytes)", ylabel="test accuracy (%)"
     )
     others = itertools.cycle(_OTHERS)
-    left_out = {RAW, *(f"{OURS} {lever}" for lever in data.levers)}
-    for method in dict.fromkeys(mean.method for mean in found if mean.method not in left_out):
+    shown = [mean.method for mean in without_levers(found) if mean.method != RAW]
+    for method in dict.fromkeys(shown):
         of_method = [mean for mean in found if mean.method == method]
         colour = _COLOURS.get(method) or next(others)
         frontier = envelope(of_method)
