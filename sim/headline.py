@@ -14,11 +14,16 @@ from sim.compare.points import (
 )
 from sim.compare.presets import PRESETS
 from sim.compare.results import Results, read_results
+from sim.frontier.report import summary
+from sim.frontier.run import read_frontier
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "sim" / "results"
 _START = "<!-- headline table: python -m sim.headline -->\n"
 _END = "<!-- end of headline table -->"
+_FRONTIERS = ("cifar10", "fashion-mnist")
+_FRONTIER = "<!-- frontier table: python -m sim.headline -->\n"
+_FRONTIER_END = "<!-- end of frontier table -->"
 # Ours and its strongest baselines of each kind; on Fashion-MNIST, where image codecs win.
 ROWS = (
     ("cifar10-resnet18", "CIFAR-10, ResNet-18 (11 M)", "ours, replay, step 0.8"),
@@ -63,10 +68,21 @@ def _relative(preset: str, results: Results, method: str) -> str:
     return f"{ratio:,.0f}x" if ratio >= 10 else f"{ratio:.2f}x"
 
 
+def frontiers() -> str:
+    """Return the lines of the tables of trainings to the end."""
+    found = [summary(name, read_frontier(RESULTS, name)) for name in _FRONTIERS]
+    return "\n\n".join("\n".join(lines) for lines in found) + "\n"
+
+
 def with_headline(text: str) -> str:
-    """Return the README's text with the table as it is to be."""
-    head, rest = text.split(_START)
-    return head + _START + headline() + rest[rest.index(_END) :]
+    """Return the README's text with the tables as they are to be."""
+    for start, end, lines in (
+        (_FRONTIER, _FRONTIER_END, frontiers()),
+        (_START, _END, headline()),
+    ):
+        head, rest = text.split(start)
+        text = head + start + lines + rest[rest.index(end) :]
+    return text
 
 
 if __name__ == "__main__":

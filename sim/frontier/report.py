@@ -100,6 +100,21 @@ def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
     return listed
 
 
+def summary(name: str, points: Sequence[Point]) -> list[str]:
+    """Return the rows of budgets that have points of ours and of others, for the README."""
+    data = DATA[name]
+    lines = [
+        f"| {data.title}: uplink in all, at most | ours | best image codec | gradients or models |",
+        "|---|---|---|---|",
+    ]
+    for row in rows(data, means(points)):
+        budget, _, ours, _, _, codec, codec_name, _, exchange = row
+        if ours and (codec or exchange):
+            theirs = f"{codec} ({codec_name})" if codec else ""
+            lines.append(f"| {budget} | {ours} | {theirs} | {exchange} |")
+    return lines
+
+
 _HEADS = (
     *("budget", "goal %", "ours %", "uplink", "samples", "best image codec %", "codec"),
     *("codec's bytes over ours at our accuracy", "best exchange of gradients or models %"),
