@@ -60,7 +60,8 @@ def test_every_task_is_a_run_that_the_app_takes(name: str) -> None:
             else:
                 samples = task.samples or DATA[name].train
                 assert config.num_rounds == 1
-                assert config.server_steps == (DATA[name].visits or visits(samples)) // BATCH
+                steps = (DATA[name].visits or visits(samples)) // BATCH
+                assert config.server_steps == task.config.get("server-steps", steps)
 
 
 def test_visits_are_bounded_and_grow_with_the_samples() -> None:
