@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from fl_app.server_app import load_test
 from fl_app.words import size
 from sim import tables
 from sim.run_config import ConfigValue, RunConfigError, make_run_config
-from sim.server_alone import make_server, rounds_alone
+from sim.server_alone import ALONE, make_server, rounds_alone
 from strategies import DivergedError, SampleBank
+from strategies.processes import Processes
 from strategies.sample_bank import BankDataset
 
 POINTS = "points.jsonl"
@@ -89,6 +90,7 @@ def train_on(
     seeds: int,
     folder: Path,
     echo: Callable[[str], None] = print,
+    processes: Processes = ALONE,
 ) -> list[Point]:
     """Train a model on a bank for each point and seed, and print what came of it.
 
@@ -110,6 +112,9 @@ def train_on(
         several.
     echo : callable
         Called with each line of progress and result.
+    processes : Processes
+        That train together. All have to call; the first one writes and echoes, for the others
+        folder and echo are not used.
 
     Raises
     ------
@@ -127,6 +132,13 @@ def train_on(
     for _, one in trainings:
         _check_scale(one, dataset)
     test, kind = _test_images(trainings[0][1], dataset)
+    if not processes.is_first:
+        for _, one in trainings:
+            if processes.agreed(False):
+                _help(dataset, replace(one, scale=dataset.scale), kind, processes)
+        return []
+    if processes.size > 1:
+        echo(f"{processes.size} processes take a part of each minibatch")
     echo(
         f"bank {dataset.id.hex()}: {len(dataset):,} samples, paid for with "
         f"{size(dataset.uplink_bytes)}"
@@ -137,16 +149,17 @@ def train_on(
         asked = {"bank": dataset.id.hex(), "samples": len(dataset), **one.to_run_config()}
         asked.pop("out-dir")
         point = _known(folder, values, asked)
-        if point is None:
+        if processes.agreed(point is None):
             place = folder
             if len(trainings) > 1:
                 parts = [f"{key}={value}" for key, value in values.items()]
                 label = ",".join([*parts, f"seed={one.seed}"])
                 place = folder / label.replace("/", "_")
                 echo(f"training {number} of {len(trainings)}: {label}")
-            point = _trained(dataset, values, one, test, kind, place, echo)
+            point = _trained(dataset, values, one, test, kind, place, echo, processes)
             with (folder / POINTS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"asked": asked, "point": asdict(point)}) + "\n")
+        assert point is not None
         done.append(point)
     for line in summary(done, dataset.uplink_bytes):
         echo(line)
@@ -195,10 +208,11 @@ def _trained(
     kind: ImageKind,
     place: Path,
     echo: Callable[[str], None],
+    processes: Processes,
 ) -> Point:
     """Train once and leave the files of a run."""
     started = time.perf_counter()
-    strategy = make_server(config, kind, SampleBank.of_dataset(dataset))
+    strategy = make_server(config, kind, SampleBank.of_dataset(dataset), processes)
     clock, problem = RoundClock(config.num_rounds), ""
     with closing(RunFolder(place)) as folder:
         try:
@@ -208,6 +222,7 @@ def _trained(
                 echo(line + clock.lap(record.round))
                 if record.accuracy is not None and record.loss is None:
                     problem = f"the test loss is not finite after round {record.round}"
+                if not processes.agreed(not problem):
                     break
         except DivergedError as error:
             problem = str(error)
@@ -239,6 +254,16 @@ def _trained(
         if not problem:
             folder.write_model(strategy.server_model.inference_model, config.to_run_config())
     return point
+
+
+def _help(dataset: BankDataset, config: RunConfig, kind: ImageKind, processes: Processes) -> None:
+    """Take a part of the steps of `_trained`, which the first process does."""
+    strategy = make_server(config, kind, SampleBank.of_dataset(dataset), processes)
+    with suppress(DivergedError):  # in all processes at once
+        for server_round in range(1, config.num_rounds + 1):
+            strategy.learn(server_round)
+            if not processes.agreed(True):
+                break
 
 
 def _parsed(values: Mapping[str, ConfigValue]) -> RunConfig:

@@ -8,15 +8,21 @@ from fl_app.images import ImageKind
 from fl_app.run_folder import RoundRecord
 from fl_app.server_app import make_strategy, measure, set_threads
 from strategies import QuantizedDataReplay, SampleBank
+from strategies.processes import Processes
 from strategies.server_strategy import is_due
 
+ALONE = Processes()
 
-def make_server(config: RunConfig, kind: ImageKind, bank: SampleBank) -> QuantizedDataReplay:
+
+def make_server(
+    config: RunConfig, kind: ImageKind, bank: SampleBank, processes: Processes = ALONE
+) -> QuantizedDataReplay:
     """Return the server of a replay run of which all samples have arrived."""
     strategy = make_strategy(config, kind)
     assert isinstance(strategy, QuantizedDataReplay)
     set_threads(config.threads, strategy.model)
     strategy.bank = bank
+    strategy.server_model.share_steps(processes)
     return strategy
 
 

@@ -23,6 +23,7 @@ from codec.learning.forward import forward, training_forward
 from codec.learning.inputs import in_units
 from codec.learning.state import load_state, model_state
 from strategies.errors import CheckpointError
+from strategies.processes import Processes
 from strategies.rehearsal import rehearse
 
 ModelLike: TypeAlias = nn.Module | Callable[[], nn.Module]
@@ -114,6 +115,18 @@ class ServerModel:
         self.scheduler = _build_scheduler(scheduler, self.optimizer)
         self.averaged = _average_of(self.model, ema_decay) if ema_decay else None
         self.steps_taken = 0
+        self._processes, self._shared = Processes(), self.model
+
+    def share_steps(self, processes: Processes) -> None:
+        """Let processes that take the same steps compute a part of each of them.
+
+        Parameters
+        ----------
+        processes : Processes
+            All have to ask, with the same model and optimizer.
+        """
+        if processes.size > 1:
+            self._processes, self._shared = processes, processes.shared(self.model)
 
     @property
     def inference_model(self) -> nn.Module:
@@ -156,7 +169,7 @@ class ServerModel:
         samples = self._laid_out(samples)
         with self.autocast():
             if training:
-                return training_forward(self.model, samples)
+                return training_forward(self._shared, samples)
             model = self.inference_model
             model.eval()
             return forward(model, samples)
@@ -190,15 +203,22 @@ class ServerModel:
             On the CPU, if the loss is not finite; the model is left as it was. On other devices,
             which would have to be waited for, the caller checks: see :meth:`check_finite`.
         """
+        together = self._processes.size > 1
+        if together:
+            batch = self._processes.part_of(batch)
         samples, targets, weights = (part.to(self.device, non_blocking=True) for part in batch)
 
         def backward() -> Any:
             self.model.zero_grad(set_to_none=True)
             with torch.enable_grad():
                 outputs = self.outputs(samples, training=True)
-                loss = self.criterion.losses(outputs, targets).mean(weights)
+                losses = self.criterion.losses(outputs, targets)
+                loss = losses.mean(weights)
+                if together:
+                    parts = weights * losses.values, weights * losses.norms
+                    loss = self._processes.share_of_mean(*parts)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
-            return loss.detach()
+            return self._processes.mean(loss) if together else loss.detach()
 
         if _needs_closure(self.optimizer):
             loss: Tensor = torch.as_tensor(self.optimizer.step(backward))

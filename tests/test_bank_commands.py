@@ -12,6 +12,7 @@ import torch
 from bank_files import add, floats, payload, tags_of
 from PIL import Image
 from safetensors.torch import load_file
+from torchrun import torchrun
 
 from codec import CodecOptions, SampleSpec, encode_samples
 from fl_app.config import RunConfig
@@ -248,6 +249,23 @@ def test_it_trains_as_the_run_did_for_no_byte(
     assert code == 2 and "add --overwrite" in err
     code, out, _ = run("train", "--bank", place, "--config", *PAIRS, "--out", folder, "--overwrite")
     assert code == 0 and "round 2/2" in out
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_train_as_one(
+    trained: tuple[QuantizedDataReplay, Path], tmp_path: Path
+) -> None:
+    strategy, place = trained
+    asked = ("-m", "sim", "train", "--bank", place, "--config", *PAIRS, "--out", tmp_path)
+    out = torchrun(2, *asked)
+    assert out.count("2 processes take a part of each minibatch") == out.count("round 2/2") == 1
+    state = load_file(tmp_path / "model.safetensors")
+    for name, parameter in strategy.model.state_dict().items():
+        assert (parameter - state[name]).abs().max() < 1e-5, name
+    assert json.loads((tmp_path / "result.json").read_text())["steps"] == 30
+    asked = (*asked[:-2], "--seeds", 2, "--out", tmp_path / "several")
+    assert torchrun(2, *asked).count("round 2/2") == 2
+    assert torchrun(2, *asked).count("round 2/2") == 0  # both are known
 
 
 def test_a_search_goes_on_where_it_was_left_off(

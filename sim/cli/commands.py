@@ -159,17 +159,22 @@ def train(
 ) -> None:
     """Train any model on the samples that a run has received, with no further byte."""
     from sim.bank_training import POINTS, grid_of, train_on
+    from strategies.processes import started_processes
 
     points = grid_of(APP, grid or ())
     effective = read_defaults(APP) | make_run_config(APP, config or (), run_config)
     several = len(points) * seeds > 1  # which go on where they were left off
-    with results_folder(
-        out, effective | {"strategy": "bank"}, overwrite=None if several else overwrite
-    ) as results:
-        if overwrite:
-            (results / POINTS).unlink(missing_ok=True)
-        train_on(bank, effective, points, seeds, results, print_line)
-    print_line(f"results: {results}")
+    with started_processes() as processes:
+        if not processes.is_first:
+            train_on(bank, effective, points, seeds, Path(), processes=processes)
+            return
+        with results_folder(
+            out, effective | {"strategy": "bank"}, overwrite=None if several else overwrite
+        ) as results:
+            if overwrite:
+                (results / POINTS).unlink(missing_ok=True)
+            train_on(bank, effective, points, seeds, results, print_line, processes)
+        print_line(f"results: {results}")
 
 
 @cli.command()
