@@ -36,6 +36,7 @@ from sim.cli.resume import keep_run, kept_run
 from sim.cli.run_help import RunCommand
 from sim.cli.run_log import kept_log, print_line
 from sim.compare.presets import PRESETS, Preset
+from sim.fleet import Fleet, report
 from sim.launcher import launch, launch_directly
 from sim.run_config import RunConfigError, make_run_config, read_defaults
 from sim.superlink import KEEP_FREED_MEMORY
@@ -306,6 +307,41 @@ def bench(
     for line in measure_bench(out, folder, repeats=2 if quick else 7, quick=quick):
         print_line(line)
     print_line(f"results: {out}")
+
+
+@cli.command()
+def fleet(
+    devices: Annotated[int, typer.Option(min=1, metavar="N")] = Fleet.devices,
+    samples: Annotated[
+        float, typer.Option(min=0, metavar="N", help="That a device sends a day.")
+    ] = Fleet.samples,
+    sample_bytes: Annotated[
+        float, typer.Option(min=0.01, metavar="BYTES", help="Of a coded sample.")
+    ] = Fleet.sample_bytes,
+    pixels: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Values of a decoded sample.")
+    ] = Fleet.pixels,
+    decode_ms: Annotated[
+        float, typer.Option(min=0, metavar="MS", help="Of a core, to decode a sample.")
+    ] = Fleet.decode_ms,
+    weights: Annotated[int, typer.Option(min=1, metavar="N", help="Of the model.")] = Fleet.weights,
+    participations: Annotated[
+        float, typer.Option(min=0, metavar="N", help="In federated averaging, a day.")
+    ] = Fleet.participations,
+) -> None:
+    """Work out on paper what a fleet sends, and what its server has to do."""
+    for line in report(
+        Fleet(
+            devices,
+            samples,
+            sample_bytes,
+            pixels,
+            decode_ms=decode_ms,
+            weights=weights,
+            participations=participations,
+        )
+    ):
+        print_line(line)
 
 
 @cli.command()
