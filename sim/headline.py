@@ -71,7 +71,7 @@ def _relative(preset: str, results: Results, method: str) -> str:
 def frontiers() -> str:
     """Return the lines of the tables of trainings to the end."""
     found = [summary(name, read_frontier(RESULTS, name)) for name in _FRONTIERS]
-    return "\n\n".join("\n".join(lines) for lines in found) + "\n"
+    return "\n\n".join("\n".join(lines) for lines in found if lines) + "\n"
 
 
 def with_headline(text: str) -> str:

@@ -12,9 +12,9 @@ from sim.compare.markdown import markdown
 from sim.compare.presets import PRESETS, Preset
 from sim.compare.report import tables
 from sim.compare.results import read_results
-from sim.frontier.plans import OURS
+from sim.frontier.plans import DATA
 from sim.frontier.points import means
-from sim.frontier.report import markdown_points
+from sim.frontier.report import levers_table, markdown_levers, markdown_points
 from sim.frontier.run import read_frontier
 from sim.headline import with_headline
 from sim.scout import read_points, rows
@@ -114,20 +114,16 @@ def test_readme_has_the_headline_of_the_raw_results() -> None:
     assert with_headline(text) == text
 
 
-def test_table_of_the_frontier() -> None:
+@pytest.mark.parametrize("name", DATA)
+def test_tables_of_the_frontiers(name: str) -> None:
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    lines = page.split("<!-- frontier: cifar10 -->\n")[1].split("\n\n")[0].splitlines()
-    assert lines == markdown_points(means(read_frontier(RESULTS, "cifar10")))
-
-
-def test_the_readme_ends_with_our_frontier() -> None:
-    page = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    ours = [mean for mean in means(read_frontier(RESULTS, "cifar10")) if mean.method == OURS]
-    *most, last = [f"{100 * mean.accuracy:.1f} %" for mean in ours]
-    *sizes, largest = [f"{mean.uplink_bytes / 1e6:.2f}" for mean in ours]
-    told = f"{', '.join(most)} and {last} on CIFAR-10 with {', '.join(sizes)} and {largest} MB"
-    assert told in page
-    assert {mean.seeds for mean in ours} == {1} and "(one seed)" in page
+    points = read_frontier(RESULTS, name)
+    expected = {"frontier": markdown_points(means(points)) if points else []}
+    if levers_table(DATA[name], points)[1]:
+        expected["levers"] = markdown_levers(DATA[name], points)
+    for kind, lines in expected.items():
+        _, _, rest = page.partition(f"<!-- {kind}: {name} -->\n")
+        assert rest.split("\n\n")[0].splitlines() == lines
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "mnist5k"])

@@ -103,16 +103,18 @@ def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
 def summary(name: str, points: Sequence[Point]) -> list[str]:
     """Return the rows of budgets that have points of ours and of others, for the README."""
     data = DATA[name]
-    lines = [
+    head = [
         f"| {data.title}: uplink in all, at most | ours | best image codec | gradients or models |",
         "|---|---|---|---|",
     ]
+    lines = []
     for row in rows(data, means(points)):
         budget, _, ours, _, _, codec, codec_name, _, exchange = row
-        if ours and (codec or exchange):
-            theirs = f"{codec} ({codec_name})" if codec else ""
-            lines.append(f"| {budget} | {ours} | {theirs} | {exchange} |")
-    return lines
+        reached = f"{ours} | {codec} ({codec_name}) | {exchange} |"
+        # A larger budget says nothing where nothing has been measured for it.
+        if ours and (codec or exchange) and not any(line.endswith(reached) for line in lines):
+            lines.append(f"| {budget} | {reached}")
+    return head + lines if lines else []
 
 
 _HEADS = (
