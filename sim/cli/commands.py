@@ -38,6 +38,7 @@ from sim.cli.run_log import kept_log, print_line
 from sim.compare.presets import PRESETS, Preset
 from sim.fleet import Fleet, report
 from sim.launcher import launch, launch_directly
+from sim.new_app import write_app
 from sim.run_config import RunConfigError, make_run_config, read_defaults
 from sim.superlink import KEEP_FREED_MEMORY
 
@@ -307,6 +308,16 @@ def bench(
     for line in measure_bench(out, folder, repeats=2 if quick else 7, quick=quick):
         print_line(line)
     print_line(f"results: {out}")
+
+
+@cli.command()
+def new(
+    folder: Annotated[Path, typer.Argument(parser=absolute, metavar="DIR", help="A new folder.")],
+) -> None:
+    """Write a small Flower app of your own that uses the strategies."""
+    name = write_app(folder)
+    print_line(f"wrote {folder}: your data and model go to {name}/task.py")
+    print_line(f"run it: python -m sim run --app {folder}, or flwr run {folder}")
 
 
 @cli.command()

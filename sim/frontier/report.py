@@ -107,7 +107,7 @@ def summary(name: str, points: Sequence[Point]) -> list[str]:
         f"| {data.title}: uplink in all, at most | ours | best image codec | gradients or models |",
         "|---|---|---|---|",
     ]
-    lines = []
+    lines: list[str] = []
     for row in rows(data, means(points)):
         budget, _, ours, _, _, codec, codec_name, _, exchange = row
         reached = f"{ours} | {codec} ({codec_name}) | {exchange} |"
