@@ -24,7 +24,7 @@ from sim.frontier.plans import (
     visits,
 )
 from sim.frontier.points import RECIPE, Mean, Point, best_within, bytes_for, envelope, means
-from sim.frontier.report import knob, levers, report, rows
+from sim.frontier.report import knob, levers, report, rows, summary
 from sim.frontier.run import Job, read_frontier
 from sim.run_config import read_defaults
 
@@ -130,6 +130,17 @@ def test_levers_are_compared_in_pairs_of_seeds() -> None:
     assert head.split()[-4:] == ["B/sample", "points", "+/-", "n"]
     assert row.split() == ["without", "cutout", "40.0", "-1.50", "0.71", "2"]
     assert levers(data, points[:3]) == []
+
+
+def test_the_summary_leaves_out_budgets_that_nobody_measured() -> None:
+    points = [
+        point(OURS, 300_000, 0.7), point(OURS, 600_000, 0.8, step=0.3),
+        point("AVIF", 305_000, 0.6), point("SparseLoCo, 1 %", 250_000, 0.4),
+    ]  # fmt: skip
+    head, _, *lines = summary("cifar10", points)
+    assert head.startswith("| CIFAR-10, ResNet-9, 10 clients: uplink at most |")
+    assert lines == ["| 300.0 kB | 70.00 | 60.00 (AVIF) | 40.00 (SparseLoCo, 1 %) |"]
+    assert summary("cifar10", points[:2]) == []
 
 
 def test_report_writes_table_and_figure(tmp_path: Path) -> None:

@@ -101,20 +101,23 @@ def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
 
 
 def summary(name: str, points: Sequence[Point]) -> list[str]:
-    """Return the rows of budgets that have points of ours and of others, for the README."""
-    data = DATA[name]
-    head = [
-        f"| {data.title}: uplink in all, at most | ours | best image codec | gradients or models |",
-        "|---|---|---|---|",
-    ]
-    lines: list[str] = []
-    for row in rows(data, means(points)):
-        budget, _, ours, _, _, codec, codec_name, _, exchange = row
-        reached = f"{ours} | {codec} ({codec_name}) | {exchange} |"
-        # A larger budget says nothing where nothing has been measured for it.
-        if ours and (codec or exchange) and not any(line.endswith(reached) for line in lines):
-            lines.append(f"| {budget} | {reached}")
-    return head + lines if lines else []
+    """Return the rows of budgets that ours and the image codecs use at least half, for the README.
+
+    Of exchanges of gradients or models, which take far more, the best within the budget.
+    """
+    data, found = DATA[name], means(points)
+    lines = []
+    for budget in data.budgets:
+        ours, codec, exchange = (
+            best_within(of_kind, budget)
+            for of_kind in (own(found), codecs(data, found), exchanges(data, found))
+        )
+        if ours and codec and 2 * min(ours.uplink_bytes, codec.uplink_bytes) >= budget:
+            models = f"{_percent(exchange)} ({exchange.method})" if exchange else ""
+            theirs = f"{_percent(codec)} ({codec.method})"
+            lines.append(f"| {size(budget)} | {_percent(ours)} | {theirs} | {models} |")
+    head = f"| {data.title}: uplink at most | ours | best image codec | gradients or models |"
+    return [head, "|---|---|---|---|", *lines] if lines else []
 
 
 _HEADS = (
