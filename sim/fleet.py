@@ -6,7 +6,6 @@ Bytes and times of a sample are measured elsewhere, and given; nothing here grow
 import math
 from dataclasses import dataclass
 
-from fl_app.words import size
 from sim import tables
 
 DAY = 86_400  # seconds
@@ -97,6 +96,8 @@ class Fleet:
 
 def report(fleet: Fleet) -> list[str]:
     """Return the table, for a terminal."""
+    from fl_app.words import size  # imports NumPy, which the command line does without
+
     table = tables.numbers("a day", "")
     ratio = fleet.averaging / fleet.device_uplink
     for name, value in (

@@ -1,8 +1,8 @@
 """Training in several processes, as torchrun starts them: each computes a part of every step."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -100,20 +100,32 @@ class Processes:
         return total
 
 
-@contextmanager
-def started_processes() -> Iterator[Processes]:
-    """Join the other processes that torchrun has started with this one, if it has.
+def together(work: Callable[[Processes], None]) -> None:
+    """Let this process, and those that torchrun has started with it, do something together.
 
-    On machines with CUDA devices, each takes the one that has its local rank.
+    On machines with CUDA devices, each takes the one that has its local rank. A process that
+    torchrun has started ends here, and at once: Python's own end has been seen to abort while
+    threads of the group still ran (gloo, torch 2.14, a busy machine).
+
+    Parameters
+    ----------
+    work : callable
+        Called once, with the processes.
+
+    Raises
+    ------
+    Exception
+        Whatever the call raises; torchrun then stops the other processes.
     """
     if not distributed.is_available() or not distributed.is_torchelastic_launched():
-        yield Processes()
+        work(Processes())
         return
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if on_cuda else "gloo")
-    try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size())
-    finally:
-        distributed.destroy_process_group()
+    work(Processes(distributed.get_rank(), distributed.get_world_size()))
+    distributed.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

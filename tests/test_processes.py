@@ -8,15 +8,16 @@ from torchrun import torchrun
 from torchrun_steps import train
 
 from codec import OptionError
-from strategies.processes import Processes, started_processes
+from strategies.processes import Processes, together
 
 STEPS = Path(__file__).with_name("torchrun_steps.py")
 
 
 def test_a_process_that_torchrun_did_not_start_is_alone() -> None:
-    with started_processes() as processes:
-        assert processes == Processes(0, 1)
-        assert processes.is_first and processes.agreed("mine") == "mine"
+    seen: list[Processes] = []
+    together(seen.append)
+    assert seen == [Processes(0, 1)]
+    assert seen[0].is_first and seen[0].agreed("mine") == "mine"
 
 
 def test_parts_are_disjoint_and_all_of_a_minibatch() -> None:

@@ -8,7 +8,7 @@ from bank_files import add, payload
 from torch import nn
 
 from strategies import SampleBank
-from strategies.processes import Processes, started_processes
+from strategies.processes import Processes, together
 from strategies.replay import train_on_bank
 from strategies.server_model import ServerModel
 
@@ -50,5 +50,4 @@ def train(processes: Processes, place: Path) -> None:
 
 
 if __name__ == "__main__":
-    with started_processes() as processes:
-        train(processes, Path(sys.argv[1]))
+    together(lambda processes: train(processes, Path(sys.argv[1])))

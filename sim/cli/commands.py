@@ -36,7 +36,7 @@ from sim.cli.resume import keep_run, kept_run
 from sim.cli.run_help import RunCommand
 from sim.cli.run_log import kept_log, print_line
 from sim.compare.presets import PRESETS, Preset
-from sim.fleet import Fleet, report
+from sim.fleet import Fleet
 from sim.launcher import launch, launch_directly
 from sim.new_app import write_app
 from sim.run_config import RunConfigError, make_run_config, read_defaults
@@ -161,12 +161,13 @@ def train(
 ) -> None:
     """Train any model on the samples that a run has received, with no further byte."""
     from sim.bank_training import POINTS, grid_of, train_on
-    from strategies.processes import started_processes
+    from strategies.processes import Processes, together
 
     points = grid_of(APP, grid or ())
     effective = read_defaults(APP) | make_run_config(APP, config or (), run_config)
     several = len(points) * seeds > 1  # which go on where they were left off
-    with started_processes() as processes:
+
+    def trained(processes: Processes) -> None:
         if not processes.is_first:
             train_on(bank, effective, points, seeds, Path(), processes=processes)
             return
@@ -177,6 +178,8 @@ def train(
                 (results / POINTS).unlink(missing_ok=True)
             train_on(bank, effective, points, seeds, results, print_line, processes)
         print_line(f"results: {results}")
+
+    together(trained)
 
 
 @cli.command()
@@ -341,6 +344,8 @@ def fleet(
     ] = Fleet.participations,
 ) -> None:
     """Work out on paper what a fleet sends, and what its server has to do."""
+    from sim.fleet import report
+
     for line in report(
         Fleet(
             devices,

@@ -106,18 +106,20 @@ def summary(name: str, points: Sequence[Point]) -> list[str]:
     Of exchanges of gradients or models, which take far more, the best within the budget.
     """
     data, found = DATA[name], means(points)
+    models = exchanges(data, found)
     lines = []
     for budget in data.budgets:
         ours, codec, exchange = (
-            best_within(of_kind, budget)
-            for of_kind in (own(found), codecs(data, found), exchanges(data, found))
+            best_within(of_kind, budget) for of_kind in (own(found), codecs(data, found), models)
         )
         if ours and codec and 2 * min(ours.uplink_bytes, codec.uplink_bytes) >= budget:
-            models = f"{_percent(exchange)} ({exchange.method})" if exchange else ""
-            theirs = f"{_percent(codec)} ({codec.method})"
-            lines.append(f"| {size(budget)} | {_percent(ours)} | {theirs} | {models} |")
-    head = f"| {data.title}: uplink at most | ours | best image codec | gradients or models |"
-    return [head, "|---|---|---|---|", *lines] if lines else []
+            cells = [size(budget), _percent(ours), f"{_percent(codec)} ({codec.method})"]
+            if models:
+                cells.append(f"{_percent(exchange)} ({exchange.method})" if exchange else "")
+            lines.append(f"| {' | '.join(cells)} |")
+    heads = [f"{data.title}: uplink at most", "ours", "best image codec"]
+    heads += ["gradients or models"] if models else []
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines] if lines else []
 
 
 _HEADS = (
