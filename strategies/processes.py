@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -59,7 +59,8 @@ class Processes:
         """
         first = next(model.parameters())
         if first.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+            synchronized: Any = nn.SyncBatchNorm  # torch's has no types
+            model = synchronized.convert_sync_batchnorm(model)
         # A static graph may have parameters that take no part in the loss.
         return DistributedDataParallel(model, static_graph=True)
 

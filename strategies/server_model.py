@@ -213,10 +213,11 @@ class ServerModel:
             with torch.enable_grad():
                 outputs = self.outputs(samples, training=True)
                 losses = self.criterion.losses(outputs, targets)
-                loss = losses.mean(weights)
                 if together:
                     parts = weights * losses.values, weights * losses.norms
                     loss = self._processes.share_of_mean(*parts)
+                else:
+                    loss = losses.mean(weights)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's has no types
             return self._processes.mean(loss) if together else loss.detach()
 
