@@ -41,7 +41,7 @@ def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
     lines = [data.title, "", *budgets, *listed, *levers(data, points)]
     (folder / f"frontier-{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tables_of = [markdown(data, found), markdown_points(found)]
-    if any(point.method == f"{OURS} {LEVERS_BASE}" for point in points):
+    if levers_table(data, points)[1]:
         tables_of.append(markdown_levers(data, points))
     text = "\n\n".join("\n".join(lines) for lines in tables_of) + "\n"
     (folder / f"frontier-{name}.md").write_text(text, encoding="utf-8")
