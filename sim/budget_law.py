@@ -22,7 +22,7 @@ from strategies.budget_law import Law
 _NEEDED = ("dataset", "samples", "step", "accuracy")
 _APART = ("dataset", "model", "optimizer_steps")  # what has an error and a scale of its own
 _FEWEST = 3  # points of one
-_GRID, _ZOOMS = 17, 24
+_GRID, _ZOOMS = 23, 24
 _RANGES = ((0.1, 1.0), (0.5, 3.0), (-2.0, 2.0))  # a, b, log10 of B / A
 
 Floats = NDArray[np.float64]
