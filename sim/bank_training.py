@@ -131,11 +131,12 @@ def train_on(
     dataset = SampleBank.open(path)
     for _, one in trainings:
         _check_scale(one, dataset)
+    trainings = [(values, replace(one, scale=dataset.scale)) for values, one in trainings]
     test, kind = _test_images(trainings[0][1], dataset)
     if not processes.is_first:
         for _, one in trainings:
             if processes.agreed(False):
-                _help(dataset, replace(one, scale=dataset.scale), kind, processes)
+                _help(dataset, one, kind, processes)
         return []
     if processes.size > 1:
         echo(f"{processes.size} processes take a part of each minibatch")
@@ -145,7 +146,6 @@ def train_on(
     )
     done = []
     for number, (values, one) in enumerate(trainings, start=1):
-        one = replace(one, scale=dataset.scale)
         asked = {"bank": dataset.id.hex(), "samples": len(dataset), **one.to_run_config()}
         asked.pop("out-dir")
         point = _known(folder, values, asked)

@@ -320,7 +320,7 @@ def new(
     """Write a small Flower app of your own that uses the strategies."""
     name = write_app(folder)
     print_line(f"wrote {folder}: your data and model go to {name}/task.py")
-    print_line(f"run it: python -m sim run --app {folder}, or flwr run {folder}")
+    print_line(f"run it: python -m sim run --app {folder}")
 
 
 @cli.command()
