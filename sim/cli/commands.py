@@ -303,12 +303,28 @@ def bench(
     out: ResultsFolder = RESULTS,
     quick: Quick = False,
     data_dir: DigitsOrCifar10 = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SECTION ...", help="encoding, training, rounds, startup."),
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Table and figure of what has been measured.")
+    ] = False,
+    app: OtherApp = APP,
 ) -> None:
-    """Measure the time of coding images, beside WebP."""
-    from sim.bench import measure_bench
+    """Measure coding beside WebP, training beside plain PyTorch, rounds beside FedAvg."""
+    from sim.bench.report import SECTIONS, measure_bench
+    from sim.bench.report import report as table_of
 
-    folder = str(absolute(data_dir)) if data_dir else ""
-    for line in measure_bench(out, folder, repeats=2 if quick else 7, quick=quick):
+    for section in only or ():
+        if section not in SECTIONS:
+            legal = ", ".join(SECTIONS)
+            raise RunConfigError(f"--only: {section!r} is no section; legal: {legal}")
+    if not report:
+        folder = str(absolute(data_dir)) if data_dir else ""
+        sections, repeats = only or list(SECTIONS), 2 if quick else 7
+        measure_bench(out, folder, sections, app, repeats=repeats, quick=quick, echo=print_line)
+    for line in table_of(out):
         print_line(line)
     print_line(f"results: {out}")
 

@@ -1,11 +1,9 @@
 """What coding costs beside WebP, at equal error: the seconds that the bytes are paid for with."""
 
-import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,9 @@ from numpy.typing import NDArray
 
 from codec import CodecOptions, SampleSpec, decode_samples, encode_samples
 from codec.compilation import compiled, is_compiled
-from fl_app.data import load
+from fl_app.data import Images
 from sim import tables
+from sim.bench.spread import Spread
 from sim.compare.job import machine
 
 Pictures = NDArray[np.uint8]
@@ -31,41 +30,47 @@ class Timing:
 
     Attributes
     ----------
-    data, coder : str
+    coder : str
     side, payload : int
         Pixels of a side, images coded together.
-    repeats : int
     encode, decode : float
         Milliseconds of CPU an image, medians.
-    encode_vs_webp, decode_vs_webp : dict
-        Time over WebP's of the same round: ``median``, ``min``, ``max``.
+    encode_vs_webp, decode_vs_webp : Spread
+        Time over WebP's of the same round.
     bytes_per_image, psnr : float
         Of this coder; PSNR in dB.
     machine : str
     """
 
-    data: str
     coder: str
     side: int
     payload: int
-    repeats: int
     encode: float
     decode: float
-    encode_vs_webp: dict[str, float]
-    decode_vs_webp: dict[str, float]
+    encode_vs_webp: Spread
+    decode_vs_webp: Spread
     bytes_per_image: float
     psnr: float
     machine: str
 
 
-def measure(data: str, images: Pictures, repeats: int) -> Iterator[Timing]:
-    """Yield the timings of images, uint8 (N, C, H, W), of all sizes of payloads that they fill."""
+def measure(images: Images, repeats: int, *, quick: bool = False) -> Iterator[Timing]:
+    """Yield the timings of images, of all sizes of payloads that they fill.
+
+    Parameters
+    ----------
+    images : Images
+        The first thousand are coded; in quick runs twenty, ten together at most.
+    repeats : int
+        Timings of each coder, >= 1, interleaved; one before them warms up.
+    """
+    some = images.samples[: _SHORTEST if quick else PAYLOADS[-1]]
     for count in PAYLOADS:
-        if count <= len(images):
-            yield from _of_payload(data, images[: max(count, _SHORTEST)], count, repeats)
+        if count <= len(some):
+            yield from _of_payload(some[: max(count, _SHORTEST)], count, repeats)
 
 
-def _of_payload(data: str, images: Pictures, count: int, repeats: int) -> Iterator[Timing]:
+def _of_payload(images: Pictures, count: int, repeats: int) -> Iterator[Timing]:
     dct = SampleSpec(images.shape[1:], classes=1, codec=CodecOptions("dct", step=_STEP))
     goal = _psnr(images, dct, count)
     specs = {WEBP: _webp_of_equal_error(images, goal, count), NUMPY: dct}
@@ -89,15 +94,13 @@ def _of_payload(data: str, images: Pictures, count: int, repeats: int) -> Iterat
         encode, decode = zip(*seconds[coder], strict=True)
         webp_encode, webp_decode = zip(*seconds[WEBP], strict=True)
         yield Timing(
-            data=data,
             coder=coder,
             side=images.shape[-1],
             payload=count,
-            repeats=repeats,
             encode=round(1e3 * statistics.median(encode) / len(images), 3),
             decode=round(1e3 * statistics.median(decode) / len(images), 3),
-            encode_vs_webp=_ratios(encode, webp_encode),
-            decode_vs_webp=_ratios(decode, webp_decode),
+            encode_vs_webp=Spread.of_ratios(encode, webp_encode),
+            decode_vs_webp=Spread.of_ratios(decode, webp_decode),
             bytes_per_image=round(sizes[coder] / len(images), 2),
             psnr=round(_psnr(images, spec, count), 2),
             machine=machine(),
@@ -137,57 +140,30 @@ def _webp_of_equal_error(images: Pictures, goal: float, count: int) -> SampleSpe
     return spec(high)
 
 
-def _ratios(own: Sequence[float], webp: Sequence[float]) -> dict[str, float]:
-    found = [one / other for one, other in zip(own, webp, strict=True)]
-    kinds: dict[str, Callable[[list[float]], float]] = {
-        "median": statistics.median,
-        "min": min,
-        "max": max,
-    }
-    return {name: round(of(found), 3) for name, of in kinds.items()}
-
-
 def lines(timings: Sequence[Timing]) -> list[str]:
     """Return the table of timings, for a terminal."""
     table = tables.numbers(
-        "data, images together, coder", "encode ms", "over WebP", "decode ms", "over WebP",
+        "images together, coder", "encode ms", "over WebP", "decode ms", "over WebP",
         "B an image", "PSNR",
     )  # fmt: skip
     for timing in timings:
         table.add_row(
-            f"{timing.data}, {timing.payload}, {timing.coder}",
+            f"{timing.payload} of side {timing.side}, {timing.coder}",
             f"{timing.encode:.3f}",
-            _shown(timing.encode_vs_webp),
+            str(timing.encode_vs_webp),
             f"{timing.decode:.3f}",
-            _shown(timing.decode_vs_webp),
+            str(timing.decode_vs_webp),
             f"{timing.bytes_per_image:.1f}",
             f"{timing.psnr:.2f}",
         )
     return tables.lines(table)
 
 
-def _shown(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f})"
-
-
-def measure_bench(folder: Path, cifar10: str, repeats: int, *, quick: bool = False) -> list[str]:
-    """Measure, write ``bench.json`` and return the table.
-
-    Parameters
-    ----------
-    folder : Path
-        Of the results; created with its parents.
-    cifar10 : str
-        Folder of CIFAR-10; empty: MNIST digits.
-    repeats : int
-        Timings of each coder, >= 1, interleaved.
-    quick : bool
-        Whether payloads have ten images at most.
-    """
-    name = "cifar10" if cifar10 else "mnist5k"
-    images = load(name, "train", cifar10 or "data").samples[: _SHORTEST if quick else PAYLOADS[-1]]
-    timings = list(measure(name, images, repeats))
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"encoding": [asdict(timing) for timing in timings]}
-    (folder / "bench.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return lines(timings)
+def ratios(timing: Timing) -> dict[str, Spread]:
+    """Return what a figure shows of a row: of the compiled coder, if there is one."""
+    if timing.coder != (COMPILED if is_compiled() else NUMPY):
+        return {}
+    return {
+        f"encode {timing.payload} together / WebP": timing.encode_vs_webp,
+        f"decode {timing.payload} together / WebP": timing.decode_vs_webp,
+    }

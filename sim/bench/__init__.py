@@ -1,0 +1,1 @@
+"""What the savings in bytes cost in time, each beside its yardstick in the same run."""

@@ -1,0 +1,146 @@
+"""The server's training on its bank, beside the same training in plain PyTorch."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from fl_app.config import RunConfig
+from fl_app.data import Images
+from fl_app.models import build_model
+from sim import tables
+from sim.bench.spread import Spread
+from sim.compare.job import machine
+from sim.server_alone import make_server
+from strategies import SampleBank
+
+# A network that is worth a server, and one whose steps are so short that whatever is around
+# them counts.
+MODELS = ("resnet9", "logistic")
+_WIDTH, _BATCH = 16, 64
+
+
+@dataclass(frozen=True)
+class Training:
+    """CPU time of an optimizer step.
+
+    Attributes
+    ----------
+    model : str
+    steps : int
+        Of one measurement.
+    ours, plain : Spread
+        CPU milliseconds a step.
+    server_vs_plain : Spread
+        Ratios of the two, measured one after the other.
+    machine : str
+    """
+
+    model: str
+    steps: int
+    ours: Spread
+    plain: Spread
+    server_vs_plain: Spread
+    machine: str
+
+
+def measure(images: Images, repeats: int, *, quick: bool = False) -> Iterator[Training]:
+    """Yield the rows of `MODELS`, or in quick runs of the last.
+
+    Parameters
+    ----------
+    images : Images
+        Training data.
+    repeats : int
+        Measurements of each, >= 1, interleaved; one before them warms up.
+    """
+    threads = torch.get_num_threads()
+    try:
+        for model in MODELS[-1:] if quick else MODELS:
+            steps = 60 if model == "logistic" else 10
+            yield _measured(model, images, steps, repeats)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def config_of(model: str, steps: int) -> RunConfig:
+    """Return the run config of a training that either of the two does."""
+    values = {
+        "model": model,
+        "width": _WIDTH,
+        "augment": "none",
+        "schedule": "constant",
+        "server-batch-size": _BATCH,
+        "server-steps": steps,
+        "threads": 1,
+        "device": "cpu",
+    }
+    return RunConfig.from_run_config(values)
+
+
+def _measured(model: str, images: Images, steps: int, repeats: int) -> Training:
+    config = config_of(model, steps)
+    bank = SampleBank()
+    bank.add_arrays(images.samples, images.labels, low=0.0, high=255.0)
+    server = make_server(config, images.kind, bank)  # it sets the threads of this process
+    plain = Plain(config, images)
+    ours: list[float] = []
+    beside: list[float] = []
+    for repeat in range(repeats + 1):
+        started = time.process_time()
+        server.learn(repeat + 1)
+        between = time.process_time()
+        plain.train(steps)
+        ended = time.process_time()
+        if repeat:
+            ours.append(1e3 * (between - started) / steps)
+            beside.append(1e3 * (ended - between) / steps)
+    ratios = Spread.of_ratios(ours, beside)
+    return Training(model, steps, Spread.of(ours), Spread.of(beside), ratios, machine())
+
+
+class Plain:
+    """The loop that one writes for tensors in memory."""
+
+    def __init__(self, config: RunConfig, images: Images) -> None:
+        self.pixels = torch.from_numpy(images.samples)
+        self.labels = torch.from_numpy(images.labels)
+        shape, classes = images.kind.shape, images.kind.classes
+        self.model = build_model(config.model, shape, classes, width=config.width, seed=config.seed)
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=True,
+        )
+        self.batch = config.server_batch_size
+        self.generator = torch.Generator().manual_seed(config.seed)
+
+    def train(self, steps: int) -> None:
+        """Take steps on minibatches, drawn without replacement."""
+        self.model.train()
+        order = torch.randperm(len(self.labels), generator=self.generator)
+        for start in range(0, steps * self.batch, self.batch):
+            batch = order[start : start + self.batch]
+            images = self.pixels[batch].float() / 255
+            loss = F.cross_entropy(self.model(images), self.labels[batch])
+            self.optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            self.optimizer.step()
+
+
+def lines(rows: Sequence[Training]) -> list[str]:
+    """Return the table of rows, for a terminal."""
+    table = tables.numbers("training on the bank", "ms a step", "plain PyTorch", "over plain")
+    for row in rows:
+        shown = (f"{row.ours.median:.2f}", f"{row.plain.median:.2f}", str(row.server_vs_plain))
+        table.add_row(f"{row.model}, {row.steps} steps", *shown)
+    return tables.lines(table)
+
+
+def ratios(row: Training) -> dict[str, Spread]:
+    """Return what a figure shows of a row."""
+    return {f"a step of {row.model} / plain PyTorch": row.server_vs_plain}
