@@ -5,6 +5,7 @@ import math
 from typing import cast
 
 from codec.packages import needed_packages
+from fl_app.small_maps import with_small_maps
 
 with needed_packages():
     import torch
@@ -249,4 +250,4 @@ def _torchvision_resnet(name: str, stem: str, channels: int, classes: int) -> nn
         network.maxpool = nn.Identity()
     elif channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-    return network
+    return with_small_maps(network)

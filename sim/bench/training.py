@@ -6,19 +6,21 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fl_app.config import RunConfig
 from fl_app.data import Images
 from fl_app.models import build_model
+from fl_app.small_maps import SmallMapConv2d
 from sim import tables
 from sim.bench.spread import Spread
 from sim.compare.job import machine
 from sim.server_alone import make_server
 from strategies import SampleBank
 
-# A network that is worth a server, and one whose steps are so short that whatever is around
-# them counts.
-MODELS = ("resnet9", "logistic")
+# Networks that are worth a server, and one whose steps are so short that whatever is around them
+# counts.
+MODELS = ("resnet9", "resnet18", "logistic")
 _WIDTH, _BATCH = 16, 64
 
 
@@ -109,6 +111,9 @@ class Plain:
         self.labels = torch.from_numpy(images.labels)
         shape, classes = images.kind.shape, images.kind.classes
         self.model = build_model(config.model, shape, classes, width=config.width, seed=config.seed)
+        for layer in self.model.modules():
+            if isinstance(layer, SmallMapConv2d):
+                layer.__class__ = nn.Conv2d  # type: ignore[assignment]  # as torchvision has it
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=config.learning_rate,
