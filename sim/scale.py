@@ -25,7 +25,7 @@ from sim.launcher import NOTHING_KEPT, of_simulated_clients
 from sim.resident import resident_peak
 from sim.run_config import ConfigValue, RunConfigError, read_defaults
 
-FILE = "scale.jsonl"
+FILE, FIGURE = "scale.jsonl", "scale.png"
 SAMPLES_PER_ROUND = 2  # of a client
 # As little as can be beside what is measured: a codec that takes no time, a model that is small.
 CONFIG: Mapping[str, ConfigValue] = {
@@ -37,6 +37,7 @@ CONFIG: Mapping[str, ConfigValue] = {
     **NOTHING_KEPT,
 }
 _SHIFTS = [(x, y) for y in range(-4, 5) for x in range(-4, 5)]  # pixels; the first are the farthest
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by the colour-blind, too
 _BUSY = 0.5  # load of the machine, in processes that run, from which it is no longer idle
 _FITTED = {
     "seconds of the rounds": "seconds",
@@ -279,3 +280,31 @@ def _growth(rows: Sequence[Row]) -> Iterable[str]:
 def exponent(clients: Sequence[int], values: Sequence[float]) -> float:
     """Return b of the least-squares fit ``log value = a + b log clients``."""
     return float(np.polyfit(np.log(clients), np.log(values), 1)[0])
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw seconds, bytes and memory against the clients, a line for each number of rounds."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    panels: Mapping[str, tuple[str, Callable[[Row], float]]] = {
+        "time of the rounds": ("s", lambda row: row.seconds),
+        "CPU time": ("s", lambda row: row.cpu_seconds),
+        "uplink": ("B", lambda row: row.uplink_bytes),
+        "peak memory, all processes": ("B", lambda row: row.peak_bytes),
+    }
+    figure = Figure(figsize=(8, 6), dpi=120, layout="constrained")
+    for number, (title, (unit, value)) in enumerate(panels.items(), 1):
+        axes = figure.add_subplot(2, 2, number, title=title, xlabel="clients")
+        for colour, rounds in zip(_COLOURS, sorted({row.rounds for row in rows}), strict=False):
+            same = [row for row in rows if row.rounds == rounds]
+            label = f"{rounds} round{'s' * (rounds > 1)}"
+            places = [row.clients for row in same]
+            axes.plot(places, [value(row) for row in same], "o-", color=colour, label=label)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(EngFormatter(unit))
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False)
+    figure.savefig(path)

@@ -52,7 +52,7 @@ def test_coders_are_timed_beside_webp_at_equal_error(tmp_path: Path) -> None:
 
 def test_training_is_timed_beside_a_loop_that_learns_as_much() -> None:
     images = load("mnist5k", "train")
-    config = training.config_of("logistic", 60)
+    config = training.config_of("logistic", 60, "cpu")
     plain = training.Plain(config, images)
     plain.train(60)
     (row,) = training.measure(images, 1, quick=True)

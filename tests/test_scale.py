@@ -10,7 +10,7 @@ from fl_app.data import load
 from sim import scale
 from sim.cli.options import APP
 from sim.run_config import RunConfigError
-from sim.scale import Row, exponent, measure_scale, read_rows, report, write_digits
+from sim.scale import FIGURE, Row, draw, exponent, measure_scale, read_rows, report, write_digits
 
 ROW = Row(10, 2, 2, 1.0, 4.0, 3.0, 0.5, 0.5, 6.0, 9_000, 800, 10**8, 10**7, 3.0, 2, "x86_64")
 
@@ -46,6 +46,11 @@ def test_the_table_says_how_it_grows_and_whether_the_machine_was_busy() -> None:
     assert "seconds of the rounds: 1.00; from 10 to 100 1.00" in text
     assert "peak memory: 0.00" in text
     assert "exponents" not in "\n".join(report(rows[:1]))
+
+
+def test_growth_is_drawn_for_each_number_of_rounds(tmp_path: Path) -> None:
+    draw([ROW, replace(ROW, clients=100), replace(ROW, rounds=1)], tmp_path / FIGURE)
+    assert (tmp_path / FIGURE).read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.slow

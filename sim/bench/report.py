@@ -12,9 +12,10 @@ from sim.bench.spread import Spread
 from sim.scale import read_rows
 
 FILE, FIGURE = "bench.json", "bench.png"
-# FedAvg sends 45 MB each way with the last model: ten clients are enough.
-ROUNDS = ((10, "31 kB"), (100, "31 kB"), (1000, "31 kB"), (10, "45 MB"))
 _FEW = 3  # runs of what starts an engine
+# Clients, model and repeats: a run of 1,000 clients takes minutes, and FedAvg sends each client
+# 45 MB both ways with the last model.
+ROUNDS = ((10, "31 kB", _FEW), (100, "31 kB", _FEW), (10, "45 MB", _FEW), (1000, "31 kB", 1))
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # told apart by the colour-blind, too
 
 
@@ -52,6 +53,7 @@ def measure_bench(
     app: Path,
     *,
     repeats: int = 7,
+    device: str = "cpu",
     quick: bool = False,
     echo: Callable[[str], None] = print,
 ) -> None:
@@ -69,6 +71,8 @@ def measure_bench(
         Folder of the app, for rounds and start-up.
     repeats : int
         Measurements of each, >= 1, interleaved; of what starts an engine three at most.
+    device : str
+        Torch device of the training; its rows on others are kept.
     quick : bool
         Whether each section has its smallest case alone.
     echo : callable
@@ -88,10 +92,10 @@ def measure_bench(
         if section == "encoding":
             yield from coding.measure(images(), repeats, quick=quick)
         elif section == "training":
-            yield from training.measure(images(), repeats, quick=quick)
+            yield from training.measure(images(), repeats, device, quick=quick)
         elif section == "rounds":
-            for clients, model in ROUNDS[: 1 if quick else None]:
-                yield rounds.measure(app, clients, model, 2 if quick else 5, few, echo)
+            for clients, model, most in ROUNDS[: 1 if quick else None]:
+                yield rounds.measure(app, clients, model, 2 if quick else 5, min(few, most), echo)
         else:
             for engine in startup.ENGINES:
                 yield startup.measure(app, engine, few)
@@ -99,7 +103,11 @@ def measure_bench(
     folder.mkdir(parents=True, exist_ok=True)
     for section in sections:
         echo(f"measuring {section}")
-        found = {section: [asdict(row) for row in measured(section)]}
+        rows = [asdict(row) for row in measured(section)]
+        kept = [
+            row for row in _read(folder).get(section, []) if row.get("device", device) != device
+        ]
+        found = {section: [*kept, *rows]}
         found["scale"] = [asdict(row) for row in read_rows(folder)]
         text = json.dumps({**_read(folder), **found}, indent=1) + "\n"
         (folder / FILE).write_text(text, encoding="utf-8")

@@ -26,21 +26,24 @@ _WIDTH, _BATCH = 16, 64
 
 @dataclass(frozen=True)
 class Training:
-    """CPU time of an optimizer step.
+    """Time of an optimizer step.
 
     Attributes
     ----------
     model : str
+    device : str
+        A torch device.
     steps : int
         Of one measurement.
     ours, plain : Spread
-        CPU milliseconds a step.
+        Milliseconds a step: of CPU time on the CPU, else of wall time, until the device is done.
     server_vs_plain : Spread
         Ratios of the two, measured one after the other.
     machine : str
     """
 
     model: str
+    device: str
     steps: int
     ours: Spread
     plain: Spread
@@ -48,7 +51,9 @@ class Training:
     machine: str
 
 
-def measure(images: Images, repeats: int, *, quick: bool = False) -> Iterator[Training]:
+def measure(
+    images: Images, repeats: int, device: str = "cpu", *, quick: bool = False
+) -> Iterator[Training]:
     """Yield the rows of `MODELS`, or in quick runs of the last.
 
     Parameters
@@ -57,17 +62,20 @@ def measure(images: Images, repeats: int, *, quick: bool = False) -> Iterator[Tr
         Training data.
     repeats : int
         Measurements of each, >= 1, interleaved; one before them warms up.
+    device : str
+        A torch device.
+    quick : bool
     """
     threads = torch.get_num_threads()
     try:
         for model in MODELS[-1:] if quick else MODELS:
             steps = 60 if model == "logistic" else 10
-            yield _measured(model, images, steps, repeats)
+            yield _measured(config_of(model, steps, device), images, repeats)
     finally:
         torch.set_num_threads(threads)
 
 
-def config_of(model: str, steps: int) -> RunConfig:
+def config_of(model: str, steps: int, device: str = "cpu") -> RunConfig:
     """Return the run config of a training that either of the two does."""
     values = {
         "model": model,
@@ -82,8 +90,8 @@ def config_of(model: str, steps: int) -> RunConfig:
     return RunConfig.from_run_config(values)
 
 
-def _measured(model: str, images: Images, steps: int, repeats: int) -> Training:
-    config = config_of(model, steps)
+def _measured(config: RunConfig, images: Images, repeats: int) -> Training:
+    steps, device = config.server_steps, config.device
     bank = SampleBank()
     bank.add_arrays(images.samples, images.labels, low=0.0, high=255.0)
     server = make_server(config, images.kind, bank)  # it sets the threads of this process
@@ -91,29 +99,39 @@ def _measured(model: str, images: Images, steps: int, repeats: int) -> Training:
     ours: list[float] = []
     beside: list[float] = []
     for repeat in range(repeats + 1):
-        started = time.process_time()
+        started = _clock(device)
         server.learn(repeat + 1)
-        between = time.process_time()
+        between = _clock(device)
         plain.train(steps)
-        ended = time.process_time()
+        ended = _clock(device)
         if repeat:
             ours.append(1e3 * (between - started) / steps)
             beside.append(1e3 * (ended - between) / steps)
     ratios = Spread.of_ratios(ours, beside)
-    return Training(model, steps, Spread.of(ours), Spread.of(beside), ratios, machine())
+    own, other = Spread.of(ours), Spread.of(beside)
+    return Training(config.model, device, steps, own, other, ratios, machine())
+
+
+def _clock(device: str) -> float:
+    """Return the time, in seconds, when a device has done what it was given."""
+    if device == "cpu":
+        return time.process_time()
+    torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 class Plain:
     """The loop that one writes for tensors in memory."""
 
     def __init__(self, config: RunConfig, images: Images) -> None:
-        self.pixels = torch.from_numpy(images.samples)
-        self.labels = torch.from_numpy(images.labels)
+        self.pixels = torch.from_numpy(images.samples).to(config.device)
+        self.labels = torch.from_numpy(images.labels).to(config.device)
         shape, classes = images.kind.shape, images.kind.classes
         self.model = build_model(config.model, shape, classes, width=config.width, seed=config.seed)
         for layer in self.model.modules():
             if isinstance(layer, SmallMapConv2d):
                 layer.__class__ = nn.Conv2d  # type: ignore[assignment]  # as torchvision has it
+        self.model.to(config.device)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=config.learning_rate,
@@ -142,10 +160,10 @@ def lines(rows: Sequence[Training]) -> list[str]:
     table = tables.numbers("training on the bank", "ms a step", "plain PyTorch", "over plain")
     for row in rows:
         shown = (f"{row.ours.median:.2f}", f"{row.plain.median:.2f}", str(row.server_vs_plain))
-        table.add_row(f"{row.model}, {row.steps} steps", *shown)
+        table.add_row(f"{row.model}, {row.device}", *shown)
     return tables.lines(table)
 
 
 def ratios(row: Training) -> dict[str, Spread]:
     """Return what a figure shows of a row."""
-    return {f"a step of {row.model} / plain PyTorch": row.server_vs_plain}
+    return {f"a step of {row.model}, {row.device} / plain PyTorch": row.server_vs_plain}

@@ -307,6 +307,9 @@ def bench(
         list[str] | None,
         typer.Option(metavar="SECTION ...", help="encoding, training, rounds, startup."),
     ] = None,
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the training, such as cuda.")
+    ] = "cpu",
     report: Annotated[
         bool, typer.Option("--report", help="Table and figure of what has been measured.")
     ] = False,
@@ -323,7 +326,16 @@ def bench(
     if not report:
         folder = str(absolute(data_dir)) if data_dir else ""
         sections, repeats = only or list(SECTIONS), 2 if quick else 7
-        measure_bench(out, folder, sections, app, repeats=repeats, quick=quick, echo=print_line)
+        measure_bench(
+            out,
+            folder,
+            sections,
+            app,
+            repeats=repeats,
+            device=device,
+            quick=quick,
+            echo=print_line,
+        )
     for line in table_of(out):
         print_line(line)
     print_line(f"results: {out}")
@@ -527,15 +539,18 @@ def scale(
     out: ResultsFolder = RESULTS,
 ) -> None:
     """Measure seconds, memory and bytes of the direct engine against the number of clients."""
-    from sim.scale import measure_scale, read_rows
+    from sim.scale import FIGURE, draw, measure_scale, read_rows
     from sim.scale import report as table_of
 
     if not report:
         overrides = make_run_config(app, config or ()) if config else {}
         os.environ.update(KEEP_FREED_MEMORY)
         measure_scale(out, app, sizes or (10, 100, 1000), rounds, processes, overrides, print_line)
-    for line in table_of(read_rows(out)):
+    rows = read_rows(out)
+    for line in table_of(rows):
         print_line(line)
+    if rows:
+        draw(rows, out / FIGURE)
     print_line(f"results: {out}")
 
 
