@@ -142,7 +142,7 @@ def test_points_of_seeds_are_averaged_step_by_step(folder: Path) -> None:
 def test_report_writes_table_and_figures(folder: Path) -> None:
     lines = report(PRESET, read_results(folder / "tiny.jsonl"), folder)
     assert any(line.startswith("baseline") and "80.00 +/- 0.00" in line for line in lines)
-    names = {"tiny.txt", "tiny.md", "tiny_uplink.png", "tiny_total.png", "tiny_codecs.png"}
+    names = {"tiny.txt", "tiny.md", "tiny.png", "tiny_total.png"}
     assert names <= {file.name for file in folder.iterdir()}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.compare.codecs import against_codecs
-from sim.compare.figures import plot_accuracy, plot_codecs
+from sim.compare.figures import plot_accuracy, plot_overview
 from sim.compare.markdown import markdown
 from sim.compare.points import (
     Size,
@@ -37,12 +37,9 @@ def report(preset: Preset, results: Results, folder: Path) -> list[str]:
     (folder / f"{preset.name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     table = "\n".join(markdown(preset, results))
     (folder / f"{preset.name}.md").write_text(table + "\n", encoding="utf-8")
-    plot_accuracy(preset, results, uplink, "uplink", folder / f"{preset.name}_uplink.png")
-    plot_accuracy(
-        preset, results, both_ways, "uplink + downlink", folder / f"{preset.name}_total.png"
-    )
-    if any(method.is_image_codec for method in preset.methods):
-        plot_codecs(preset, results, folder / f"{preset.name}_codecs.png")
+    plot_overview(preset, results, folder / f"{preset.name}.png")
+    total = folder / f"{preset.name}_total.png"
+    plot_accuracy(preset, results, both_ways, "uplink and downlink of all clients", total)
     return lines
 
 
