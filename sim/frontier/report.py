@@ -13,15 +13,15 @@ from sim.frontier.plans import BUDGET, DATA, LEVERS_BASE, OURS, RAW, Data
 from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
 
 _OWN = (OURS, BUDGET)
-_COLOURS = {
-    OURS: "#08519c",
-    BUDGET: "#3182bd",
-    "AVIF": "#525252",
-    "WebP": "#969696",
-    "JPEG XL": "#bdbdbd",
-    "JPEG": "#d9d9d9",
+_COLOURS = {  # of Okabe and Ito, told apart by everybody
+    OURS: "#0072b2",
+    BUDGET: "#56b4e9",
+    "AVIF": "#333333",
+    "WebP": "#666666",
+    "JPEG XL": "#8c8c8c",
+    "JPEG": "#b3b3b3",
 }
-_OTHERS = ("#d94801", "#fd8d3c", "#a63603", "#fdae6b")  # exchanges of gradients or models
+_OTHERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00")  # exchanges of gradients or models
 
 
 def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
@@ -277,8 +277,9 @@ def plot(data: Data, found: Sequence[Mean], path: Path) -> None:
         axes.plot(
             one.uplink_bytes, 100 * one.accuracy, "k*", label=f"{one.name}, published", alpha=0.7
         )
-    for budget, goal in data.goals.items():
-        axes.plot(budget, 100 * goal, "x", color="#a50f15", label="_goal")
+    if data.goals:
+        budgets, goals = zip(*data.goals.items(), strict=True)
+        axes.plot(budgets, [100 * goal for goal in goals], "x", color="#d55e00", label="goal")
     for mean in found:
         if mean.method == RAW:
             label = f"{RAW}, {size(round(mean.uplink_bytes))}"
@@ -287,7 +288,12 @@ def plot(data: Data, found: Sequence[Mean], path: Path) -> None:
     axes.xaxis.set_major_formatter(EngFormatter("B"))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=8, frameon=False)
+    counts = {mean.seeds for mean in found}
+    few, many = min(counts), max(counts)
+    seeds = f"{few} to {many} seeds" if many > few else f"{few} seed{'s' * (few > 1)}"
+    told = f"{seeds} a point, mean and standard deviation; each trained to the end"
+    figure.supxlabel(told, fontsize=8, color="0.35")
     figure.savefig(path)
 
 
