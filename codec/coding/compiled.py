@@ -16,13 +16,21 @@ from numba import njit
 from numpy.typing import NDArray
 
 from codec.coding import range_coder
+from codec.coding.kernel_cache import kept_by_content
 from codec.coding.range_coder import AdaptiveBits, Bits, Floats, Ints
 from codec.errors import PayloadError
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Kept on disk, and without the interpreter's lock: other threads go on meanwhile.
-jit = cast("Callable[[Function], Function]", njit(cache=True, nogil=True))
+
+def jit(kernel: Function) -> Function:
+    """Compile a kernel when it is first called, and keep it on disk.
+
+    It runs without the interpreter's lock: other threads go on meanwhile.
+    """
+    with kept_by_content():
+        return cast(Function, njit(cache=True, nogil=True)(kernel))
+
 
 _LOWER, _RANGE, _POINT, _POSITION, ERROR, _NEEDED = range(6)
 _INVALID, _EARLY, _ESCAPE = 1, 2, 3  # errors
