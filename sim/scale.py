@@ -34,6 +34,7 @@ CONFIG: Mapping[str, ConfigValue] = {
     "codec": "jpeg",
     "samples-per-round": SAMPLES_PER_ROUND,
     "server-steps": 10,
+    "round-timeout": 86_400.0,  # seconds: as long as it takes
     **NOTHING_KEPT,
 }
 _SHIFTS = [(x, y) for y in range(-4, 5) for x in range(-4, 5)]  # pixels; the first are the farthest
