@@ -10,7 +10,7 @@ The stretch is what makes the step relative to the samples' own spread; see
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,9 +168,7 @@ class Plan:
 
     def _lost(self, coded: NDArray[Any], spec: "SampleSpec", groups: int) -> NDArray[np.float64]:
         """Return the mean squared error of each channel, or of all, at the default options."""
-        defaults = type(spec.codec)("dct", block=spec.codec.block)
-        shape = coded.shape[1:]
-        usual = replace(spec, shape=shape, codec=defaults)
+        usual = _at_default_options(spec, coded.shape[1:], spec.version)
         plan = replace(self, axis=ChannelAxis.FIRST)
         decoded = plan.dequantized(plan.quantized(coded, usual, (0, 0, 0)), usual, (0, 0, 0))
         squared = np.square(decoded - coded.astype(np.float64)).reshape(len(coded), groups, -1)
@@ -237,6 +235,14 @@ class Plan:
             ]
             values = self.stretch.inverse(inverse(coefficients, transform))
         return within_range(self.axis.restored(values), spec)
+
+
+@lru_cache(maxsize=64)
+def _at_default_options(
+    spec: "SampleSpec", shape: tuple[int, ...], version: int
+) -> "SampleSpec":  # specs are equal whatever their versions
+    options = type(spec.codec)("dct", block=spec.codec.block)
+    return replace(spec, shape=shape, codec=options, version=version)
 
 
 def transform_of(spec: "SampleSpec", axis: ChannelAxis = ChannelAxis.FIRST) -> Transform:
