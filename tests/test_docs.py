@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 import typer
-from doc_pages import BLOCKS, PAGES, ROOT, Block
+from doc_pages import BLOCKS, PAGES, ROOT, Block, anchors_of, outside_fences
 
 from fl_app.config import RunConfig
 from sim import codec_constants, codec_network
@@ -276,21 +276,10 @@ def test_the_python_blocks_of_a_page_run_one_after_the_other(
 # Links
 
 
-def slug(heading: str) -> str:
-    """The anchor that GitHub makes of a heading."""
-    text = re.sub(r"\[([^]]*)]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
-    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
-
-
-def anchors_of(page: Path) -> set[str]:
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
-    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.M)}
-
-
 LINKS = [
     pytest.param(page, target, id=f"{page.name} {target}")
     for page in PAGES
-    for target in re.findall(r"]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"]\(([^)\s]+)\)", outside_fences(page))
     if not re.match(r"\w+:", target)
 ]
 
