@@ -62,6 +62,13 @@ def test_every_block_is_of_a_kind_that_is_tested(block: Block) -> None:
         assert not hidden, f"give the block a language, so that this is tested: {hidden}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_is_written_in_a_way_that_is_overlooked(page: Path) -> None:
+    text = outside_fences(page)
+    assert not re.findall(r"^ *(?:```|~~~).*", text, re.M), "fences stand at the margin"
+    assert not re.findall(r"\n\n(?: {4}|\t)\S.*", text), "code stands in fences"
+
+
 @pytest.mark.parametrize("block", [b for b in BLOCKS if not b.runs], ids=by_name)
 def test_what_is_said_to_run_elsewhere_does(block: Block) -> None:
     assert block.language in ("sh", "console", "python"), "nothing of this kind is run anyway"
