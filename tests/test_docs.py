@@ -322,3 +322,15 @@ def test_quoted_rows_are_those_of_the_table_in_their_order(name: str, rows: str)
     table = iter(path.read_text(encoding="utf-8").splitlines())
     for line in rows.splitlines():
         assert line in table, f"not a line of {path.name}, or not in its order: {line}"
+
+
+def test_points_of_the_frontier_are_those_of_the_results() -> None:
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    [(data, table)] = re.findall(r"<!-- points of the frontier: (\S+) -->\n((?:\|.*\n)+)", text)
+    measured = results.partition(f"<!-- frontier: {data} -->\n")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in measured.splitlines()]
+    found = [[uplink, images, rate, value] for _, rate, images, _, uplink, value, *_ in rows]
+    for row in table.splitlines()[2:]:
+        uplink, images, step, value = (cell.strip() for cell in row.split("|")[1:-1])
+        assert [uplink, images, f"step {step}", value] in found, row
