@@ -300,6 +300,13 @@ def test_a_relative_link_leads_somewhere(page: Path, target: str) -> None:
         assert anchor in anchors_of(linked)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_elsewhere_is_whole(page: Path) -> None:
+    """Whether somebody answers there is not for a test without a network."""
+    for address in re.findall(r"]\((\w+:[^)]*)\)", outside_fences(page)):
+        assert re.fullmatch(r"https://[\w.-]+\.\w+(/[\w./#-]*)?", address), address
+
+
 # Quoted results
 
 
