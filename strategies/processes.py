@@ -83,7 +83,7 @@ class Processes:
         return samples[part], targets[part], weights[part]
 
     def share_of_mean(self, losses: Tensor, norms: Tensor) -> Tensor:
-        r"""Return what the mean over processes has to be taken of for :math:`\sum l / \sum n`.
+        r"""Return what the mean over processes has to be taken of for $\sum l / \sum n$.
 
         Parameters
         ----------

@@ -86,7 +86,7 @@ class QuantizedDataReplay(SampleStrategy):
     """The server keeps what it received and trains on all of it in every round.
 
     In a round each client sends its next samples, within its budget; the server adds them to its
-    :class:`SampleBank` and takes ``server_steps`` optimizer steps on minibatches of the bank. A
+    `SampleBank` and takes ``server_steps`` optimizer steps on minibatches of the bank. A
     sample is thus paid for once and used in every later epoch. A client that has sent everything
     is not asked again; when all have, rounds cost no bytes.
 
@@ -108,17 +108,17 @@ class QuantizedDataReplay(SampleStrategy):
     Parameters
     ----------
     model, optimizer, criterion, scheduler, device, amp, channels_last
-        See :class:`ServerModel`.
+        See `ServerModel`.
     augment : callable, optional
         ``(samples, torch.Generator) -> samples`` on each minibatch, as the model sees it.
     memory_limit : int
-        Bytes of decoded samples that the bank has in memory, see :class:`SampleBank`.
+        Bytes of decoded samples that the bank has in memory, see `SampleBank`.
     bank : SampleBank, str or Path, optional
         What is received goes there: a bank, or the file of one, which may hold samples already. By
-        default a new one in memory. As an attribute always a :class:`SampleBank`.
+        default a new one in memory. As an attribute always a `SampleBank`.
     samples : SampleSpec, optional
         What the clients' samples are. By default some of them are asked before the first round,
-        see :class:`Agreement`; either way the model takes a step on made-up samples first.
+        see `Agreement`; either way the model takes a step on made-up samples first.
     sample_shape : tuple[int, ...], optional
         Shape that every sample must have; by default that of `samples`, or what is described.
     class_names : sequence of str
@@ -127,7 +127,7 @@ class QuantizedDataReplay(SampleStrategy):
     limits : DecodeLimits, optional
         What a payload may make the server allocate.
     on_round : callable, optional
-        Called with the :class:`RoundResult` at the end of each round's training.
+        Called with the `RoundResult` at the end of each round's training.
 
     Attributes
     ----------
@@ -574,7 +574,7 @@ def train_on_bank(
     """Take optimizer steps on minibatches of a bank: a round's, or those of central training.
 
     If weights are averaged, batch normalization is calibrated in the end, see
-    :meth:`ServerModel.calibrate`, on samples of the last minibatches.
+    `ServerModel.calibrate`, on samples of the last minibatches.
 
     Parameters
     ----------
@@ -587,7 +587,7 @@ def train_on_bank(
     seed, server_round : int
         Key of the minibatches and of the augmentation.
     augment : callable, optional
-        See :class:`QuantizedDataReplay`.
+        See `QuantizedDataReplay`.
 
     Returns
     -------

@@ -125,7 +125,7 @@ class RoundBook:
     Parameters
     ----------
     on_round : callable, optional
-        Called with the :class:`RoundResult` at the end of each round's training.
+        Called with the `RoundResult` at the end of each round's training.
 
     Attributes
     ----------

@@ -60,7 +60,7 @@ class ServerModel:
         An optimizer over the module's parameters, or some of them, or a factory
         ``parameters -> Optimizer``.
     criterion : callable, optional
-        ``(outputs, targets) -> losses``, see :func:`codec.per_sample_criterion`. A torch loss
+        ``(outputs, targets) -> losses``, see `codec.per_sample_criterion`. A torch loss
         module is used with ``reduction="none"``, whatever it was built with. Default:
         cross-entropy for class labels, squared error for float targets.
     scheduler : LRScheduler or callable, optional
@@ -69,7 +69,7 @@ class ServerModel:
     device : str, default="auto"
         A torch device; ``"auto"`` is CUDA if there is one, else the CPU.
     amp : "auto", "fastest" or bool, default="auto"
-        bf16 autocast in :meth:`step` and :meth:`evaluate`; ``"auto"``: on CUDA devices with bf16;
+        bf16 autocast in `step` and `evaluate`; ``"auto"``: on CUDA devices with bf16;
         ``"fastest"``: on these, and on CPUs with instructions for it.
     channels_last : "auto" or bool, default="auto"
         Memory format of 4-D weights and batches; ``"auto"``: on CUDA. Given up for a model that
@@ -77,7 +77,7 @@ class ServerModel:
     ema_decay : float, default=0
         Share of the average that a step keeps in the exponential moving average of the weights,
         which is what is evaluated, saved and sent; 0: no average. In the first steps it keeps
-        less, (1 + steps) / (10 + steps). See :meth:`calibrate` for batch normalization.
+        less, (1 + steps) / (10 + steps). See `calibrate` for batch normalization.
 
     Raises
     ------
@@ -180,10 +180,10 @@ class ServerModel:
         return samples
 
     def step(self, batch: Batch) -> Tensor:
-        r"""Take one optimizer step on :math:`\sum_i w_i \ell_i / \sum_i w_i n_i`.
+        r"""Take one optimizer step on $\sum_i w_i \ell_i / \sum_i w_i n_i$.
 
         Normalized by the weights themselves, so that the scale of the importance weights does
-        not act as a learning rate; :math:`n_i` is 1 but for criteria that weigh classes, which
+        not act as a learning rate; $n_i$ is 1 but for criteria that weigh classes, which
         step as their own weighted mean does.
 
         Parameters
@@ -201,7 +201,7 @@ class ServerModel:
         ------
         DivergedError
             On the CPU, if the loss is not finite; the model is left as it was. On other devices,
-            which would have to be waited for, the caller checks: see :meth:`check_finite`.
+            which would have to be waited for, the caller checks: see `check_finite`.
         """
         together = self._processes.size > 1
         if together:
@@ -237,14 +237,14 @@ class ServerModel:
         Parameters
         ----------
         gradient : Sequence[Tensor]
-            One tensor for each of :meth:`trainable`, of its shape.
+            One tensor for each of `trainable`, of its shape.
         loss : float, optional
             The loss there, if it is known.
 
         Raises
         ------
         OptionError
-            See :meth:`check_gradients`.
+            See `check_gradients`.
         DivergedError
             If the loss is not finite; no step was taken.
         """
@@ -388,7 +388,7 @@ class ServerModel:
             Whether samples will have importance weights that differ, or scores, so that the
             criterion must give a loss for each.
         gradients : bool
-            Whether the strategy steps by :meth:`apply_gradient`.
+            Whether the strategy steps by `apply_gradient`.
 
         Raises
         ------
@@ -528,7 +528,7 @@ class ServerModel:
         self.steps_taken = state["steps_taken"]
 
     def load_arrays(self, arrays: ArrayRecord) -> None:
-        """Load a state that :meth:`state_arrays` made; the optimizer's state stays."""
+        """Load a state that `state_arrays` made; the optimizer's state stays."""
         state = arrays.to_torch_state_dict()
         load_state(self.model, state)
         if self.averaged is not None:

@@ -41,12 +41,12 @@ from strategies.server_model import ModelLike, OptimizerLike, SchedulerLike, Ser
 class QuantizedDataStreaming(SampleStrategy):
     r"""One optimizer step per round on the clients' quantized minibatches.
 
-    Each client draws a minibatch of :math:`b_k` samples, keeps sample i with weight
-    :math:`w_i = 1/p_i`, and sends the kept ones quantized, with an optional compressed residual
-    :math:`r_k` of the gradient. With :math:`B = \sum_k b_k`, the server steps along
+    Each client draws a minibatch of $b_k$ samples, keeps sample i with weight
+    $w_i = 1/p_i$, and sends the kept ones quantized, with an optional compressed residual
+    $r_k$ of the gradient. With $B = \sum_k b_k$, the server steps along
 
-    .. math:: g = \sum_k \frac{b_k}{B} \left( \frac{1}{b_k} \sum_i w_i
-        \nabla \ell(w; \hat x_i, y_i) + r_k \right)
+    $$g = \sum_k \frac{b_k}{B} \left( \frac{1}{b_k} \sum_i w_i
+        \nabla \ell(w; \hat x_i, y_i) + r_k \right)$$
 
     Gradients are taken payload by payload: samples of several clients in one batch would change
     BatchNorm's statistics, and the residual would no longer fit. With a lossless residual g is the
@@ -62,14 +62,14 @@ class QuantizedDataStreaming(SampleStrategy):
     Parameters
     ----------
     model, optimizer, criterion, scheduler, device, amp, channels_last
-        See :class:`ServerModel`. With a refinement autocast stays off, since the residual was
+        See `ServerModel`. With a refinement autocast stays off, since the residual was
         taken in float32.
     augment : callable, optional
         ``(samples, torch.Generator) -> samples`` on each client's decoded samples, as the model
         sees them. Not with a refinement, which the client takes at its plain samples.
     samples : SampleSpec, optional
         What the clients' samples are. By default some of them are asked before the first round,
-        see :class:`Agreement`; either way the model takes a step on made-up samples first.
+        see `Agreement`; either way the model takes a step on made-up samples first.
     sample_shape : tuple[int, ...], optional
         Shape that every sample must have; by default that of `samples`, or what is described.
     class_names : sequence of str
@@ -78,7 +78,7 @@ class QuantizedDataStreaming(SampleStrategy):
     limits : DecodeLimits, optional
         What a payload may make the server allocate.
     on_round : callable, optional
-        Called with the :class:`RoundResult` at the end of each round's training.
+        Called with the `RoundResult` at the end of each round's training.
 
     Raises
     ------

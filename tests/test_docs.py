@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import click
 import pytest
 import typer
-from doc_pages import BLOCKS, PAGES, ROOT, Block
+from doc_pages import BLOCKS, PAGES, ROOT, Block, anchors_of, outside_fences
 
 from fl_app.config import RunConfig
 from sim import codec_constants, codec_network
@@ -22,6 +23,7 @@ from sim.cli.commands import cli
 from sim.cli.options import APP, repeat_flags
 from sim.compare.presets import PRESETS
 from sim.importance import IMPORTANCES, to_config
+from sim.keys import KeyFolder, connection_block
 from sim.run_config import make_run_config
 from sim.scout import contenders
 
@@ -32,6 +34,53 @@ PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 def by_name(block: Block) -> str:
     return block.name
+
+
+# What is done with each kind of block
+
+
+LISTED = {
+    "sh": "commands are parsed, and run unless marked",
+    "console": "commands are parsed, and run unless marked",
+    "python": "runs unless marked",
+    "toml": "is Flower's configuration",
+    "diff": "is applied to three projects, by tests/test_hosts.py",
+    "": "is a figure, or what a command prints",
+}
+# Programs that are not here, or that are the shell's: their blocks do not run, and say why.
+FOREIGN = {"podman", "python3", ".", "pre-commit", "ruff", "mypy", "mkdocs", "pytest"}
+CODE = re.compile(r"\s*(\$ |>>> |(python|pip|flwr|flower-\w+|import|from|def|class|podman)\b)")
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=by_name)
+def test_every_block_is_of_a_kind_that_is_tested(block: Block) -> None:
+    assert block.language in LISTED, f"say in LISTED what is to be done with {block.language!r}"
+    if block.language == "diff":
+        assert block.comment == "plug-in diff"
+    if block.language == "":
+        hidden = [line for line in block.text.splitlines() if CODE.match(line)]
+        assert not hidden, f"give the block a language, so that this is tested: {hidden}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_is_written_in_a_way_that_is_overlooked(page: Path) -> None:
+    text = outside_fences(page)
+    assert not re.findall(r"^ *(?:```|~~~).*", text, re.M), "fences stand at the margin"
+    assert not re.findall(r"\n\n(?: {4}|\t)\S.*", text), "code stands in fences"
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if not b.runs], ids=by_name)
+def test_what_is_said_to_run_elsewhere_does(block: Block) -> None:
+    assert block.language in ("sh", "console", "python"), "nothing of this kind is run anyway"
+    for name in re.findall(r"tests/\w+\.py", block.comment):
+        assert (ROOT / name).is_file()
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "toml"], ids=by_name)
+def test_a_block_of_configuration_is_what_our_keys_write(block: Block) -> None:
+    [(name, entry)] = tomllib.loads(block.text)["superlink"].items()
+    [ours] = tomllib.loads(connection_block(name, "host", 1, KeyFolder(Path("keys")))).values()
+    assert entry.keys() == ours[name].keys()
 
 
 # Commands
@@ -45,11 +94,20 @@ def commands_of(block: Block) -> list[list[str]]:
     found = []
     for line in text.splitlines():
         words = shlex.split(line, comments=True)
-        while words and re.match(r"[A-Z_]+=", words[0]):
-            words.pop(0)
-        if words:
-            found.append(words)
+        for command in split_at_and(words):
+            while command and re.match(r"[A-Z_]+=", command[0]):
+                command.pop(0)
+            if command:
+                found.append(command)
     return found
+
+
+def split_at_and(words: list[str]) -> Iterator[list[str]]:
+    while "&&" in words:
+        place = words.index("&&")
+        yield words[:place]
+        words = words[place + 1 :]
+    yield words
 
 
 def is_ours(words: list[str]) -> bool:
@@ -57,7 +115,7 @@ def is_ours(words: list[str]) -> bool:
 
 
 def is_external(words: list[str]) -> bool:
-    return bool(re.fullmatch(r"pip|flwr|flower-\w+", words[0]))
+    return bool(re.fullmatch(r"pip|flwr|flower-\w+|torchrun", words[0]))
 
 
 COMMANDS = [
@@ -76,6 +134,15 @@ def test_blocks_are_found() -> None:
     assert first_words >= {"python", "pip", "flwr", "flower-superlink", "flower-supernode"}
 
 
+@pytest.mark.parametrize("block", SHELL, ids=by_name)
+def test_every_command_is_one_that_is_checked(block: Block) -> None:
+    commands = commands_of(block)
+    assert commands
+    foreign = {words[0] for words in commands if not (is_ours(words) or is_external(words))}
+    assert foreign <= FOREIGN, f"let the test know {foreign - FOREIGN}"
+    assert not (foreign and block.runs), f"mark {block.name} `not run: reason`"
+
+
 @pytest.mark.parametrize("words", OURS)
 def test_a_command_of_ours_is_legal(words: list[str]) -> None:
     check_ours(words[2].removeprefix("sim").removeprefix("."), words[3:])
@@ -92,8 +159,6 @@ def test_options_of_other_programs_exist(words: list[str]) -> None:
 @pytest.mark.parametrize("block", [b for b in SHELL if b.runs], ids=by_name)
 def test_a_block_of_commands_runs(block: Block, tmp_path: Path) -> None:
     commands = commands_of(block)
-    foreign = [words for words in commands if not (is_ours(words) or is_external(words))]
-    assert not foreign, f"{block.name}: mark it `not run: reason`, or let the test know {foreign}"
     results = snapshot(ROOT / "sim" / "results")
     for words in commands:
         command, folder = executed(words, tmp_path)
@@ -159,6 +224,10 @@ def check_ours(module: str, arguments: list[str]) -> None:
 
 def check_external(words: list[str]) -> None:
     """Check options of pip's and Flower's programs against their help, and the values we know."""
+    if words[0] == "torchrun":  # what follows is a command of ours
+        place = words.index("-m")
+        check_ours("", words[place + 2 :])
+        words = words[:place]
     length = 1
     if words[0] in ("flwr", "pip"):
         length = 3 if words[1] in ("supernode", "federation", "config") else 2
@@ -196,30 +265,28 @@ def key_values(text: str) -> dict[str, Any]:
     return tomllib.loads("\n".join(f"{key} = {value}" for key, value in pairs))
 
 
-@pytest.mark.parametrize("block", [b for b in PYTHON if b.runs], ids=by_name)
-def test_a_python_block_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Python
+
+
+@pytest.mark.parametrize("page", list(dict.fromkeys(b.page for b in PYTHON)), ids=lambda p: p.name)
+def test_the_python_blocks_of_a_page_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(block.text, block.name, "exec"), {"__name__": "__main__"})
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in PYTHON:
+        if block.page == page and block.runs:
+            lines = "\n" * block.line + block.text  # so that a traceback names the page's line
+            exec(compile(lines, str(page), "exec"), names)
 
 
 # Links
 
 
-def slug(heading: str) -> str:
-    """The anchor that GitHub makes of a heading."""
-    text = re.sub(r"\[([^]]*)]\([^)]*\)", r"\1", heading).replace("`", "").strip().lower()
-    return re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
-
-
-def anchors_of(page: Path) -> set[str]:
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
-    return {slug(heading) for heading in re.findall(r"^#+ (.*)$", text, re.M)}
-
-
 LINKS = [
     pytest.param(page, target, id=f"{page.name} {target}")
     for page in PAGES
-    for target in re.findall(r"]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"]\(([^)\s]+)\)", outside_fences(page))
     if not re.match(r"\w+:", target)
 ]
 
@@ -231,6 +298,13 @@ def test_a_relative_link_leads_somewhere(page: Path, target: str) -> None:
     assert linked.is_relative_to(ROOT) and linked.exists(), f"no {path}"
     if anchor:
         assert anchor in anchors_of(linked)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_elsewhere_is_whole(page: Path) -> None:
+    """Whether somebody answers there is not for a test without a network."""
+    for address in re.findall(r"]\((\w+:[^)]*)\)", outside_fences(page)):
+        assert re.fullmatch(r"https://[\w.-]+\.\w+(/[\w./#-]*)?", address), address
 
 
 # Quoted results
@@ -255,3 +329,15 @@ def test_quoted_rows_are_those_of_the_table_in_their_order(name: str, rows: str)
     table = iter(path.read_text(encoding="utf-8").splitlines())
     for line in rows.splitlines():
         assert line in table, f"not a line of {path.name}, or not in its order: {line}"
+
+
+def test_points_of_the_frontier_are_those_of_the_results() -> None:
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    [(data, table)] = re.findall(r"<!-- points of the frontier: (\S+) -->\n((?:\|.*\n)+)", text)
+    measured = results.partition(f"<!-- frontier: {data} -->\n")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in measured.splitlines()]
+    found = [[uplink, images, rate, value] for _, rate, images, _, uplink, value, *_ in rows]
+    for row in table.splitlines()[2:]:
+        uplink, images, step, value = (cell.strip() for cell in row.split("|")[1:-1])
+        assert [uplink, images, f"step {step}", value] in found, row

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -12,6 +13,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = {"codec", "clients", "strategies"}
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PLUG_IN = """
 import sys
 import codec, clients, strategies
@@ -42,7 +44,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_the_library_only(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    info = "flwr_quantized_data-0.1.0.dist-info"
+    info = f"flwr_quantized_data-{VERSION}.dist-info"
     metadata = {f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
     typed = {f"{package}/py.typed" for package in LIBRARY}
     assert names == _sources(*LIBRARY) | typed | metadata

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# (model outputs, targets (B,)) -> the loss of each sample (B,), or one number for all
 Criterion = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+"""(Model outputs, targets (B,)) -> the loss of each sample (B,), or one number for all."""
 
 _TOLERANCE = 1e-4  # of losses that are to be the same
 

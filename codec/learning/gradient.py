@@ -19,8 +19,8 @@ from codec.samples.spec import SampleSpec
 if TYPE_CHECKING:
     import torch
 
-# (samples as the model sees them, a generator on their device) -> samples of that shape
 Augmentation = Callable[["torch.Tensor", "torch.Generator"], "torch.Tensor"]
+"""(Samples as the model sees them, a generator on their device) -> samples of that shape."""
 
 
 def dropout_seed(seed: int, server_round: int, client: int) -> int:

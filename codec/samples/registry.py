@@ -13,6 +13,7 @@ from codec.samples.sample_codec import SampleCodec
 SAMPLE_CODECS: Mapping[str, SampleCodec] = {
     codec.name: codec for codec in (BlockDCT(), Columns(), Lossless(), *IMAGE_FILES)
 }
+"""All sample codecs by name, as `CodecOptions.codec` has it."""
 
 
 @dataclass(frozen=True)

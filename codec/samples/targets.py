@@ -12,7 +12,9 @@ from codec.errors import CodecError, PayloadError
 from codec.samples.payload import TARGETS, VOCABULARY, WEIGHTS, SamplePayload
 from codec.samples.spec import SampleSpec
 
-INCLUSION_UNIT = 256  # inclusion probabilities are k/256: both ends know them exactly
+INCLUSION_UNIT = 256
+"""Inclusion probabilities are k/256, which both ends know exactly."""
+
 _LARGEST_VOCABULARY = 64  # different floats in the targets that are coded by their number
 
 

@@ -84,11 +84,11 @@ class CompressedFedAvg(ServerStrategy, FedAvg):
     Parameters
     ----------
     model, criterion, device
-        See :class:`ServerModel`; the criterion is that of its ``evaluate``.
+        See `ServerModel`; the criterion is that of its ``evaluate``.
     learning_rate : callable
         From the round, counted from 1, to the learning rate of its steps.
     on_round : callable, optional
-        Called with the :class:`RoundResult` at the end of each round; its steps are local steps.
+        Called with the `RoundResult` at the end of each round; its steps are local steps.
 
     Attributes
     ----------

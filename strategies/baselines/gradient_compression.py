@@ -36,10 +36,10 @@ from strategies.server_strategy import ServerStrategy
 class GradientCompression(ServerStrategy):
     r"""One optimizer step per round on the average of the clients' compressed gradients.
 
-    Each client k draws :math:`b_k` samples, epoch by epoch, takes the gradient :math:`g_k` of
-    their mean loss at the model that it was sent, and replies with :math:`C(g_k)`, with error
+    Each client k draws $b_k$ samples, epoch by epoch, takes the gradient $g_k$ of
+    their mean loss at the model that it was sent, and replies with $C(g_k)$, with error
     feedback where the compressor has it. The server steps its optimizer along
-    :math:`\sum_k b_k C(g_k) / \sum_k b_k`. With "fp32" that is centralized SGD on the union of the
+    $\sum_k b_k C(g_k) / \sum_k b_k$. With "fp32" that is centralized SGD on the union of the
     minibatches, as long as the model has no batch normalization. `compression` "none" is "fp32".
 
     How momentum is handled:
@@ -68,9 +68,9 @@ class GradientCompression(ServerStrategy):
     Parameters
     ----------
     model, optimizer, criterion, scheduler, device, channels_last
-        See :class:`ServerModel`; the criterion is that of its ``evaluate``.
+        See `ServerModel`; the criterion is that of its ``evaluate``.
     on_round : callable, optional
-        Called with the :class:`RoundResult` at the end of each round's training.
+        Called with the `RoundResult` at the end of each round's training.
 
     Attributes
     ----------

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from codec import DecodedSamples, SampleSpec
 from codec.learning.inputs import Bounds, in_units, mapped_range, sees_floats
 
-DEFAULT_MEMORY_LIMIT = 4 << 30  # bytes of decoded samples
+DEFAULT_MEMORY_LIMIT = 4 << 30
+"""Bytes of decoded samples that are held in memory."""
 
 
 @dataclass(frozen=True)

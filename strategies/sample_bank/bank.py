@@ -53,7 +53,7 @@ class _Block:
     Attributes
     ----------
     data : bytes, Arrays or int
-        Payload, arrays given by :meth:`SampleBank.add_arrays`, or the row of a bank's file.
+        Payload, arrays given by `SampleBank.add_arrays`, or the row of a bank's file.
     count, nbytes : int
         Samples that are not dropped, and bytes at rest.
     loss : Loss
@@ -83,8 +83,8 @@ class SampleBank:
     uint8 sources are held as uint8 when their codec is biased anyway or lossless; once others come,
     those are held as float32, which keeps an unbiased codec unbiased.
 
-    A bank with a `path` outlives the process, killed or not: what :meth:`add_reply` has returned
-    for is on the disk, whole. One process writes it at a time; :meth:`open` reads it meanwhile.
+    A bank with a `path` outlives the process, killed or not: what `add_reply` has returned
+    for is on the disk, whole. One process writes it at a time; `open` reads it meanwhile.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ class SampleBank:
         """Leave all but the first replies out of the bank, as if they were still to come.
 
         For a run that resumes where fewer had arrived. What is held back counts as received (see
-        `has_receipt`) until :meth:`admit` makes it part of the bank; where that never happens, all
+        `has_receipt`) until `admit` makes it part of the bank; where that never happens, all
         of it is part of the bank when it is next made.
 
         Parameters
@@ -484,7 +484,7 @@ class SampleBank:
         Parameters
         ----------
         position : mapping of str to int64 array
-            What :meth:`position` has returned.
+            What `position` has returned.
 
         Raises
         ------

@@ -67,7 +67,7 @@ class StoredReply:
     Attributes
     ----------
     client, node_id, server_round, receipt, remaining, content_bytes, envelope_bytes
-        See :class:`Origin`.
+        See `Origin`.
     count : int
         Samples in its payloads, duplicates among them.
     """
