@@ -286,6 +286,20 @@ def _choices(found: Mapping[int, Choice]) -> dict[str, Any]:
     return {str(node): {"codec": choice.codec, **asdict(choice)} for node, choice in found.items()}
 
 
+def _nodes(strategy: ServerStrategy) -> dict[str, Any]:
+    """Return bytes in both directions, and failures, of each node."""
+    up, down = (strategy.ledger.node_bytes(way) for way in (UPLINK, DOWNLINK))
+    failures = strategy.book.failures_by_node
+    return {
+        str(node): {
+            "uplink_bytes": up.get(node, 0),
+            "downlink_bytes": down.get(node, 0),
+            "failures": failures.get(node, {}),
+        }
+        for node in sorted({*up, *down, *failures})
+    }
+
+
 def write_results(
     folder: RunFolder,
     strategy: ServerStrategy,
@@ -311,6 +325,8 @@ def write_results(
             },
             "bytes_per_sample": last.uplink_bytes / max(1, last.samples_sent),
             "sections": ledger.sections(),
+            "downlink_sections": ledger.sections(DOWNLINK),
+            "nodes": _nodes(strategy),
             "entropy_bytes": ledger.entropy_bytes,
             "fp32_gradient_bytes": last.fp32_gradient_bytes,
             "client_memory_bytes": strategy.book.client_memory_bytes,

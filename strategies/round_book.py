@@ -28,7 +28,7 @@ _KEPT = (
     *("seconds", "failures", "samples_sent", "client_memory_bytes", "skipped", "clipped"),
     *("accepted", "useful", "late", "duplicates", "node_steps", "_senders", "_kept_sum"),
     *("_classes", "_told", "_last_words", "_first_words", "_rounds_before", "_last_round"),
-    "codecs",
+    *("codecs", "failures_by_node"),
 )
 _WORDS = 160  # characters of a client's words in the summary
 
@@ -134,6 +134,8 @@ class RoundBook:
         Time by stage, over all rounds.
     failures : Counter[str]
         Replies that could not be used, by cause.
+    failures_by_node : dict[int, dict[str, int]]
+        The same by the node that was asked.
     samples_sent : int
         Samples in accepted payloads.
     client_memory_bytes : int
@@ -163,6 +165,7 @@ class RoundBook:
         self.ledger = Ledger()
         self.seconds: dict[str, float] = {}
         self.failures: Counter[str] = Counter()
+        self.failures_by_node: dict[int, dict[str, int]] = {}
         self.samples_sent = 0
         self.client_memory_bytes = 0
         self.skipped: Counter[str] = Counter()
@@ -382,6 +385,9 @@ class RoundBook:
             self._senders = self._senders - {old} | {new}
         if old in self.codecs:
             self.codecs[new] = self.codecs.pop(old)
+        if old in self.failures_by_node:
+            before = Counter(self.failures_by_node.pop(old))
+            self.failures_by_node[new] = dict(before + Counter(self.failures_by_node.get(new, {})))
 
     # A run that goes on in another process
 
@@ -487,6 +493,8 @@ class RoundBook:
     def reject(self, node_id: int, bad: BadReply) -> None:
         """Count and log a reply that cannot be used."""
         self.failures[bad.cause] += 1
+        of_node = self.failures_by_node.setdefault(node_id, {})
+        of_node[bad.cause] = of_node.get(bad.cause, 0) + 1
         self._first_words.setdefault(bad.cause, bad.detail)
         if bad.cause != "no-reply":
             self._last_words[node_id] = str(bad)

@@ -1,0 +1,75 @@
+"""The sections of a report, of one run or of several side by side."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from fl_app.report import numbers, pictures, selection
+from fl_app.report.evidence import Evidence
+from fl_app.report.run import Run
+from fl_app.report.view import Block, Section
+
+
+def sections_of(runs: Sequence[Run]) -> list[Section]:
+    """Return what the page shows of runs, at least one."""
+    evidences, names = [Evidence(run) for run in runs], names_of(runs)
+    alone = len(runs) == 1
+    labels = [""] if alone else names
+
+    def each(block: Callable[[Evidence, str], Block]) -> list[Block]:
+        return [block(one, label) for one, label in zip(evidences, labels, strict=True)]
+
+    shared = [] if alone else [pictures.common(evidences, names)]
+    return [
+        Section("headline", "Headline numbers", "", [numbers.headline(runs, names)]),
+        Section(
+            "accuracy",
+            "Accuracy",
+            "Pick what it is plotted over; the round that you pick is marked in all of them.",
+            [numbers.accuracy(runs, names)],
+        ),
+        Section(
+            "pictures",
+            "What an image looks like when it arrives",
+            "Originals beside what arrived, and beside what the same codec makes of them at other "
+            "rates. The bytes of a sample are those by which a payload grows when it is added, "
+            "coded here for this page; what arrived is framed.",
+            [*shared, *each(lambda e, label: pictures.arrivals(e, label, alone=alone))],
+        ),
+        Section(
+            "worst",
+            "The most distorted samples",
+            "",
+            each(lambda e, label: pictures.worst(e, label, alone=alone)),
+        ),
+        Section(
+            "selection",
+            "What importance kept and dropped",
+            "",
+            each(selection.kept_and_dropped),
+        ),
+        Section("bytes", "Bytes by section, direction and client", "", each(numbers.traffic)),
+        Section("variance", "Variance kept", "", each(selection.variance)),
+        Section("balance", "Class balance, sent against held", "", each(selection.balance)),
+        Section("failures", "Failures by node and cause", "", each(numbers.failures)),
+        Section(
+            "seconds",
+            "Seconds by stage",
+            "",
+            each(lambda e, label: numbers.seconds(e.run, label)),
+        ),
+        Section(
+            "configuration",
+            "Configuration, versions, and how to repeat it",
+            "",
+            numbers.configuration(runs, labels),
+        ),
+    ]
+
+
+def names_of(runs: Sequence[Run]) -> list[str]:
+    """Return what the runs are called: their folders' names, numbered where they are the same."""
+    counts = Counter(run.name for run in runs)
+    return [
+        run.name if counts[run.name] == 1 else f"{run.name} ({number})"
+        for number, run in enumerate(runs, start=1)
+    ]
