@@ -23,6 +23,7 @@ from fl_app.data import Images, MissingSplit, describe, load
 from fl_app.images import ImageKind
 from fl_app.models import build_model
 from fl_app.registry import STRATEGIES
+from fl_app.report import try_report
 from fl_app.run_folder import (
     RoundRecord,
     RunFolder,
@@ -77,8 +78,11 @@ def main(grid: Grid, context: Context) -> None:
             run_rounds(grid, strategy, config, test, kind, folder, journal)
             seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
             write_results(folder, strategy, config, seconds)
+        report = try_report(path)
         for line in summary_lines(strategy.book, folder.rounds[-1], seconds, str(path)):
             log(INFO, line)
+        if report is not None:
+            log(INFO, "report: %s", report)
 
 
 def run_rounds(

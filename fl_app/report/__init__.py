@@ -1,8 +1,9 @@
 """The report of runs: one page of HTML that needs nothing but itself.
 
-Stages, a module each: ``run`` reads a run folder, ``arrived`` its bank, ``originals`` finds what was
-sent in the data set, ``gallery`` chooses and codes pictures, ``scores`` asks the trained model;
-``figures`` draws, ``sections`` puts it into words and tables, ``render`` makes the page.
+Modules: ``run`` reads a run folder, ``arrived`` its bank, ``originals`` finds what was sent in the
+data set, ``scores`` asks the trained model, and ``evidence`` holds it all. ``gallery`` codes
+pictures and ``figures`` draws; ``numbers``, ``pictures`` and ``selection`` put it into words, which
+``sections`` orders and ``render`` makes a page of.
 """
 
 from collections.abc import Sequence
@@ -58,7 +59,7 @@ def write_report(folders: Sequence[Path], path: Path) -> Path:
 
 
 def try_report(folder: Path) -> Path | None:
-    """Write ``report.html`` into a run folder; if that fails, warn, since the run has not failed."""
+    """Write ``report.html`` into a run folder; a failure is a warning, no failed run."""
     from flwr.common import log
 
     try:

@@ -1,4 +1,4 @@
-"""What there is to see of a run beside its numbers: what arrived, its originals, the model's scores."""
+"""What there is to see of a run: what arrived, the originals, the trained model's scores."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -73,13 +73,13 @@ class Evidence:
             return str(error)
 
     @cached_property
-    def found(self) -> tuple[Ints, NDArray[np.bool_]]:
+    def found(self) -> tuple[Ints, NDArray[np.int8]]:
         """Image of each arrived sample, and which images were sent, see `Originals.found`."""
         arrived, originals = self.arrived, self.originals
         if isinstance(arrived, str):
-            return np.zeros(0, np.int64), np.zeros(0, np.bool_)
+            return np.zeros(0, np.int64), np.zeros(0, np.int8)
         if isinstance(originals, str):
-            return np.full(len(arrived), -1, np.int64), np.zeros(0, np.bool_)
+            return np.full(len(arrived), -1, np.int64), np.zeros(0, np.int8)
         return originals.found(arrived)
 
     @cached_property
@@ -120,6 +120,10 @@ class Evidence:
         if isinstance(self.originals, str):
             return np.zeros(0, np.int64)
         held, rng = self.originals.held, np.random.default_rng(_SEED)
+        if len(self.found[1]):
+            held = held[
+                self.found[1][held] >= 0
+            ]  # of others it is not known whether they were sent
         return np.sort(rng.choice(held, min(_SCORED, len(held)), replace=False))
 
     def scores(self, indices: Ints) -> Scores | str:

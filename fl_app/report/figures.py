@@ -2,17 +2,20 @@
 
 import io
 import re
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fl_app.words import size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import Locator
+    from matplotlib.typing import RcKeyType
 
 # Stand-ins for what light and dark pages set to different colours. The series are those of Okabe
 # and Ito, which the colour-blind tell apart; they differ in marker and line, too.
@@ -24,6 +27,19 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
 _MARKERS, _LINES = "osD^vPX*", ("-", "--", "-.", ":")
 _SIZE = (5.4, 3.3)  # inches; 10 points on a phone are then 9 pixels
 _LOG_FROM = 20.0  # ratio of the largest to the smallest from which an axis is logarithmic
+
+_STYLE: "dict[RcKeyType, Any]" = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud and searched
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.parse_math": False,  # names of classes are no formulas
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,9 @@ def lines(
                 fontsize=8, color=MUTED,
             )  # fmt: skip
         if len(found) > 1:
-            axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best")
+            _legend(figure)
+        if not in_bytes:
+            axes.xaxis.set_major_locator(_few_ticks(whole=True))
         axes.margins(y=0.08)
         return _svg(figure, title)
 
@@ -119,7 +137,7 @@ def bars(
         axes.xaxis.set_major_locator(_few_ticks())
         axes.grid(visible=False, axis="y")
         if len(series) > 1:
-            axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
+            _legend(figure)
         return _svg(figure, title)
 
 
@@ -128,12 +146,12 @@ def histogram(series: Mapping[str, Sequence[float]], xlabel: str, title: str) ->
     with _axes(title, xlabel, "share of them (%)") as (figure, axes):
         for number, (label, values) in enumerate(series.items()):
             axes.hist(
-                values, bins=20, weights=[100 / len(values)] * len(values), histtype="step",
+                values, bins=12, weights=[100 / len(values)] * len(values), histtype="step",
                 range=_range([v for some in series.values() for v in some]),
                 color=SERIES[number], linestyle=_LINES[number], linewidth=1.8, label=label,
             )  # fmt: skip
         if len(series) > 1:
-            axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+            _legend(figure)
         return _svg(figure, title)
 
 
@@ -154,10 +172,14 @@ def _byte_axis(axes: "Axes", values: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: size(value)))
 
 
-def _few_ticks() -> "object":
+def _few_ticks(*, whole: bool = False) -> "Locator":
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(5)
+    return MaxNLocator(8 if whole else 5, integer=whole)
+
+
+def _legend(figure: "Figure") -> None:
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
 
 
 @contextmanager
@@ -167,20 +189,7 @@ def _axes(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {
-        "svg.fonttype": "none",  # text stays text: it can be read aloud and searched
-        "svg.hashsalt": title,
-        "font.size": 10,
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": MUTED,
-        "xtick.color": MUTED,
-        "ytick.color": MUTED,
-        "xtick.labelcolor": INK,
-        "ytick.labelcolor": INK,
-        "text.parse_math": False,  # names of classes are no formulas
-    }
-    with rc_context(style):
+    with rc_context({**_STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=inches, layout="constrained")
         axes = figure.add_subplot(xlabel=xlabel, ylabel=ylabel)
         axes.grid(color=GRID, linewidth=0.8)
@@ -194,10 +203,12 @@ def _svg(figure: "Figure", title: str) -> str:
     from markupsafe import escape
 
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    with warnings.catch_warnings():  # of letters that only the browser's fonts have
+        warnings.simplefilter("ignore", UserWarning)
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.S)
     prefix = f"f{zlib.crc32((title + text).encode()):08x}-"
     text = re.sub(r'\bid="point-(round-\d+)-of-\d+"', r'class="\1"', text)
     text = re.sub(r'\bid="', f'id="{prefix}', text)
@@ -205,7 +216,9 @@ def _svg(figure: "Figure", title: str) -> str:
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
     text = re.sub(r"font: (\d[\d.]*px) [^;\"]*", r"font-size: \1", text)
-    text = re.sub(r"<svg [^>]*?viewBox=\"([^\"]*)\"[^>]*>", r'<svg viewBox="\1" role="img" '
-                  f'aria-label="{escape(title)}" xmlns:xlink="http://www.w3.org/1999/xlink">',
-                  text, count=1)  # fmt: skip
-    return text
+    view = re.search(r'viewBox="([^"]*)"', text)
+    assert view is not None
+    return (
+        f'<svg viewBox="{view[1]}" role="img" aria-label="{escape(title)}" '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink">{text[text.index(">") + 1 :]}'
+    )

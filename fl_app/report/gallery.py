@@ -78,9 +78,7 @@ def coded(
     others = beside[: max(1, min(most, most * _VALUES // samples[0].size))]
     same = np.zeros(len(others), np.int64)  # their labels cost what they cost in each payload
     try:
-        at = SampleSpec(
-            spec.shape, spec.dtype, spec.low, spec.high, spec.classes, codec=codec
-        )
+        at = SampleSpec(spec.shape, spec.dtype, spec.low, spec.high, spec.classes, codec=codec)
         least = len(encode_samples(others, same, at, key=_KEY, like=others).to_bytes())
         sizes, found = [], []
         for sample, label in zip(samples, labels, strict=True):
@@ -100,8 +98,9 @@ def spread_over_classes(labels: Ints, number: int) -> Ints:
     for label in np.unique(labels):
         here = np.flatnonzero(labels == label)
         turns[here] = np.arange(len(here))
-    chosen = np.lexsort((labels, turns))[:number]
-    return chosen[np.lexsort((turns[chosen], labels[chosen]))]
+    chosen: Ints = np.lexsort((labels, turns))[:number]
+    ordered: Ints = chosen[np.lexsort((turns[chosen], labels[chosen]))]
+    return ordered
 
 
 def evenly(places: Ints, number: int) -> Ints:

@@ -164,7 +164,7 @@ def _reference_words(runs: Sequence[Run], labels: Sequence[str]) -> str:
             of = f"{label}: " if len(runs) > 1 else ""
             words.append(
                 f"{of}fp32 gradients for the same steps would take "
-                f"{size(last.fp32_gradient_bytes)} up, {times:,.3g} times as much."
+                f"{size(last.fp32_gradient_bytes)} up, {times:,.0f} times as much."
             )
     return " ".join(words)
 
@@ -269,7 +269,10 @@ def failures(evidence: Evidence, label: str) -> Block:
         tables.append(Table("Replies that failed, by cause", ["cause", "replies"], rows))
         nodes = {k: v["failures"] for k, v in result.get("nodes", {}).items() if v["failures"]}
         if nodes:
-            names, causes = client_names(evidence, nodes), [c for c, _ in _largest(result["failures"])]
+            names, causes = (
+                client_names(evidence, nodes),
+                [c for c, _ in _largest(result["failures"])],
+            )
             worst = sorted(nodes, key=lambda node: -sum(nodes[node].values()))[:_MOST_POINTS]
             rows = [[Cell(names[n]), *(number(nodes[n].get(c, 0)) for c in causes)] for n in worst]
             tables.append(Table("Replies that failed, by node and cause", ["node", *causes], rows))

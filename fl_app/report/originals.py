@@ -1,13 +1,12 @@
-"""The originals of what arrived, where the data set is at hand: in a simulation, not on a server."""
+"""The originals of what arrived, where the data set is at hand: in simulations, mostly."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codec.identity import FINGERPRINT_BYTES, fingerprints
-from fl_app.data import DataError, Images, describe, extent, load
+from fl_app.data import DataError, Images, extent, load
 from fl_app.partition import partitions
 from fl_app.report.arrived import Arrived, Floats, Ints
 from fl_app.report.run import Run
@@ -38,17 +37,18 @@ class Originals:
     held: Ints
     clients: Ints
 
-    def found(self, arrived: Arrived) -> tuple[Ints, NDArray[np.bool_]]:
+    def found(self, arrived: Arrived) -> tuple[Ints, NDArray[np.int8]]:
         """Find arrived samples by their tags, labels and clients.
 
         Returns
         -------
         int64 (M,)
             Image of each arrived sample; -1 where none, or more than one, agrees.
-        bool (N,)
-            Images that some arrived sample agrees with: the others were not sent.
+        int8 (N,)
+            1 for images that were sent, 0 for those that were not, -1 where more than one agrees
+            with a sample that arrived.
         """
-        of, sent = np.full(len(arrived), -1, np.int64), np.zeros(len(self.images), np.bool_)
+        of, sent = np.full(len(arrived), -1, np.int64), np.zeros(len(self.images), np.int8)
         if not arrived.tag_bytes:
             return of, sent
         mask = np.uint64((1 << 8 * min(arrived.tag_bytes, FINGERPRINT_BYTES)) - 1)
@@ -66,7 +66,7 @@ class Originals:
             zip(arrived.tags.tolist(), arrived.labels.tolist(), senders, strict=True)
         ):
             here = known.get(wanted, [])
-            sent[here] = True
+            sent[here] = 1 if len(here) == 1 else -1
             if len(here) == 1:
                 of[row] = here[0]
         return of, sent
@@ -100,9 +100,8 @@ def read_originals(run: Run) -> Originals:
         raise NoOriginals("the run's config is missing, or of another version")
     place = (config.data_dir, config.image_size)
     try:
-        kind = describe(config.dataset, *place)
-        count, _ = extent(config.dataset, "train", *place)
-        if count * math.prod(kind.shape) * np.dtype(kind.dtype).itemsize > _MOST_BYTES:
+        count, _ = extent(config.dataset, "train", *place)  # without a look into the files
+        if count * 3 * config.image_size**2 > _MOST_BYTES and config.dataset == "imagefolder":
             raise NoOriginals(f"the training set of {count:,} images is too large to read here")
         images = load(config.dataset, "train", *place)
     except DataError as error:

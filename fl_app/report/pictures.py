@@ -56,6 +56,7 @@ def arrivals(evidence: Evidence, label: str, *, alone: bool) -> Block:
             "(identity-bytes = 0), or the data are others. This is what arrived."
         ]
         return Block(label, cards=_without_originals(evidence, excerpt, 2 * most), notes=notes)
+    known = np.random.default_rng(0).permutation(known)  # of all clients in the excerpt
     labels = originals.images.labels[excerpt.originals[known]]
     places = known[spread_over_classes(labels, most)]
     notes = [_CUT] if is_cut(originals.images.kind.shape) else []
@@ -111,21 +112,29 @@ def worst(evidence: Evidence, label: str, *, alone: bool) -> Block:
     variance = float(of_known.astype(np.float64).var()) or 1.0
     order = np.argsort(-errors, kind="stable")[: _WORST if alone else _WORST_BESIDE]
     cards = []
-    for n in order.tolist():
+    arrived = evidence.arrived
+    assert isinstance(arrived, Arrived)
+    payloads = arrived.payloads[excerpt.rows[known[order]]]
+    indices = excerpt.originals[known[order]]
+    specs = [arrived.specs[int(payload)] for payload in payloads]
+    beside = np.setdiff1d(excerpt.originals[known], indices)
+    rates = rates_of(images, indices, specs, beside, every_rate=False)
+    for place, n in enumerate(order.tolist()):
         index, sample = int(excerpt.originals[known[n]]), excerpt.samples[known[n]]
         name = evidence.class_name(int(images.labels[index]))
         change = difference(images.samples[index], sample, images.value_range)
-        arrived = data_uri(sample, images.value_range)
         pictures = [
             _original(images, index, evidence),
-            Picture(arrived, f"{name}, as it arrived", ["arrived"], is_own=True),
+            *_at_rates(rates[place], images, name, sample),
             Picture(
                 data_uri(change, images.value_range),
                 f"{name}, difference, twofold",
-                ["difference ×2", "grey: none"],
+                ["difference, twofold", "grey: none"],
             ),
         ]
-        cards.append(Card(f"{name} · error {100 * errors[n] / variance:.0f} % of variance", pictures))
+        cards.append(
+            Card(f"{name} · error {100 * errors[n] / variance:.0f} % of variance", pictures)
+        )
     notes = [
         f"Of the {len(known):,} samples looked at, the mean error is "
         f"{100 * errors.mean() / variance:.1f} % of the variance, that of the worst "
@@ -194,9 +203,7 @@ def _cards(
     return cards
 
 
-def _at_rates(
-    rates: Rates, images: Images, name: str, own: NDArray[Any] | None
-) -> list[Picture]:
+def _at_rates(rates: Rates, images: Images, name: str, own: NDArray[Any] | None) -> list[Picture]:
     """Return a picture for each rate; that of the run's own rate is what arrived, if it is here."""
     found = []
     for is_own, rate, k in rates:
@@ -214,9 +221,7 @@ def _as_coded(evidence: Evidence, originals: Originals, most: int) -> list[Card]
     config, images, pool = evidence.run.config, originals.images, evidence.pool
     assert config is not None
     kind = images.kind
-    spec = SampleSpec(
-        kind.shape, kind.dtype, *kind.value_range, kind.classes, codec=config.codec
-    )
+    spec = SampleSpec(kind.shape, kind.dtype, *kind.value_range, kind.classes, codec=config.codec)
     indices = pool[spread_over_classes(images.labels[pool], most)]
     beside = np.setdiff1d(pool, indices)
     rates = rates_of(images, indices, [spec] * len(indices), beside, every_rate=True)

@@ -20,45 +20,56 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
 
     shared = [] if alone else [pictures.common(evidences, names)]
     return [
-        Section("headline", "Headline numbers", "", [numbers.headline(runs, names)]),
+        Section("headline", "Headline", "Headline numbers", "", [numbers.headline(runs, names)]),
         Section(
             "accuracy",
+            "Accuracy",
             "Accuracy",
             "Pick what it is plotted over; the round that you pick is marked in all of them.",
             [numbers.accuracy(runs, names)],
         ),
         Section(
             "pictures",
+            "Pictures",
             "What an image looks like when it arrives",
             "Originals beside what arrived, and beside what the same codec makes of them at other "
             "rates. The bytes of a sample are those by which a payload grows when it is added, "
-            "coded here for this page; what arrived is framed.",
+            "coded here for this page; the entropy coder writes words of four. What arrived is "
+            "framed.",
             [*shared, *each(lambda e, label: pictures.arrivals(e, label, alone=alone))],
         ),
         Section(
             "worst",
+            "Distortion",
             "The most distorted samples",
             "",
             each(lambda e, label: pictures.worst(e, label, alone=alone)),
         ),
         Section(
             "selection",
+            "Importance",
             "What importance kept and dropped",
             "",
             each(selection.kept_and_dropped),
         ),
-        Section("bytes", "Bytes by section, direction and client", "", each(numbers.traffic)),
-        Section("variance", "Variance kept", "", each(selection.variance)),
-        Section("balance", "Class balance, sent against held", "", each(selection.balance)),
-        Section("failures", "Failures by node and cause", "", each(numbers.failures)),
+        Section(
+            "bytes", "Bytes", "Bytes by section, direction and client", "", each(numbers.traffic)
+        ),
+        Section("variance", "Variance", "Variance kept", "", each(selection.variance)),
+        Section(
+            "balance", "Classes", "Class balance, sent against held", "", each(selection.balance)
+        ),
+        Section("failures", "Failures", "Failures by node and cause", "", each(numbers.failures)),
         Section(
             "seconds",
+            "Seconds",
             "Seconds by stage",
             "",
             each(lambda e, label: numbers.seconds(e.run, label)),
         ),
         Section(
             "configuration",
+            "Configuration",
             "Configuration, versions, and how to repeat it",
             "",
             numbers.configuration(runs, labels),

@@ -18,7 +18,7 @@ _MOST_CLASSES = 24  # of a figure
 
 
 def kept_and_dropped(evidence: Evidence, label: str) -> Block:
-    """Return pictures of samples that were sent and that were not, by the trained model's scores."""
+    """Return pictures of samples that were sent and that were not, by the model's scores."""
     arrived, originals = evidence.arrived, evidence.originals
     if not isinstance(arrived, Arrived) or not isinstance(originals, Originals):
         return Block(label, notes=["This needs both the originals and what arrived."])
@@ -26,10 +26,12 @@ def kept_and_dropped(evidence: Evidence, label: str) -> Block:
         told = "No tags travelled (identity-bytes = 0), so that nobody knows which were sent."
         return Block(label, notes=[told])
     sent = evidence.found[1]
-    held, kept = len(originals.held), int(sent[originals.held].sum())
-    notes = [f"Of {held:,} samples that the clients hold, {kept:,} were sent."]
+    held, kept = len(originals.held), int((sent[originals.held] != 0).sum())
+    notes = [f"Of {held:,} samples that the clients hold, {len(arrived):,} arrived."]
     if kept == held:
-        return Block(label, notes=["All samples that the clients hold were sent: none was dropped."])
+        return Block(
+            label, notes=["All samples that the clients hold were sent: none was dropped."]
+        )
     if not kept:
         return Block(label, notes=["None of the data set is known to have been sent."])
     scores = evidence.scores(evidence.pool)
@@ -43,13 +45,14 @@ def kept_and_dropped(evidence: Evidence, label: str) -> Block:
         "is that of the model at the end, which has learned from what was sent: clients were asked "
         "earlier."
     )
-    there = sent[evidence.pool]
+    there = sent[evidence.pool] > 0
     strips, series = [], {}
     for title, mask in (("Kept", there), ("Dropped", ~there)):
         places = np.flatnonzero(mask)
         if len(places):
             series[title.lower()] = scores.values[places].tolist()
-            title += f": {len(places)} of {len(there)}, mean {scores.name} {scores.values[places].mean():.3f}"
+            mean = f"mean {scores.name} {scores.values[places].mean():.3f}"
+            title += f": {len(places)} of {len(there)}, {mean}"
             strips.append(Strip(title, _by_score(evidence, originals, scores, places)))
     return Block(label, strips=strips, drawings=[_histogram(series, scores, label)], notes=notes)
 
@@ -103,7 +106,9 @@ def variance(evidence: Evidence, label: str) -> Block:
         rows = [[number(r), percent(share)] for r, share in zip(rounds, shares, strict=True)]
         table = Table(title, ["round", "variance kept"], rows)
     else:
-        kept = {f"client {r.client}": 100 * r.variance_kept for r in arrived.replies[:_MOST_CLASSES]}
+        kept = {
+            f"client {r.client}": 100 * r.variance_kept for r in arrived.replies[:_MOST_CLASSES]
+        }
         svg = figures.bars(list(kept), {"": list(kept.values())}, "variance kept (%)", named)
         rows = [[Cell(name), percent(value / 100)] for name, value in kept.items()]
         table = Table(title, ["client", "variance kept"], rows)
@@ -144,7 +149,9 @@ def balance(evidence: Evidence, label: str) -> Block:
     ]
     head = ["class", *(["held"] if held.any() else []), "sent"]
     caption = "Share of each class among the samples that clients hold, and that arrived."
-    return Block(label, drawings=[Drawing(title, caption, svg, Table(title, head, rows))], notes=notes)
+    return Block(
+        label, drawings=[Drawing(title, caption, svg, Table(title, head, rows))], notes=notes
+    )
 
 
 def _shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:

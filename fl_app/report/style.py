@@ -38,49 +38,98 @@ a { color: var(--accent); }
 .kind, .note, .lead, figcaption, dt { color: var(--muted); }
 .kind { margin: 0; font-size: .875rem; }
 .note, figcaption { font-size: .875rem; }
-nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; list-style: none; padding: 0; margin: .5rem 0; }
+nav ul {
+  display: flex; flex-wrap: wrap; gap: .25rem 1rem; list-style: none; padding: 0;
+  margin: .5rem 0;
+}
 nav a { font-size: .875rem; display: inline-block; padding: .25rem 0; }
 section { border-top: 1px solid var(--edge); padding: 1.25rem 0 .75rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .75rem; margin: .5rem 0; }
-.tiles div { background: var(--card); border: 1px solid var(--edge); border-radius: .5rem; padding: .625rem .75rem; }
+.tiles {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(max(8.75rem, 19%), 1fr));
+  gap: .75rem; margin: .5rem 0;
+}
+.tiles div {
+  background: var(--card); border: 1px solid var(--edge); border-radius: .5rem;
+  padding: .625rem .75rem;
+}
 dt { font-size: .8125rem; }
 dd { margin: 0; font-size: 1.375rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 .tiles div:first-child dd, .tiles div:nth-child(2) dd { color: var(--accent); }
-.drawings { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1rem; align-items: start; }
-.drawing { margin: 0; background: var(--card); border: 1px solid var(--edge); border-radius: .5rem; padding: .75rem 1rem; max-width: 40rem; }
+.drawings {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr));
+  gap: 1rem; align-items: start;
+}
+.drawing {
+  margin: 0; background: var(--card); border: 1px solid var(--edge); border-radius: .5rem;
+  padding: .75rem 1rem; max-width: 40rem;
+}
 .drawing h4 { margin-top: 0; }
 .switched { max-width: 48rem; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font-family: inherit; }
-.beside { display: grid; gap: 1.25rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); align-items: start; }
+.beside {
+  display: grid; gap: 1.25rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); align-items: start;
+}
 .beside .drawings { grid-template-columns: 1fr; }
 .block { min-width: 0; }
-.axes { border: 0; padding: 0; margin: 0 0 .5rem; display: flex; flex-wrap: wrap; gap: .375rem; align-items: center; }
+.axes {
+  border: 0; padding: 0; margin: 0 0 .5rem; display: flex; flex-wrap: wrap; gap: .375rem;
+  align-items: center;
+}
 .axes legend { float: left; padding: 0; margin-right: .375rem; color: var(--muted); }
 .axes input { position: absolute; opacity: 0; }
-.axes label { border: 1px solid var(--edge); border-radius: 1rem; padding: .1875rem .75rem; cursor: pointer; }
-.axes input:checked + label { background: var(--accent); border-color: var(--accent); color: var(--card); }
+.axes label {
+  border: 1px solid var(--edge); border-radius: 1rem; padding: .1875rem .75rem;
+  cursor: pointer;
+}
+.axes input:checked + label {
+  background: var(--accent); border-color: var(--accent); color: var(--card);
+}
 .axes input:focus-visible + label { outline: 3px solid var(--accent); outline-offset: 2px; }
 .axis { display: none; }
 .switched:has(#axis-rounds:checked) .axis-rounds,
 .switched:has(#axis-uplink:checked) .axis-uplink,
-.switched:has(#axis-both:checked) .axis-both { display: block; }
-.pick { display: flex; flex-wrap: wrap; gap: .25rem .75rem; align-items: center; margin: .5rem 0; }
+.switched:has(#axis-both:checked) .axis-both,
+.switched:has(#axis-all:checked) .axis { display: block; }
+.switched:has(#axis-all:checked) { max-width: none; }
+.switched:has(#axis-all:checked) .axis-row {
+  display: grid; gap: .5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr));
+}
+.pick {
+  display: flex; flex-wrap: wrap; gap: .25rem .75rem; align-items: center; margin: .5rem 0;
+}
 .pick[hidden] { display: none; }
 .pick input { flex: 1 1 12rem; accent-color: var(--accent); min-height: 1.75rem; }
 .pick output { flex: 1 1 100%; font-variant-numeric: tabular-nums; white-space: pre-line; }
-.picked use { stroke: var(--mark) !important; fill: var(--mark) !important; stroke-width: 7px !important; }
+.picked use {
+  stroke: var(--mark) !important; fill: var(--mark) !important; stroke-width: 7px !important;
+}
 tr.picked > * { background: var(--grid); }
-.cards { list-style: none; padding: 0; margin: .5rem 0; display: grid; gap: .75rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr)); }
+.cards {
+  list-style: none; padding: 0; margin: .5rem 0; display: grid; gap: .75rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 27rem), 1fr));
+}
+.cards.narrow { grid-template-columns: repeat(auto-fill, minmax(min(100%, 17rem), 1fr)); }
 .beside .cards { grid-template-columns: 1fr; }
-.cards li { background: var(--card); border: 1px solid var(--edge); border-radius: .5rem; padding: .5rem .75rem; min-width: 0; }
+.cards li {
+  background: var(--card); border: 1px solid var(--edge); border-radius: .5rem;
+  padding: .5rem .75rem; min-width: 0;
+}
 .cards h4 { margin: 0 0 .375rem; overflow-wrap: anywhere; }
 .row { display: flex; flex-wrap: wrap; gap: .5rem; }
 .picture { margin: 0; width: 4.5rem; }
-.cards .picture { width: 4.625rem; }
-.picture img { width: 100%; height: auto; display: block; image-rendering: pixelated; border: 2px solid transparent; border-radius: .25rem; background: var(--grid); }
+.cards .picture { flex: 1 1 3.5rem; max-width: 6.5rem; width: auto; }
+.cards .row { flex-wrap: nowrap; }
+.picture img {
+  width: 100%; height: auto; display: block; image-rendering: pixelated;
+  border: 2px solid transparent; border-radius: .25rem; background: var(--grid);
+}
 .picture.own img { border-color: var(--accent); }
-.picture figcaption { font-size: .75rem; line-height: 1.25; margin-top: .1875rem; overflow-wrap: anywhere; }
+.picture figcaption {
+  font-size: .75rem; line-height: 1.25; margin-top: .1875rem; overflow-wrap: anywhere;
+}
 .picture figcaption span { display: block; }
 .picture.own figcaption { color: var(--ink); font-weight: 600; }
 details { margin: .375rem 0; }
@@ -88,11 +137,21 @@ summary { cursor: pointer; color: var(--accent); font-size: .875rem; padding: .2
 .scroll { overflow-x: auto; max-height: 32rem; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--muted); padding-bottom: .25rem; }
-th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
+th, td {
+  text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--grid);
+  vertical-align: top;
+}
 td { overflow-wrap: anywhere; }
 tbody th { font-weight: 400; }
 .number, thead th:not(:first-child) { white-space: nowrap; }
-pre { background: var(--card); border: 1px solid var(--edge); border-radius: .5rem; padding: .75rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere; max-width: 60rem; }
-code { font: .875rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
+pre {
+  background: var(--card); border: 1px solid var(--edge); border-radius: .5rem;
+  padding: .75rem; overflow-x: auto; white-space: pre-wrap; overflow-wrap: anywhere;
+  max-width: 60rem;
+}
+code {
+
+  font: .875rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+}
 @media print { nav, .pick, .skip { display: none; } .axis { display: block; } }
 """

@@ -46,15 +46,20 @@ PAGE = """\
 <input type="radio" name="axis" id="axis-{{ axis.key }}"{% if loop.first %} checked{% endif %}>
 <label for="axis-{{ axis.key }}">{{ axis.label }}</label>
 {% endfor -%}
+<input type="radio" name="axis" id="axis-all">
+<label for="axis-all">all three</label>
 </fieldset>
+<div class="axis-row">
 {% for axis in one.axes -%}
 <div class="axis axis-{{ axis.key }}">{{ axis.svg | safe }}</div>
 {% endfor -%}
+</div>
 {% if one.rounds | length > 1 -%}
 <div class="pick" hidden>
 <label for="pick">Round</label>
-<input type="range" id="pick" min="0" max="{{ one.rounds | length - 1 }}" value="{{ one.rounds | length - 1 }}"
- step="1" list="rounds" data-rounds="{{ one.rounds | join(' ') }}">
+{% set last = one.rounds | length - 1 -%}
+<input type="range" id="pick" min="0" max="{{ last }}" value="{{ last }}" step="1"
+ data-rounds="{{ one.rounds | join(' ') }}">
 <output for="pick" id="picked"></output>
 </div>
 {% endif -%}
@@ -69,13 +74,14 @@ PAGE = """\
 <dl class="tiles">
 {% for tile in one.tiles -%}
 <div><dt>{{ tile.label }}</dt>
-<dd><data class="headline" data-key="{{ tile.key }}" value="{{ tile.value }}">{{ tile.text }}</data></dd></div>
+<dd><data data-key="{{ tile.key }}" value="{{ tile.value }}">{{ tile.text }}</data></dd></div>
 {% endfor -%}
 </dl>
 {%- endif %}
 {% for some in one.switched %}{{ switched(some) }}{% endfor %}
 {% if one.cards -%}
-<ul class="cards">
+{% set most = one.cards | map(attribute='pictures') | map('length') | max -%}
+<ul class="cards{{ ' narrow' if most <= 4 }}">
 {% for card in one.cards -%}
 <li><h4>{{ card.title }}</h4>
 <div class="row">{% for some in card.pictures %}{{ picture(some) }}{% endfor %}</div></li>
@@ -102,7 +108,8 @@ PAGE = """\
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src '{{ script_hash }}'; base-uri 'none'; form-action 'none'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:;
+ style-src 'unsafe-inline'; script-src '{{ script_hash }}'; base-uri 'none'; form-action 'none'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{{ title }}</title>
@@ -116,7 +123,7 @@ PAGE = """\
 <p>{{ lead }}</p>
 <nav aria-label="Sections"><ul>
 {% for section in sections -%}
-<li><a href="#{{ section.key }}">{{ section.title }}</a></li>
+<li><a href="#{{ section.key }}">{{ section.short }}</a></li>
 {% endfor -%}
 </ul></nav>
 </header>
@@ -125,7 +132,8 @@ PAGE = """\
 <section id="{{ section.key }}" aria-labelledby="{{ section.key }}-title">
 <h2 id="{{ section.key }}-title">{{ section.title }}</h2>
 {% if section.lead %}<p class="lead">{{ section.lead }}</p>{% endif %}
-<div class="{% if section.blocks | selectattr('title') | list | length > 1 and section.key not in wide %}beside{% endif %}">
+{% set runs = section.blocks | selectattr('title') | list | length -%}
+<div class="{{ 'beside' if runs > 1 and section.key not in wide }}">
 {% for one in section.blocks -%}
 <div class="block">{{ block(one) }}</div>
 {% endfor -%}

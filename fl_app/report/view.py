@@ -156,9 +156,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page; `key` is its anchor."""
+    """A section of the page; `key` is its anchor, `short` its name among the links to sections."""
 
     key: str
+    short: str
     title: str
     lead: str
     blocks: Sequence[Block]

@@ -31,7 +31,7 @@ from sim.cli.options import (
     absolute,
     folder,
 )
-from sim.cli.results_folder import LOG, results_folder
+from sim.cli.results_folder import LOG, REPORT, results_folder
 from sim.cli.resume import keep_run, kept_run
 from sim.cli.run_help import RunCommand
 from sim.cli.run_log import kept_log, print_line
@@ -83,7 +83,14 @@ def run(
         if app.resolve() == APP:
             keep_run(results, effective | {"out-dir": str(results)}, clients)
         start(app, overrides | {"out-dir": str(results)}, clients, echo)
+    _tell_folder(results)
+
+
+def _tell_folder(results: Path) -> None:
+    """Print where a run's results are, and the page that shows them."""
     print_line(f"run folder: {results}")
+    if (results / REPORT).is_file():
+        print_line(f"report: {results / REPORT}")
 
 
 def _launcher(engine: str, processes: int) -> Callable[..., None]:
@@ -121,7 +128,33 @@ def _resume(
         kept_log(results / LOG, print_line, more=True) as echo,
     ):
         start(app, known | {"out-dir": str(results), "resume": True}, clients, echo)
-    print_line(f"run folder: {results}")
+    _tell_folder(results)
+
+
+@cli.command()
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(parser=absolute, metavar="RUN ...", help="Run folders.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=absolute,
+            metavar="FILE",
+            help="The page.",
+            show_default="report.html in the run folder; of several runs, here",
+        ),
+    ] = None,
+) -> None:
+    """Write one HTML page of a run, or of several side by side: numbers, figures, pictures."""
+    from fl_app.report import ReportError, write_report
+
+    path = out or (runs[0] / REPORT if len(runs) == 1 else absolute(REPORT))
+    try:
+        write_report(runs, path)
+    except ReportError as error:
+        raise RunConfigError(str(error)) from error
+    print_line(f"report: {path}")
 
 
 @cli.command()
@@ -263,7 +296,7 @@ def deploy(
         kept_log(results / LOG, print_line) as echo,
     ):
         run_deployment(app, overrides | {"out-dir": str(results)}, nodes, echo)
-    print_line(f"run folder: {results}")
+    _tell_folder(results)
 
 
 @cli.command()

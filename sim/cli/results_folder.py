@@ -12,8 +12,9 @@ from pathlib import Path
 from sim.cli.options import absolute
 from sim.run_config import ConfigValue, RunConfigError
 
+REPORT = "report.html"
 RESULTS = (
-    *("result.json", "rounds.jsonl", "accuracy_vs_uplink.png", "model.safetensors"),
+    *("result.json", "rounds.jsonl", "accuracy_vs_uplink.png", "model.safetensors", REPORT),
     *("config.json", "checkpoint.safetensors"),
     *("bank.sqlite", "bank.sqlite-wal", "bank.sqlite-shm", "bank.sqlite.lock"),
 )
