@@ -37,6 +37,7 @@ ORIGINS: Mapping[str, Origin] = {
     "safetensors": Origin("safetensors", "strategies"),
     "torchvision": Origin("torchvision", "app"),
     "matplotlib": Origin("matplotlib", "app"),
+    "jinja2": Origin("jinja2", "app"),
     "ray": Origin("flwr[simulation]", "sim"),
     "mlxtend": Origin("mlxtend", "sim"),
     "cryptography": Origin("cryptography", "sim"),

@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,14 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_state(state_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test remember what another one sent, nor on this machine's disk."""
     monkeypatch.setenv("XDG_STATE_HOME", str(state_home / uuid.uuid4().hex))
+
+
+@pytest.fixture(autouse=True)
+def no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare runs the page at their end: it takes seconds, and has tests of its own."""
+    app = sys.modules.get("fl_app.server_app")
+    if app is not None and request.module.__name__ != "test_report":
+        monkeypatch.setattr(app, "try_report", lambda folder: None)
 
 
 @pytest.fixture(scope="module")

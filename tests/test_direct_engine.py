@@ -82,6 +82,8 @@ def _told(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the result, without what differs from run to run, and the rounds."""
     result = json.loads((folder / "result.json").read_text())
     rounds = (folder / "rounds.jsonl").read_text().splitlines()
+    # Flower's ids of nodes differ, too.
+    result["nodes"] = sorted(map(json.dumps, result["nodes"].values()))
     return {k: v for k, v in result.items() if k not in OWN}, [json.loads(r) for r in rounds]
 
 
@@ -118,7 +120,9 @@ def test_bytes_and_results_are_those_of_flowers_engine(
 def test_it_is_the_run_of_one_process_and_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     output = _run(folder, {**CONFIG, "num-rounds": 2}, "--engine", "direct")
-    assert "round 2/2: accuracy" in output and output.endswith(f"run folder: {folder}\n")
+    assert "round 2/2: accuracy" in output and output.endswith(
+        f"run folder: {folder}\nreport: {folder / 'report.html'}\n"
+    )
     more = ("--engine", "direct", "--config", f"num-rounds={ROUNDS}")
     resumed = start_run("--resume", str(folder), *more, cwd=tmp_path)
     assert resumed.communicate()[0] and resumed.returncode == 0

@@ -208,7 +208,7 @@ def test_several_runs_stand_side_by_side(run: Path, coarse: Path, tmp_path: Path
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     names = ["first (1)", "coarse", "first (3)"]
-    rows = {row[0][0]: [cell[1] for cell in row[1:]] for row in page.tables["Headline numbers"]}
+    rows = {row[0][0]: [cell[1] for cell in row[1:]] for row in page.tables["Of the whole run"]}
     results = [result_of(folder) for folder in (run, coarse, third)]
     assert rows["test accuracy"] == [result["accuracy"] for result in results]
     assert rows["uplink, all clients"] == [result["uplink_bytes"] for result in results]
@@ -217,7 +217,7 @@ def test_several_runs_stand_side_by_side(run: Path, coarse: Path, tmp_path: Path
     }
     assert differing["step"] == ["0.5", "1.5", "0.5"] and "importance" not in differing
     assert all(name in page.words for name in names)
-    assert "The same samples in all runs" in page.words
+    assert "arrived in all of the runs" in page.words
     assert len(page.tables["Test accuracy by round; bytes are totals of all clients"]) == 3 * 4
 
 
@@ -321,7 +321,7 @@ def test_the_command_writes_the_page(
     out = tmp_path / "page.html"
     assert main(["report", str(run), str(coarse), "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"report: {out}\n"
-    assert Page(out).tables["Headline numbers"]
+    assert Page(out).tables["Of the whole run"]
 
 
 @pytest.mark.parametrize(

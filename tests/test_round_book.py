@@ -137,6 +137,13 @@ def test_round_result() -> None:
     assert (last.samples_sent, last.uplink_bytes, last.downlink_bytes) == (7, uplink, downlink)
     assert last.failures == {"no-reply": 2, "not-finite": 1}
     assert last.train_loss == 0.25
+    assert book.failures_by_node[NODES[0]] == {"not-finite": 2}
+    assert sum(sum(causes.values()) for causes in book.failures_by_node.values()) == 6
+    again = RoundBook()
+    again.restore(book.state())
+    assert again.failures_by_node == book.failures_by_node
+    again.rename(NODES[0], NODES[1])
+    assert again.failures_by_node[NODES[1]]["not-finite"] == 2
     assert book.samples_sent == 14
     assert book.ledger.uplink_bytes == sum(result.uplink_bytes for result in results)
     assert book.failures == {"no-reply": 4, "not-finite": 2}

@@ -35,7 +35,7 @@ RESULT_KEYS = {
         "seconds",
     ),
     *("config", "seed", "versions", "failures", "variance_kept", "skipped", "clipped"),
-    "codec_choices",
+    *("codec_choices", "downlink_sections", "nodes"),
     *("duplicates", "late"),
 }
 QUICK: dict[str, int | float | str] = {
@@ -73,6 +73,10 @@ def test_replay_run_leaves_a_complete_folder(tmp_path: Path) -> None:
     assert result["accuracy"] > 0.3
     assert (result["rounds"], result["clients"], result["samples_sent"]) == (2, 3, 240)
     assert sum(result["sections"].values()) == result["uplink_bytes"]
+    assert sum(result["downlink_sections"].values()) == result["downlink_bytes"]
+    for key in ("uplink_bytes", "downlink_bytes"):
+        assert sum(node[key] for node in result["nodes"].values()) == result[key]
+    assert [node["failures"] for node in result["nodes"].values()] == [{}] * 3
     assert result["bytes_per_sample"] == result["uplink_bytes"] / 240
     assert result["fp32_gradient_bytes"] == 4 * 7850 * 3 * 40
     assert result["config"]["samples-per-round"] == 40

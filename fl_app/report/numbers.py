@@ -84,7 +84,7 @@ def headline(runs: Sequence[Run], labels: Sequence[str]) -> Block:
     names = dict.fromkeys((tile.key, tile.label) for one in found for tile in one)
     by_key = [{tile.key: Cell(tile.text, tile.value) for tile in one} for one in found]
     rows = [[Cell(label), *(one.get(key, Cell("")) for one in by_key)] for key, label in names]
-    return Block(tables=[Table("Headline numbers", ["", *labels], rows)])
+    return Block(tables=[Table("Of the whole run", ["", *labels], rows)])
 
 
 def accuracy(runs: Sequence[Run], labels: Sequence[str]) -> Block:
@@ -116,7 +116,7 @@ def accuracy(runs: Sequence[Run], labels: Sequence[str]) -> Block:
         switched=[
             Switched(
                 "Test accuracy",
-                _reference_words(runs, labels),
+                _reference_words(runs),
                 axes if replays else [axes[1], axes[2], axes[0]],
                 Table("Test accuracy by round; bytes are totals of all clients", head, rows),
                 sorted({r.round for records in shown for r in records}),
@@ -155,17 +155,15 @@ def _axis(
     return Axis(key, label, svg)
 
 
-def _reference_words(runs: Sequence[Run], labels: Sequence[str]) -> str:
+def _reference_words(runs: Sequence[Run]) -> str:
     words = ["Dashed, over bytes: the same samples as raw pixels."]
-    for run, label in zip(runs, labels, strict=True):
-        last = run.rounds[-1] if run.rounds else None
-        if last and last.uplink_bytes and last.fp32_gradient_bytes:
-            times = last.fp32_gradient_bytes / last.uplink_bytes
-            of = f"{label}: " if len(runs) > 1 else ""
-            words.append(
-                f"{of}fp32 gradients for the same steps would take "
-                f"{size(last.fp32_gradient_bytes)} up, {times:,.0f} times as much."
-            )
+    last = runs[0].rounds[-1] if len(runs) == 1 and runs[0].rounds else None
+    if last and last.uplink_bytes and last.fp32_gradient_bytes:
+        times = last.fp32_gradient_bytes / last.uplink_bytes
+        words.append(
+            f"fp32 gradients for the same steps would take {size(last.fp32_gradient_bytes)} up, "
+            f"{times:,.0f} times as much."
+        )
     return " ".join(words)
 
 

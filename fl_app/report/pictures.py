@@ -27,7 +27,7 @@ from fl_app.words import size
 
 _CARDS, _CARDS_BESIDE = 12, 6  # samples of a run alone, and of one of several
 _WORST, _WORST_BESIDE = 6, 3
-_MOST_COMMON = 8  # samples that several runs have sent
+_MOST_COMMON = 10  # samples that several runs have sent
 _CUT = "Of large pictures the middle is shown, each of its pixels a pixel."
 
 Rates = list[tuple[bool, Coded, int]]  # whether it is the run's own, the rate, and which of it
@@ -95,7 +95,11 @@ def common(evidences: Sequence[Evidence], labels: Sequence[str]) -> Block:
             pictures[n].append(Picture(uri, alt, [label, *told], is_own=True))
     names = [evidences[0].class_name(int(images.labels[index])) for index in chosen]
     cards = [Card(name, some) for name, some in zip(names, pictures, strict=True)]
-    return Block("The same samples in all runs", cards=cards)
+    notes = [
+        "These samples arrived in all of the runs. The report of each run alone has other rates, "
+        "and what importance makes of them."
+    ]
+    return Block(cards=cards, notes=notes)
 
 
 def worst(evidence: Evidence, label: str, *, alone: bool) -> Block:

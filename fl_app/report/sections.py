@@ -18,7 +18,12 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
     def each(block: Callable[[Evidence, str], Block]) -> list[Block]:
         return [block(one, label) for one, label in zip(evidences, labels, strict=True)]
 
-    shared = [] if alone else [pictures.common(evidences, names)]
+    shared = Block() if alone else pictures.common(evidences, names)
+    arrivals = (
+        [shared]
+        if shared.cards
+        else [shared, *each(lambda e, label: pictures.arrivals(e, label, alone=alone))]
+    )
     return [
         Section("headline", "Headline", "Headline numbers", "", [numbers.headline(runs, names)]),
         Section(
@@ -36,7 +41,7 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
             "rates. The bytes of a sample are those by which a payload grows when it is added, "
             "coded here for this page; the entropy coder writes words of four. What arrived is "
             "framed.",
-            [*shared, *each(lambda e, label: pictures.arrivals(e, label, alone=alone))],
+            arrivals,
         ),
         Section(
             "worst",

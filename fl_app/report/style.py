@@ -132,11 +132,12 @@ tr.picked > * { background: var(--grid); }
 }
 .picture figcaption span { display: block; }
 .picture.own figcaption { color: var(--ink); font-weight: 600; }
+#headline table { font-size: 1.0625rem; }
 details { margin: .375rem 0; }
 summary { cursor: pointer; color: var(--accent); font-size: .875rem; padding: .25rem 0; }
 .scroll { overflow-x: auto; max-height: 32rem; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--muted); padding-bottom: .25rem; }
+caption { font-size: .875rem; text-align: left; color: var(--muted); padding-bottom: .25rem; }
 th, td {
   text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--grid);
   vertical-align: top;
