@@ -1,9 +1,9 @@
 """The report of runs: one page of HTML that needs nothing but itself.
 
-Modules: ``run`` reads a run folder, ``arrived`` its bank, ``originals`` finds what was sent in the
-data set, ``scores`` asks the trained model, and ``evidence`` holds it all. ``gallery`` codes
-pictures and ``figures`` draws; ``numbers``, ``pictures`` and ``selection`` put it into words, which
-``sections`` orders and ``render`` makes a page of.
+Modules: ``run`` reads a run folder, ``arrived`` its bank, ``originals`` finds what was sent in
+the data set, ``scores`` asks the trained model, and ``evidence`` holds it all. ``gallery`` codes
+pictures and ``figures`` draws; ``numbers``, ``costs``, ``pictures`` and ``selection`` put it into
+words, which ``sections`` orders and ``render`` makes a page of.
 """
 
 from collections.abc import Sequence

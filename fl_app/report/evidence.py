@@ -119,12 +119,10 @@ class Evidence:
         """Originals chosen at random among those that the clients hold, to be scored."""
         if isinstance(self.originals, str):
             return np.zeros(0, np.int64)
-        held, rng = self.originals.held, np.random.default_rng(_SEED)
-        if len(self.found[1]):
-            held = held[
-                self.found[1][held] >= 0
-            ]  # of others it is not known whether they were sent
-        return np.sort(rng.choice(held, min(_SCORED, len(held)), replace=False))
+        held, sent = np.random.default_rng(_SEED).permutation(self.originals.held), self.found[1]
+        if len(sent):  # of some it is not known whether they were sent
+            held = held[sent[held] >= 0]
+        return np.sort(held[:_SCORED])
 
     def scores(self, indices: Ints) -> Scores | str:
         """Return what the trained model makes of some originals, or why it cannot be asked."""

@@ -25,7 +25,7 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid"} | {
     colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)
 }
 _MARKERS, _LINES = "osD^vPX*", ("-", "--", "-.", ":")
-_SIZE = (5.4, 3.3)  # inches; 10 points on a phone are then 9 pixels
+_SIZE = (4.6, 3.0)  # inches; 10 points on a phone are then 10 pixels
 _LOG_FROM = 20.0  # ratio of the largest to the smallest from which an axis is logarithmic
 
 _STYLE: "dict[RcKeyType, Any]" = {

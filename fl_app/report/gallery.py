@@ -107,7 +107,8 @@ def evenly(places: Ints, number: int) -> Ints:
     """Return up to `number` of some places, evenly from the first to the last."""
     if len(places) <= number:
         return places
-    return places[np.linspace(0, len(places) - 1, number).round().astype(int)]
+    chosen: Ints = places[np.linspace(0, len(places) - 1, number).round().astype(int)]
+    return chosen
 
 
 def data_uri(sample: NDArray[Any], bounds: tuple[float, float]) -> str:

@@ -89,7 +89,7 @@ def common(evidences: Sequence[Evidence], labels: Sequence[str]) -> Block:
         specs = [arrived.specs[int(arrived.payloads[row])] for row in places]
         rates = rates_of(images, chosen, specs, np.setdiff1d(shared, chosen), every_rate=False)
         for n, found in enumerate(rates):
-            told = [f"{rate.label}, {rate.sizes[k]} B" for _, rate, k in found]
+            told = [line for _, rate, k in found for line in (rate.label, f"{rate.sizes[k]} B")]
             alt = f"as it arrived in {label}"
             uri = data_uri(samples[n], images.value_range)
             pictures[n].append(Picture(uri, alt, [label, *told], is_own=True))

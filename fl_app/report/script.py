@@ -30,6 +30,7 @@ if (pick) {
     show();
   });
   pick.closest(".pick").hidden = false;
+  if (matchMedia("(min-width: 62rem)").matches) document.getElementById("axis-all").checked = true;
   show();
 }
 """

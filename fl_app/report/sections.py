@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from fl_app.report import numbers, pictures, selection
+from fl_app.report import costs, numbers, pictures, selection
 from fl_app.report.evidence import Evidence
 from fl_app.report.run import Run
 from fl_app.report.view import Block, Section
@@ -58,19 +58,19 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
             each(selection.kept_and_dropped),
         ),
         Section(
-            "bytes", "Bytes", "Bytes by section, direction and client", "", each(numbers.traffic)
+            "bytes", "Bytes", "Bytes by section, direction and client", "", each(costs.traffic)
         ),
         Section("variance", "Variance", "Variance kept", "", each(selection.variance)),
         Section(
             "balance", "Classes", "Class balance, sent against held", "", each(selection.balance)
         ),
-        Section("failures", "Failures", "Failures by node and cause", "", each(numbers.failures)),
+        Section("failures", "Failures", "Failures by node and cause", "", each(costs.failures)),
         Section(
             "seconds",
             "Seconds",
             "Seconds by stage",
             "",
-            each(lambda e, label: numbers.seconds(e.run, label)),
+            each(lambda e, label: costs.seconds(e.run, label)),
         ),
         Section(
             "configuration",

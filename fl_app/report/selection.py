@@ -8,7 +8,7 @@ from fl_app.report.arrived import Arrived, Ints
 from fl_app.report.evidence import Evidence
 from fl_app.report.figures import Line
 from fl_app.report.gallery import data_uri, evenly
-from fl_app.report.numbers import number, percent
+from fl_app.report.numbers import number, percent, titled
 from fl_app.report.originals import Originals
 from fl_app.report.scores import Scores
 from fl_app.report.view import Block, Cell, Drawing, Picture, Strip, Table
@@ -74,7 +74,7 @@ def _by_score(
 
 def _histogram(series: dict[str, list[float]], scores: Scores, label: str) -> Drawing:
     title = f"{scores.name.capitalize()} of kept and dropped samples"
-    svg = figures.histogram(series, scores.name, f"{title}: {label}" if label else title)
+    svg = figures.histogram(series, scores.name, titled(title, label))
     quartiles = (0.0, 0.25, 0.5, 0.75, 1.0)
     rows = [
         [Cell(name), *(number(float(q), f"{q:.3f}") for q in np.quantile(values, quartiles))]
@@ -99,7 +99,7 @@ def variance(evidence: Evidence, label: str) -> Block:
         count = sum(reply.count for reply in some) or 1
         shares.append(sum(reply.variance_kept * reply.count for reply in some) / count)
     title = "Share of variance kept"
-    named = f"{title}: {label}" if label else title
+    named = titled(title, label)
     if len(rounds) > 1:
         line = Line("", rounds, [float(r) for r in rounds], [100 * share for share in shares])
         svg = figures.lines([line], "round", "variance kept (%)", named)
@@ -141,7 +141,7 @@ def balance(evidence: Evidence, label: str) -> Block:
         [names[k] for k in shown],
         {name: values[shown].tolist() for name, values in series.items()},
         "share of the samples (%)",
-        f"{title}: {label}" if label else title,
+        titled(title, label),
     )
     rows = [
         [Cell(names[k]), *([number(int(held[k]))] if held.any() else []), number(int(sent[k]))]

@@ -61,10 +61,13 @@ dd { margin: 0; font-size: 1.375rem; font-weight: 600; font-variant-numeric: tab
 }
 .drawing {
   margin: 0; background: var(--card); border: 1px solid var(--edge); border-radius: .5rem;
-  padding: .75rem 1rem; max-width: 40rem;
+  padding: .75rem 1rem; max-width: 34rem;
 }
 .drawing h4 { margin-top: 0; }
-.switched { max-width: 48rem; }
+.drawings:has(> :nth-child(4):last-child) {
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr));
+}
+.switched { max-width: 40rem; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font-family: inherit; }
 .beside {
@@ -118,6 +121,7 @@ tr.picked > * { background: var(--grid); }
   padding: .5rem .75rem; min-width: 0;
 }
 .cards h4 { margin: 0 0 .375rem; overflow-wrap: anywhere; }
+.strip { margin-bottom: .75rem; }
 .row { display: flex; flex-wrap: wrap; gap: .5rem; }
 .picture { margin: 0; width: 4.5rem; }
 .cards .picture { flex: 1 1 3.5rem; max-width: 6.5rem; width: auto; }
@@ -153,6 +157,10 @@ pre {
 code {
 
   font: .875rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+}
+@media (max-width: 30rem) {
+  header, main, footer { padding-left: .75rem; padding-right: .75rem; }
+  .drawing, .cards li { padding: .5rem; }
 }
 @media print { nav, .pick, .skip { display: none; } .axis { display: block; } }
 """
