@@ -8,8 +8,9 @@ from fl_app.report.arrived import Arrived
 from fl_app.report.evidence import Evidence
 from fl_app.report.numbers import OLD, number, percent, titled
 from fl_app.report.run import Run
-from fl_app.report.view import Block, Cell, Drawing, Table
+from fl_app.report.view import Block, Cell, Drawing, Series, Table
 from fl_app.run_folder import RoundRecord
+from fl_app.words import size
 
 _MOST_BARS, _MOST_ROWS = 24, 300
 _STAGES = {
@@ -48,7 +49,9 @@ def _byte_bars(title: str, label: str, counts: Mapping[str, float], caption: str
     ]
     names, values = [name for name, _ in ordered], [count for _, count in ordered]
     svg = figures.bars(names, {"": values}, "bytes", titled(title, label), in_bytes=True)
-    return Drawing(title, caption, svg, Table(title, ["", "bytes", "share"], rows))
+    cells = {name: number(count, size(count)) for name, count in ordered}
+    series = Series(cells, "bytes", "bytes")
+    return Drawing(title, caption, svg, Table(title, ["", "bytes", "share"], rows), series)
 
 
 def _directions(last: RoundRecord, label: str) -> Drawing:
@@ -99,7 +102,13 @@ def _by_client(evidence: Evidence, label: str) -> Drawing:
         svg = figures.histogram({"clients": up}, "uplink, content (bytes)", titled(title, label))
     caption = "Content that each client has sent; the table has what it received, too."
     head = ["", "uplink bytes", "downlink bytes"]
-    return Drawing(title, caption, svg, Table(title, head, rows[:_MOST_ROWS]))
+    table, series = Table(title, head, rows[:_MOST_ROWS]), None
+    if len(ordered) <= _MOST_BARS:
+        cells = {
+            name: number(value, f"{value:,.0f}") for name, value in zip(shown, up, strict=True)
+        }
+        series = Series(cells, "uplink, content (bytes)", "bytes")
+    return Drawing(title, caption, svg, table, series)
 
 
 def failures(evidence: Evidence, label: str) -> Block:
@@ -156,6 +165,8 @@ def seconds(run: Run, label: str) -> Block:
             rows = [[Cell(name), number(value, f"{value:,.2f}")] for name, value in ordered]
             names, values = [name for name, _ in ordered], [value for _, value in ordered]
             svg = figures.bars(names, {"": values}, "seconds", titled(title, label))
-            drawings.append(Drawing(title, caption, svg, Table(title, ["", "seconds"], rows)))
+            series = Series({row[0].text: row[1] for row in rows}, "seconds", "numbers")
+            table = Table(title, ["", "seconds"], rows)
+            drawings.append(Drawing(title, caption, svg, table, series))
     notes = [] if device else ["Devices have told of no seconds."]
     return Block(label, drawings=drawings, notes=notes)

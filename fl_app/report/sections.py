@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from fl_app.report import costs, numbers, pictures, selection
 from fl_app.report.evidence import Evidence
 from fl_app.report.run import Run
+from fl_app.report.together import together
 from fl_app.report.view import Block, Section
 
 
@@ -17,6 +18,9 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
 
     def each(block: Callable[[Evidence, str], Block]) -> list[Block]:
         return [block(one, label) for one, label in zip(evidences, labels, strict=True)]
+
+    def side_by_side(block: Callable[[Evidence, str], Block]) -> list[Block]:
+        return together(each(block), names)
 
     shared = Block() if alone else pictures.common(evidences, names)
     arrivals = (
@@ -58,9 +62,13 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
             each(selection.kept_and_dropped),
         ),
         Section(
-            "bytes", "Bytes", "Bytes by section, direction and client", "", each(costs.traffic)
+            "bytes",
+            "Bytes",
+            "Bytes by section, direction and client",
+            "",
+            side_by_side(costs.traffic),
         ),
-        Section("variance", "Variance", "Variance kept", "", each(selection.variance)),
+        Section("variance", "Variance", "Variance kept", "", side_by_side(selection.variance)),
         Section(
             "balance", "Classes", "Class balance, sent against held", "", each(selection.balance)
         ),
@@ -70,7 +78,7 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
             "Seconds",
             "Seconds by stage",
             "",
-            each(lambda e, label: costs.seconds(e.run, label)),
+            side_by_side(lambda e, label: costs.seconds(e.run, label)),
         ),
         Section(
             "configuration",

@@ -11,7 +11,7 @@ from fl_app.report.gallery import data_uri, evenly
 from fl_app.report.numbers import number, percent, titled
 from fl_app.report.originals import Originals
 from fl_app.report.scores import Scores
-from fl_app.report.view import Block, Cell, Drawing, Picture, Strip, Table
+from fl_app.report.view import Block, Cell, Drawing, Picture, Series, Strip, Table
 
 _STRIP = 12  # pictures in a row
 _MOST_CLASSES = 24  # of a figure
@@ -104,6 +104,8 @@ def variance(evidence: Evidence, label: str) -> Block:
         line = Line("", rounds, [float(r) for r in rounds], [100 * share for share in shares])
         svg = figures.lines([line], "round", "variance kept (%)", named)
         rows = [[number(r), percent(share)] for r, share in zip(rounds, shares, strict=True)]
+        cells = {str(r): percent(share) for r, share in zip(rounds, shares, strict=True)}
+        series = Series(cells, "variance kept (%)", "rounds", 100)
         table = Table(title, ["round", "variance kept"], rows)
     else:
         kept = {
@@ -111,9 +113,10 @@ def variance(evidence: Evidence, label: str) -> Block:
         }
         svg = figures.bars(list(kept), {"": list(kept.values())}, "variance kept (%)", named)
         rows = [[Cell(name), percent(value / 100)] for name, value in kept.items()]
+        series = Series({row[0].text: row[1] for row in rows}, "variance kept (%)", "numbers", 100)
         table = Table(title, ["client", "variance kept"], rows)
     caption = "Of the samples as clients hold them, what is left once they are coded, as they tell."
-    return Block(label, drawings=[Drawing(title, caption, svg, table)], notes=told)
+    return Block(label, drawings=[Drawing(title, caption, svg, table, series)], notes=told)
 
 
 def balance(evidence: Evidence, label: str) -> Block:

@@ -74,7 +74,8 @@ svg text { font-family: inherit; }
   display: grid; gap: 1.25rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); align-items: start;
 }
-.beside .drawings { grid-template-columns: 1fr; }
+.beside > .wide { grid-column: 1 / -1; }
+.beside > :not(.wide) .drawings { grid-template-columns: 1fr; }
 .block { min-width: 0; }
 .axes {
   border: 0; padding: 0; margin: 0 0 .5rem; display: flex; flex-wrap: wrap; gap: .375rem;

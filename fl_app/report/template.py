@@ -81,7 +81,7 @@ PAGE = """\
 {% for some in one.switched %}{{ switched(some) }}{% endfor %}
 {% if one.cards -%}
 {% set most = one.cards | map(attribute='pictures') | map('length') | max -%}
-<ul class="cards{{ ' narrow' if most <= 4 }}">
+<ul class="cards{{ ' narrow' if most <= 3 }}">
 {% for card in one.cards -%}
 <li><h4>{{ card.title }}</h4>
 <div class="row">{% for some in card.pictures %}{{ picture(some) }}{% endfor %}</div></li>
@@ -135,7 +135,7 @@ PAGE = """\
 {% set runs = section.blocks | selectattr('title') | list | length -%}
 <div class="{{ 'beside' if runs > 1 and section.key not in wide }}">
 {% for one in section.blocks -%}
-<div class="block">{{ block(one) }}</div>
+<div class="block{{ ' wide' if not one.title }}">{{ block(one) }}</div>
 {% endfor -%}
 </div>
 </section>

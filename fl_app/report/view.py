@@ -1,6 +1,6 @@
 """What a page is made of, before it is HTML."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -36,6 +36,28 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Series:
+    """Numbers by what they are of, which can be drawn beside those of other runs.
+
+    Attributes
+    ----------
+    cells : dict of str to Cell
+        In their order.
+    label : str
+        Of the axis.
+    kind : str
+        "bytes" or "numbers", drawn as bars, or "rounds", drawn as a line over rounds.
+    scale : float
+        By which values are multiplied before they are drawn.
+    """
+
+    cells: Mapping[str, Cell]
+    label: str
+    kind: str
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Drawing:
     """A figure.
 
@@ -46,12 +68,15 @@ class Drawing:
         Trusted markup, of `figures` alone.
     table : Table
         The same in numbers.
+    series : Series or None
+        What it shows, if that is all; several runs then have one figure.
     """
 
     title: str
     caption: str
     svg: str
     table: Table
+    series: Series | None = None
 
 
 @dataclass(frozen=True)
