@@ -179,7 +179,7 @@ def _few_ticks(*, whole: bool = False) -> "Locator":
 
 
 def _legend(figure: "Figure") -> None:
-    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=9.5, labelcolor=INK)
 
 
 @contextmanager

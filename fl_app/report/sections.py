@@ -42,9 +42,9 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
             "Pictures",
             "What an image looks like when it arrives",
             "Originals beside what arrived, and beside what the same codec makes of them at other "
-            "rates. The bytes of a sample are those by which a payload grows when it is added, "
-            "coded here for this page; the entropy coder writes words of four. What arrived is "
-            "framed.",
+            "rates, with class, client, and the trained model's score of the original. The bytes "
+            "of a sample are those by which a payload grows when it is added, coded here for this "
+            "page; the entropy coder writes words of four. What arrived is framed.",
             arrivals,
         ),
         Section(
