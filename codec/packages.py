@@ -42,6 +42,7 @@ ORIGINS: Mapping[str, Origin] = {
     "mlxtend": Origin("mlxtend", "sim"),
     "cryptography": Origin("cryptography", "sim"),
     "tomli_w": Origin("tomli-w", "sim"),
+    "tensorboard": Origin("tensorboard", "tensorboard"),
     "imagecodecs": Origin("imagecodecs", "bench"),
 }
 

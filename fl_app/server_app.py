@@ -78,7 +78,8 @@ def main(grid: Grid, context: Context) -> None:
             run_rounds(grid, strategy, config, test, kind, folder, journal)
             seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
             write_results(folder, strategy, config, seconds)
-        report = try_report(path)
+        # Runs that are measured keep nothing, and are not looked at.
+        report = try_report(path) if config.checkpoint_every else None
         for line in summary_lines(strategy.book, folder.rounds[-1], seconds, str(path)):
             log(INFO, line)
         if report is not None:

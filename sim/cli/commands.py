@@ -1,7 +1,7 @@
 """The subcommands. Modules that import torch are imported by the commands that need them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from sim.cli.options import (
     ResultsFolder,
     Resume,
     RunFolder,
+    Tensorboard,
     absolute,
     folder,
 )
@@ -39,7 +40,7 @@ from sim.compare.presets import PRESETS, Preset
 from sim.fleet import Fleet
 from sim.launcher import launch, launch_directly
 from sim.new_app import write_app
-from sim.run_config import RunConfigError, make_run_config, read_defaults
+from sim.run_config import ConfigValue, RunConfigError, make_run_config, read_defaults
 from sim.superlink import KEEP_FREED_MEMORY
 
 cli = typer.Typer(
@@ -63,9 +64,10 @@ def run(
     resume: Resume = None,
     engine: Engine = "flower",
     processes: Processes = 0,
+    tensorboard: Tensorboard = False,
 ) -> None:
     """Run the app on simulated clients and print the run folder."""
-    start = _launcher(engine, processes)
+    start = _launcher(engine, processes, tensorboard=tensorboard)
     if resume is not None:
         _resume(resume, config or (), run_config, app, out, start, overwrite=overwrite)
         return
@@ -93,8 +95,10 @@ def _tell_folder(results: Path) -> None:
         print_line(f"report: {results / REPORT}")
 
 
-def _launcher(engine: str, processes: int) -> Callable[..., None]:
+def _launcher(engine: str, processes: int, *, tensorboard: bool = False) -> Callable[..., None]:
     """Return what runs an app on simulated clients, as `launch` does."""
+    if tensorboard:
+        return partial(_with_scalars, _launcher(engine, processes))
     if engine == "direct":
         return partial(launch_directly, processes=processes)
     if processes:
@@ -102,6 +106,22 @@ def _launcher(engine: str, processes: int) -> Callable[..., None]:
             f"--processes {processes} is of --engine direct; Flower's engine has one for each core"
         )
     return launch
+
+
+def _with_scalars(
+    start: Callable[..., None],
+    app: Path,
+    run_config: Mapping[str, ConfigValue],
+    clients: int,
+    echo: Callable[[str], None],
+) -> None:
+    """Run an app, and write its rounds for TensorBoard."""
+    if "out-dir" not in run_config:
+        raise RunConfigError(f"--tensorboard needs an app that writes rounds.jsonl, unlike {app}")
+    from sim.tensorboard import as_scalars
+
+    with as_scalars(Path(str(run_config["out-dir"])), echo) as tell:
+        start(app, run_config, clients, tell)
 
 
 def _resume(

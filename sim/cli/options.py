@@ -123,5 +123,9 @@ Resume: TypeAlias = Annotated[
         "raise num-rounds."
     ),
 ]
+Tensorboard: TypeAlias = Annotated[
+    bool,
+    typer.Option("--tensorboard", help="Write each round for TensorBoard, into DIR/tensorboard."),
+]
 ResultsFolder: TypeAlias = Annotated[Path, _folder("Folder of the results.", "sim/results")]
 Quick: TypeAlias = Annotated[bool, typer.Option("--quick", help="Small and short: a smoke test.")]

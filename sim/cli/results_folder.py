@@ -20,6 +20,7 @@ RESULTS = (
 )
 CONFIG, STARTED = "config.json", ("rounds.jsonl", "log.txt")
 DEVICES = "devices"  # folder of what simulated devices remember
+TENSORBOARD = "tensorboard"
 LOCK, LOG = ".lock", "log.txt"
 LEAST_FREE = 200_000_000  # bytes: logs, what Flower unpacks, and results
 
@@ -143,4 +144,5 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
         )
     for file in [*found, folder / LOG]:
         file.unlink(missing_ok=True)
-    shutil.rmtree(folder / DEVICES, ignore_errors=True)
+    for name in (DEVICES, TENSORBOARD):
+        shutil.rmtree(folder / name, ignore_errors=True)
