@@ -26,6 +26,7 @@ from fl_app.report.arrived import Arrived
 from fl_app.report.evidence import Evidence, Excerpt
 from fl_app.report.originals import Originals
 from fl_app.report.run import read_run
+from fl_app.report.style import STYLE
 from fl_app.run_folder import RUN_CONFIG, read_config, write_config
 from fl_app.server_app import app as server_app
 from sim.__main__ import main
@@ -152,6 +153,26 @@ def test_the_page_is_one_file_that_loads_nothing_and_can_be_read(run: Path, tmp_
     assert len(page.all("summary")) == len(page.all("details")) > 5
     labelled = {label["for"] for label in page.all("label")}
     assert labelled == {one["id"] for one in page.all("input")}
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``#rrggbb`` (WCAG 2.2)."""
+    channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_text_and_lines_stand_out(scheme: int) -> None:
+    block = re.findall(r":root \{(.*?)\}", STYLE, re.S)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+    needed = {"ink": 4.5, "muted": 4.5, "accent": 4.5}
+    needed |= {name: 3.0 for name in colours if name.startswith("series")}
+    assert len(needed) == 11
+    for name, least in needed.items():
+        for ground in ("page", "card"):
+            pair = sorted((luminance(colours[name]), luminance(colours[ground])))
+            assert (pair[1] + 0.05) / (pair[0] + 0.05) >= least, (name, ground)
 
 
 def test_pictures_are_what_arrived_and_its_originals(run: Path) -> None:

@@ -89,6 +89,8 @@ def coded(
     except CodecError:
         return None
     name = f"{knob} {setting:g}" if knob else codec.codec
+    if knob == QUALITY:
+        name = f"{codec.codec}, {name}"
     return Coded(name, np.stack(found), np.array(sizes, np.int64))
 
 

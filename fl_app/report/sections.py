@@ -44,7 +44,7 @@ def sections_of(runs: Sequence[Run]) -> list[Section]:
             "Originals beside what arrived, and beside what the same codec makes of them at other "
             "rates, with class, client, and the trained model's score of the original. The bytes "
             "of a sample are those by which a payload grows when it is added, coded here for this "
-            "page; the entropy coder writes words of four. What arrived is framed.",
+            "page; the block transform's coder writes words of four. What arrived is framed.",
             arrivals,
         ),
         Section(
