@@ -13,9 +13,10 @@ from sim.scale import read_rows
 
 FILE, FIGURE = "bench.json", "bench.png"
 _FEW = 3  # runs of what starts an engine
-# Clients, model and repeats: a run of 1,000 clients takes minutes, and FedAvg sends each client
-# 45 MB both ways with the last model.
-ROUNDS = ((10, "31 kB", _FEW), (100, "31 kB", _FEW), (10, "45 MB", _FEW), (1000, "31 kB", 1))
+# Clients, model, rounds and repeats: lines of the log come twice a second, so that short rounds are
+# timed many together; a run of 1,000 clients takes minutes, and FedAvg sends each client 45 MB both
+# ways with the last model.
+ROUNDS = ((10, "31 kB", 40, 3), (100, "31 kB", 20, 2), (10, "45 MB", 5, 2), (1000, "31 kB", 5, 1))
 _BLUE, _ORANGE = "#0072b2", "#d55e00"  # told apart by the colour-blind, too
 
 
@@ -94,8 +95,9 @@ def measure_bench(
         elif section == "training":
             yield from training.measure(images(), repeats, device, quick=quick)
         elif section == "rounds":
-            for clients, model, most in ROUNDS[: 1 if quick else None]:
-                yield rounds.measure(app, clients, model, 2 if quick else 5, min(few, most), echo)
+            for clients, model, number, most in ROUNDS[: 1 if quick else None]:
+                number = 2 if quick else number
+                yield rounds.measure(app, clients, model, number, min(few, most), echo)
         else:
             for engine in startup.ENGINES:
                 yield startup.measure(app, engine, few)
