@@ -305,6 +305,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(EngFormatter(unit))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.minorticks_off()
+        low, high = axes.get_ylim()
+        if high < 10 * low:  # no power of ten but one, perhaps
+            axes.set_yscale("linear")
+            axes.set_ylim(0)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
