@@ -286,7 +286,7 @@ def exponent(clients: Sequence[int], values: Sequence[float]) -> float:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Draw seconds, bytes and memory against the clients, a line for each number of rounds."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator
 
     panels: Mapping[str, tuple[str, Callable[[Row], float]]] = {
         "time of the rounds": ("s", lambda row: row.seconds),
@@ -304,13 +304,15 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axes.plot(places, [value(row) for row in same], "o-", color=colour, label=label)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(EngFormatter(unit))
-        axes.xaxis.set_major_formatter(EngFormatter())
-        axes.minorticks_off()
         low, high = axes.get_ylim()
         if high < 10 * low:  # no power of ten but one, perhaps
             axes.set_yscale("linear")
             axes.set_ylim(0)
+        else:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(EngFormatter(unit))
+        axes.xaxis.set_major_formatter(EngFormatter())
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
