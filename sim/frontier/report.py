@@ -225,7 +225,8 @@ def knob(mean: Mean) -> str:
     if not mean.method.startswith(OURS) and codec != "lossless":
         return f"quality {mean.config['quality']}"
     tilt = f", tilt {mean.config['tilt']:g}" if mean.config.get("tilt") else ""
-    return "" if codec == "lossless" else f"step {mean.config['step']:g}{tilt}"
+    auto = ", auto" if codec == "auto" and mean.method == OURS else ""
+    return "" if codec == "lossless" else f"step {mean.config['step']:g}{tilt}{auto}"
 
 
 def markdown(data: Data, found: Sequence[Mean]) -> list[str]:
