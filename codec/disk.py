@@ -1,4 +1,4 @@
-"""What both ends need of a disk: locks that end with their process, folders that last."""
+"""What both ends need of a disk: the user's cache, locks that end with their process, folders."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,21 @@ try:
     import fcntl
 except ImportError:  # Windows: there files are not locked
     fcntl = None  # type: ignore[assignment]
+
+
+def user_cache() -> Path:
+    """Return the folder of what a user's programs can make again.
+
+    Raises
+    ------
+    OSError
+        If the user has no home.
+    """
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(base) if base else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
 
 
 def hold(handle: int, *, wait: bool = False) -> None:

@@ -27,6 +27,7 @@ import numpy as np
 from flwr.common import log
 from numpy.typing import DTypeLike, NDArray
 
+from codec.disk import user_cache
 from fl_app.images import DataError
 
 try:
@@ -110,11 +111,7 @@ def cache_folder() -> Path:
     OSError
         If the user has no home.
     """
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "flwr-quantized-data"
-    except RuntimeError as error:
-        raise OSError(str(error)) from error
+    return user_cache() / "flwr-quantized-data"
 
 
 def cache_limit() -> int:

@@ -97,3 +97,12 @@ def test_numba_s_settings_are_as_they_were() -> None:
         assert "ByContent" in numba.config.CACHE_LOCATOR_CLASSES
     assert numba.config.CACHE_LOCATOR_CLASSES == ""
     assert compiled.jit.__doc__
+
+
+def test_a_user_without_a_home_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(cls: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", classmethod(homeless))
+    assert ByContent.from_function(hits, __file__) is None

@@ -8,7 +8,6 @@ out of date when they have changed.
 
 import contextlib
 import hashlib
-import os
 import shutil
 import tempfile
 import time
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
+
+from codec.disk import user_cache
 
 _SOURCES = Path(__file__).parents[1]  # this package: whatever kernels are made of
 _KEPT_DAYS = 30  # of sources that are no longer used
@@ -61,8 +62,8 @@ class ByContent:
 
     def get_cache_path(self) -> str:
         """Return the folder."""
-        base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-        return str(Path(base) / "flwr-quantized-data-kernels" / digest_of_sources(_SOURCES))
+        kernels = user_cache() / "flwr-quantized-data-kernels"
+        return str(kernels / digest_of_sources(_SOURCES))
 
     def get_source_stamp(self) -> str:
         """Return what changes with the sources."""
