@@ -16,6 +16,7 @@ from sim.compare.presets import PRESETS
 from sim.compare.results import Results, read_results
 from sim.frontier.report import summary
 from sim.frontier.run import read_frontier
+from sim.generated import with_part
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "sim" / "results"
@@ -80,8 +81,7 @@ def with_headline(text: str) -> str:
         (_FRONTIER, _FRONTIER_END, frontiers()),
         (_START, _END, headline()),
     ):
-        head, rest = text.split(start)
-        text = head + start + lines + rest[rest.index(end) :]
+        text = with_part(text, start, end, lines)
     return text
 
 

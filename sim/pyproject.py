@@ -5,6 +5,7 @@ from pathlib import Path
 import tomli_w
 
 from fl_app.config import described_keys
+from sim.generated import with_part
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _START, _END = "[tool.flwr.app.config]\n", "\n[tool.ruff]"
@@ -27,9 +28,7 @@ def config_section() -> str:
 
 def with_section(text: str) -> str:
     """Return the text of a ``pyproject.toml`` with the section as it is to be."""
-    head, rest = text.split(_START)
-    tail = rest[rest.index(_END) :]
-    return head + _START + config_section() + tail
+    return with_part(text, _START, _END, config_section())
 
 
 if __name__ == "__main__":

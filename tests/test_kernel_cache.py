@@ -99,7 +99,7 @@ def test_numba_s_settings_are_as_they_were() -> None:
     assert compiled.jit.__doc__
 
 
-def test_a_user_without_a_home_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_a_home_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless(cls: type[Path]) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
