@@ -19,6 +19,7 @@ from fl_app.data import load
 from sim import tables
 from sim.direct_engine import run_server
 from sim.direct_job import DirectJob
+from sim.figures import BLUE, GREEN, ORANGE, PURPLE, bare
 from sim.in_process import flower_task
 from sim.jsonl import append_points, read_points
 from sim.launcher import NOTHING_KEPT, of_simulated_clients
@@ -38,7 +39,7 @@ CONFIG: Mapping[str, ConfigValue] = {
     **NOTHING_KEPT,
 }
 _SHIFTS = [(x, y) for y in range(-4, 5) for x in range(-4, 5)]  # pixels; the first are the farthest
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # told apart by the colour-blind, too
+_COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 _BUSY = 0.5  # load of the machine, in processes that run, from which it is no longer idle
 _FITTED = {
     "seconds of the rounds": "seconds",
@@ -313,7 +314,6 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(EngFormatter(unit))
         axes.xaxis.set_major_formatter(EngFormatter())
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        bare(axes)
     figure.axes[0].legend(frameon=False)
     figure.savefig(path)

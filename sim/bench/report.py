@@ -9,6 +9,7 @@ from typing import Any
 from fl_app.data import Images, load
 from sim.bench import coding, rounds, startup, training
 from sim.bench.spread import Spread
+from sim.figures import BLUE, ORANGE, bare
 from sim.scale import read_rows
 
 FILE, FIGURE = "bench.json", "bench.png"
@@ -17,7 +18,6 @@ _FEW = 3  # runs of what starts an engine
 # timed many together; a run of 1,000 clients takes minutes, and FedAvg sends each client 45 MB both
 # ways with the last model.
 ROUNDS = ((10, "31 kB", 40, 3), (100, "31 kB", 20, 2), (10, "45 MB", 5, 2), (1000, "31 kB", 5, 1))
-_BLUE, _ORANGE = "#0072b2", "#d55e00"  # told apart by the colour-blind, too
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def _draw(ratios: Mapping[str, Spread], path: Path) -> None:
         title="Our time over the yardstick's (median, range)", xlabel="ratio; left of 1: faster"
     )
     for place, spread in enumerate(ratios.values()):
-        colour = _BLUE if spread.median <= 1.02 else _ORANGE
+        colour = BLUE if spread.median <= 1.02 else ORANGE
         axes.plot([spread.min, spread.max], [place, place], color=colour, linewidth=2)
         axes.plot([spread.median], [place], "o", color=colour, markersize=6)
     axes.axvline(1, color="0.4", linestyle="--", linewidth=1)
@@ -168,6 +168,5 @@ def _draw(ratios: Mapping[str, Spread], path: Path) -> None:
     axes.minorticks_off()
     axes.set_yticks(range(len(ratios)), list(ratios))
     axes.invert_yaxis()
-    axes.grid(axis="x", alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes, "x")
     figure.savefig(path)

@@ -16,19 +16,20 @@ from sim.compare.points import (
 )
 from sim.compare.presets import Method, Preset
 from sim.compare.results import Results
+from sim.figures import BLUE, GREEN, INK, ORANGE, SKY, bare
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Place = tuple[float, float]
 
-# Kind of method -> what it is called, and its colour: of Okabe and Ito, told apart by everybody.
+# Kind of method -> what it is called, and its colour.
 _FAMILIES = {
-    "replay": ("ours", "#0072b2"),
-    "streaming": ("ours, streaming", "#56b4e9"),
-    "upload": ("image codecs", "#333333"),
-    "fedavg": ("FedAvg and kin", "#009e73"),
-    "gradient": ("compressed gradients", "#d55e00"),
+    "replay": ("ours", BLUE),
+    "streaming": ("ours, streaming", SKY),
+    "upload": ("image codecs", INK),
+    "fedavg": ("FedAvg and kin", GREEN),
+    "gradient": ("compressed gradients", ORANGE),
 }
 # Of the bytes a sample of our finest rate: what takes more is not seen in the second panel.
 _SEEN = 4.0
@@ -100,7 +101,7 @@ def _all_methods(axes: "Axes", preset: Preset, results: Results, size: Size, lab
             drawn += points
     axes.set(xlabel=label, ylabel="test accuracy (%)", xscale="log")
     axes.xaxis.set_major_formatter(EngFormatter("B"))
-    _bare(axes)
+    bare(axes)
     best = {kind: max(points, key=lambda point: point[1]) for kind, points in ends.items()}
     axes.set_ylim(top=axes.get_ylim()[1] + 6)  # room for names
     _label(axes, {_FAMILIES[kind][0]: (point, kind) for kind, point in best.items()}, drawn, 10)
@@ -131,7 +132,7 @@ def _close(axes: "Axes", methods: Sequence[Method], results: Results) -> None:
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.minorticks_off()
-    _bare(axes)
+    bare(axes)
     _label(axes, labels, drawn, 8)
 
 
@@ -154,11 +155,6 @@ def _label(
         across, up = zip(*drawn, strict=True)
         line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6}
         adjust_text(texts, across, up, ax=axes, expand=(1.1, 1.4), arrowprops=line, iter_lim=500)
-
-
-def _bare(axes: "Axes") -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _caption(results: Results) -> str:

@@ -9,19 +9,20 @@ from statistics import fmean, stdev
 from codec.messages import REPLAY
 from fl_app.words import size
 from sim import tables
+from sim.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, YELLOW, bare
 from sim.frontier.plans import BUDGET, DATA, LEVERS_BASE, OURS, RAW, Data
 from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
 
 _OWN = (OURS, BUDGET)
-_COLOURS = {  # of Okabe and Ito, told apart by everybody
-    OURS: "#0072b2",
-    BUDGET: "#56b4e9",
-    "AVIF": "#333333",
+_COLOURS = {
+    OURS: BLUE,
+    BUDGET: SKY,
+    "AVIF": INK,
     "WebP": "#666666",
     "JPEG XL": "#8c8c8c",
     "JPEG": "#b3b3b3",
 }
-_OTHERS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00")  # exchanges of gradients or models
+_OTHERS = (ORANGE, GREEN, PURPLE, YELLOW)  # exchanges of gradients or models
 
 
 def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
@@ -280,15 +281,14 @@ def plot(data: Data, found: Sequence[Mean], path: Path) -> None:
         )
     if data.goals:
         budgets, goals = zip(*data.goals.items(), strict=True)
-        axes.plot(budgets, [100 * goal for goal in goals], "x", color="#d55e00", label="goal")
+        axes.plot(budgets, [100 * goal for goal in goals], "x", color=ORANGE, label="goal")
     for mean in found:
         if mean.method == RAW:
             label = f"{RAW}, {size(round(mean.uplink_bytes))}"
             axes.axhline(100 * mean.accuracy, color="#a0a0a0", linestyle=":", label=label)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(EngFormatter("B"))
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    bare(axes)
     axes.legend(fontsize=8, frameon=False)
     counts = {mean.seeds for mean in found}
     few, many = min(counts), max(counts)
