@@ -92,9 +92,15 @@ class RoundClock:
         Of the run.
     before : int
         Those that another process has gone through.
+
+    Attributes
+    ----------
+    seconds : dict[int, float]
+        What each round took, by its number, to a millisecond; not those of another process.
     """
 
     def __init__(self, num_rounds: int, before: int = 0) -> None:
+        self.seconds: dict[int, float] = {}
         self._num_rounds, self._before = num_rounds, before
         self._started = self._lap = time.perf_counter()
 
@@ -105,6 +111,7 @@ class RoundClock:
         if not server_round:
             self._started = now
             return ""
+        self.seconds[server_round] = round(taken, 3)
         left = self._num_rounds - server_round
         text = f", {duration(taken)}"
         if left:

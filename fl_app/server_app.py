@@ -75,9 +75,9 @@ def main(grid: Grid, context: Context) -> None:
             strategy = make_strategy(config, kind, bank_path(config, path))
             stack.callback(strategy.close)
             set_threads(config.threads, strategy.model)
-            run_rounds(grid, strategy, config, test, kind, folder, journal)
+            laps = run_rounds(grid, strategy, config, test, kind, folder, journal)
             seconds = {"total": time.perf_counter() - started, **strategy.book.seconds}
-            write_results(folder, strategy, config, seconds)
+            write_results(folder, strategy, config, seconds, laps)
         # Runs that are measured keep nothing, and are not looked at.
         report = try_report(path) if config.checkpoint_every else None
         for line in summary_lines(strategy.book, folder.rounds[-1], seconds, str(path)):
@@ -94,8 +94,13 @@ def run_rounds(
     kind: ImageKind,
     folder: RunFolder,
     journal: OrderlyLog,
-) -> None:
+) -> dict[int, float]:
     """Run the strategy; add every round to the folder and to the log.
+
+    Returns
+    -------
+    dict of int to float
+        Seconds that each round took, its evaluation included.
 
     Raises
     ------
@@ -138,6 +143,7 @@ def run_rounds(
     )
     if not strategy.steps_taken:
         raise RunFailed(f"no optimizer step was taken: {strategy.book.why()}")
+    return clock.seconds
 
 
 def goes_on(config: RunConfig, path: Path) -> bool:
@@ -310,6 +316,7 @@ def write_results(
     strategy: ServerStrategy,
     config: RunConfig,
     seconds: dict[str, float],
+    round_seconds: dict[int, float],
 ) -> None:
     """Write result, plot and model of a finished run."""
     last, ledger = folder.rounds[-1], strategy.ledger
@@ -342,6 +349,7 @@ def write_results(
             "duplicates": strategy.book.duplicates,
             "late": strategy.book.late,
             "seconds": seconds,
+            "round_seconds": round_seconds,
             "config": run_config,
             "seed": config.seed,
             "versions": versions(),

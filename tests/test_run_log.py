@@ -80,6 +80,7 @@ def test_the_clock_tells_a_round_and_what_is_left(monkeypatch: pytest.MonkeyPatc
         *("", ", 20 s, 1 min 0 s left", ", 40 s, 1 min 0 s left"),
         *(", 1 min 0 s, 40 s left", ", 1 min 20 s"),
     ]
+    assert clock.seconds == {1: 20, 2: 40, 3: 60, 4: 80}
 
 
 def test_failures_are_those_since_the_last_line() -> None:

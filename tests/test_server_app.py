@@ -33,6 +33,7 @@ RESULT_KEYS = {
         "fp32_gradient_bytes",
         "client_memory_bytes",
         "seconds",
+        "round_seconds",
     ),
     *("config", "seed", "versions", "failures", "variance_kept", "skipped", "clipped"),
     *("codec_choices", "downlink_sections", "nodes"),

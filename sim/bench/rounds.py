@@ -1,8 +1,7 @@
 """A round of ours beside one of Flower's FedAvg with the same model, on Flower's own engine."""
 
-import re
+import json
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from sim.launcher import NOTHING_KEPT, launch
 from sim.run_config import ConfigValue, RunConfigError
 from sim.scale import write_digits
 
-_ROUND = re.compile(r"\bround (\d+)/\d+: accuracy")
 _SAMPLES = 10  # of a client in a round, learned by either of the two
 _COMMON: Mapping[str, ConfigValue] = {
     "dataset": "fashion-mnist",  # by the format of the files
@@ -100,6 +98,7 @@ def measure(
         write_digits(Path(scratch), clients * (rounds + 1) * _SAMPLES)
         for repeat in range(repeats):
             for name, method in METHODS.items():
+                folder = Path(scratch) / f"{name}-{repeat}"
                 values: dict[str, ConfigValue] = {
                     **_COMMON,
                     **MODELS[model],
@@ -107,9 +106,9 @@ def measure(
                     "num-rounds": rounds + 1,
                     "eval-every": rounds + 1,
                     "data-dir": scratch,
-                    "out-dir": str(Path(scratch) / f"{name}-{repeat}"),
+                    "out-dir": str(folder),
                 }
-                seconds = _seconds_a_round(app, values, clients, rounds)
+                seconds = _seconds_a_round(app, values, clients, rounds, folder)
                 found[name].append(seconds)
                 echo(f"{clients:,} clients, {model}, {name}: {seconds:.2f} s a round")
     ours, fedavg = found.values()
@@ -125,19 +124,19 @@ def measure(
 
 
 def _seconds_a_round(
-    app: Path, values: Mapping[str, ConfigValue], clients: int, rounds: int
+    app: Path, values: Mapping[str, ConfigValue], clients: int, rounds: int, folder: Path
 ) -> float:
-    """Return the time from the end of the first round to that of the last, over the rounds."""
-    ended: dict[int, float] = {}
+    """Return the time from the end of the first round to that of the last, over the rounds.
 
-    def note(line: str) -> None:
-        if told := _ROUND.search(line):
-            ended[int(told[1])] = time.monotonic()
-
-    launch(app, values, clients, note)
-    if {1, rounds + 1} - ended.keys():
-        raise RunConfigError(f"the log names rounds {sorted(ended)} of {rounds + 1}")
-    return (ended[rounds + 1] - ended[1]) / rounds
+    As the server took it: the lines of its log come in batches.
+    """
+    launch(app, values, clients, lambda _: None)
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    told: Mapping[str, float] = result["round_seconds"]
+    taken = {int(number): seconds for number, seconds in told.items()}
+    if taken.keys() != set(range(1, rounds + 2)):
+        raise RunConfigError(f"{folder}/result.json times rounds {sorted(taken)} of {rounds + 1}")
+    return (sum(taken.values()) - taken[1]) / rounds
 
 
 def lines(rows: Sequence[Rounds]) -> list[str]:
