@@ -42,17 +42,19 @@ Inputs = NDArray[np.int16]
 FILE = Path(codec.samples.block_dct.__file__).parent / "network.py"
 INPUTS = (surroundings.BLOCK_INPUTS, surroundings.LINE_INPUTS, surroundings.STATIC_INPUTS)
 
-_PAYLOADS, _EXAMPLES_OF = 60, 30  # of each kind of images; images' worth of examples of each
+_EXAMPLES_OF = 30  # images' worth of examples of a payload
 _STEPS, _COUNTS = (0.2, 1.6), (15, 300)  # uniform in the logarithm
-_HIDDEN, _STEPS_OF_ADAM, _BATCH, _RATE = 16, 9000, 2048, 6e-3
+_HIDDEN, _BATCH, _RATE = 16, 2048, 6e-3
 _HEADS = 8  # decisions that are fitted; larger magnitudes are as the last of them
 _UNIT = 32  # fixed point of weights
 _PRIOR = 30  # observations that the fitted curve counts for in a bin
 
 
-def payloads(colour: Pictures, grey: Pictures, rng: np.random.Generator) -> Iterator[Any]:
+def payloads(
+    colour: Pictures, grey: Pictures, of_a_kind: int, rng: np.random.Generator
+) -> Iterator[Any]:
     """Yield images (N, C, H, W), the block and the step of payloads to learn from."""
-    for number in range(_PAYLOADS):
+    for number in range(of_a_kind):
         step = float(np.exp(rng.uniform(*np.log(_STEPS))))
         count = int(np.exp(rng.uniform(*np.log(_COUNTS))))
         chosen = colour[rng.permutation(len(colour))[:count]]
@@ -126,12 +128,12 @@ def examples(images: Pictures, block: int, step: float) -> tuple[Inputs, Bytes]:
 
 
 def all_examples(
-    colour: Pictures, grey: Pictures, rng: np.random.Generator
+    colour: Pictures, grey: Pictures, of_a_kind: int, rng: np.random.Generator
 ) -> tuple[Inputs, Bytes, Floats]:
     """Code all payloads; return a random choice of their examples, and `counted`."""
     inputs, magnitudes = [], []
     counts = np.zeros((surroundings.DECISIONS, 2, len(usual_magnitudes())))
-    for images, block, step in track(list(payloads(colour, grey, rng)), "code"):
+    for images, block, step in track(list(payloads(colour, grey, of_a_kind, rng)), "code"):
         with counted(counts):
             known, reached = examples(images, block, step)
         chosen = rng.random(len(reached)) < _EXAMPLES_OF / max(len(images), _EXAMPLES_OF)
@@ -197,14 +199,14 @@ def bits(network: Network, inputs: Tensor, magnitudes: Tensor) -> Tensor:
     return mean
 
 
-def fitted(inputs: Inputs, magnitudes: Bytes) -> Network:
+def fitted(inputs: Inputs, magnitudes: Bytes, steps: int) -> Network:
     """Return the network that takes the fewest bits of the examples."""
     network, known, reached = Network(), torch.from_numpy(inputs), torch.from_numpy(magnitudes)
     optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, _RATE, total_steps=_STEPS_OF_ADAM, pct_start=0.15
+        optimizer, _RATE, total_steps=steps, pct_start=0.15
     )
-    for _ in track(range(_STEPS_OF_ADAM), "fit"):
+    for _ in track(range(steps), "fit"):
         chosen = torch.randint(len(known), (_BATCH,))
         optimizer.zero_grad()
         bits(network, known[chosen].float(), reached[chosen].float()).backward()  # type: ignore[no-untyped-call]
@@ -322,6 +324,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--fashion-mnist", metavar="FOLDER", default="", help="folder of Fashion-MNIST"
     )
     parser.add_argument(
+        "--payloads", metavar="N", type=int, default=60,
+        help="of each of four kinds of images (default: 60)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--steps", metavar="N", type=int, default=9000, help="of the optimizer (default: 9000)"
+    )
+    parser.add_argument(
         "--out",
         metavar="FILE.py",
         type=Path,
@@ -337,8 +346,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     colour = load("cifar10", "test", options.cifar10).samples
     grey = load("fashion-mnist", "test", options.fashion_mnist).samples
-    inputs, magnitudes, counts = all_examples(colour, grey, np.random.default_rng(0))
-    shipped = Shipped.of(fitted(inputs, magnitudes), inputs, magnitudes)
+    rng = np.random.default_rng(0)
+    inputs, magnitudes, counts = all_examples(colour, grey, options.payloads, rng)
+    shipped = Shipped.of(fitted(inputs, magnitudes, options.steps), inputs, magnitudes)
     options.out.write_text(shipped.source(usual(counts)), encoding="utf-8")
     Console().print(f"{len(inputs)} examples, written to {options.out}")
 

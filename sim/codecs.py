@@ -141,8 +141,10 @@ class Point:
     accuracy: float | None = None
 
 
-def data_sets(cifar10: str = "", tiny_imagenet: str = "", photographs: str = "") -> list[DataSet]:
-    """Return the data sets; of those that are folders, those that are named."""
+def data_sets(
+    fashion_mnist: str = "", cifar10: str = "", tiny_imagenet: str = "", photographs: str = ""
+) -> list[DataSet]:
+    """Return the data sets: the digits of the installation, and those whose folder is named."""
 
     def of(name: str, folder: str = "", side: int = 64) -> Callable[[str], Labelled]:
         def images(split: str) -> Labelled:
@@ -151,10 +153,9 @@ def data_sets(cifar10: str = "", tiny_imagenet: str = "", photographs: str = "")
 
         return images
 
-    known = [
-        DataSet("fashion-mnist", of("fashion-mnist"), 64, 1000),
-        DataSet("mnist", of("mnist5k"), 64, 1000),
-    ]
+    known = [DataSet("mnist", of("mnist5k"), 64, 1000)]
+    if fashion_mnist:
+        known.append(DataSet("fashion-mnist", of("fashion-mnist", fashion_mnist), 64, 1000))
     if cifar10:
         known.append(DataSet("cifar10", of("cifar10", cifar10), 64, 1000))
     if tiny_imagenet:

@@ -16,7 +16,7 @@ from sim.compare.presets import PRESETS
 from sim.compare.results import Results, read_results
 from sim.frontier.report import summary
 from sim.frontier.run import read_frontier
-from sim.generated import with_part
+from sim.generated import rewrite, with_part
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "sim" / "results"
@@ -87,4 +87,4 @@ def with_headline(text: str) -> str:
 
 if __name__ == "__main__":
     path = ROOT / "README.md"
-    path.write_text(with_headline(path.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(path, with_headline)

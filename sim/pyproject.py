@@ -5,7 +5,7 @@ from pathlib import Path
 import tomli_w
 
 from fl_app.config import described_keys
-from sim.generated import with_part
+from sim.generated import rewrite, with_part
 
 PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _START, _END = "[tool.flwr.app.config]\n", "\n[tool.ruff]"
@@ -32,4 +32,4 @@ def with_section(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PYPROJECT.write_text(with_section(PYPROJECT.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(PYPROJECT, with_section)

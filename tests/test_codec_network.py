@@ -52,12 +52,10 @@ def test_usual_probabilities_follow_the_counts() -> None:
 
 
 def test_a_network_is_read_as_it_was_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_network, "_PAYLOADS", 1)
     monkeypatch.setattr(codec_network, "_COUNTS", (3, 3))
-    monkeypatch.setattr(codec_network, "_STEPS_OF_ADAM", 60)
     torch.manual_seed(0)
-    known, reached, counts = all_examples(fields(20), digits(20)[0], np.random.default_rng(0))
-    fit = fitted(known, reached)
+    known, reached, counts = all_examples(fields(20), digits(20)[0], 1, np.random.default_rng(0))
+    fit = fitted(known, reached, 60)
     inputs, magnitudes = torch.from_numpy(known).float(), torch.from_numpy(reached).float()
     with torch.no_grad():
         untrained = codec_network.bits(codec_network.Network(), inputs, magnitudes)

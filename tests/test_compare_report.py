@@ -146,6 +146,15 @@ def test_report_writes_table_and_figures(folder: Path) -> None:
     assert names <= {file.name for file in folder.iterdir()}
 
 
+def test_a_report_of_methods_without_ours_says_so(folder: Path) -> None:
+    path = folder / "tiny.jsonl"
+    write(path, {"baseline": [[0.7, 0.95]]}, {"baseline": 5000})
+    lines = report(PRESET, read_results(path), folder)
+    assert any(line.startswith("baseline") and "95.00" in line for line in lines)
+    [row] = [line for line in (folder / "tiny.md").read_text().splitlines() if "0.01" in line]
+    assert row.split(" | ")[5:7] == ["ours has not run"] * 2
+
+
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
 def test_every_method_takes_the_preset_s_steps(preset: Preset) -> None:
     assert len({method.name for method in preset.methods}) == len(preset.methods)

@@ -2,11 +2,9 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import click
 import pytest
 import typer
+from doc_commands import commands_of, is_external, is_ours
 from doc_pages import BLOCKS, PAGES, ROOT, Block, anchors_of, outside_fences
 
 from fl_app.config import RunConfig
@@ -86,38 +85,6 @@ def test_a_block_of_configuration_is_what_our_keys_write(block: Block) -> None:
 # Commands
 
 
-def commands_of(block: Block) -> list[list[str]]:
-    """The commands of a block as words, without prompts, comments and environment variables."""
-    text = block.text.replace("\\\n", " ")
-    if block.language == "console":
-        text = "".join(line[2:] + "\n" for line in text.splitlines() if line.startswith("$ "))
-    found = []
-    for line in text.splitlines():
-        words = shlex.split(line, comments=True)
-        for command in split_at_and(words):
-            while command and re.match(r"[A-Z_]+=", command[0]):
-                command.pop(0)
-            if command:
-                found.append(command)
-    return found
-
-
-def split_at_and(words: list[str]) -> Iterator[list[str]]:
-    while "&&" in words:
-        place = words.index("&&")
-        yield words[:place]
-        words = words[place + 1 :]
-    yield words
-
-
-def is_ours(words: list[str]) -> bool:
-    return bool(re.fullmatch(r"python -m sim(\.\w+)?", " ".join(words[:3])))
-
-
-def is_external(words: list[str]) -> bool:
-    return bool(re.fullmatch(r"pip|flwr|flower-\w+|torchrun", words[0]))
-
-
 COMMANDS = [
     pytest.param(words, id=f"{block.name} {' '.join(words[:4])}")
     for block in SHELL
@@ -152,36 +119,6 @@ def test_a_command_of_ours_is_legal(words: list[str]) -> None:
 @pytest.mark.parametrize("words", EXTERNAL)
 def test_options_of_other_programs_exist(words: list[str]) -> None:
     check_external(words)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("block", [b for b in SHELL if b.runs], ids=by_name)
-def test_a_block_of_commands_runs(block: Block, tmp_path: Path) -> None:
-    commands = commands_of(block)
-    results = snapshot(ROOT / "sim" / "results")
-    for words in commands:
-        command, folder = executed(words, tmp_path)
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, (
-            f"{shlex.join(words)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-        )
-    assert snapshot(ROOT / "sim" / "results") == results, "give the command an --out"
-
-
-def executed(words: list[str], tmp_path: Path) -> tuple[list[str], Path]:
-    """What runs in place of a documented command, and where."""
-    if words[0] == "pip":  # as far as it goes without a network and without changing anything
-        assert words[1] == "install"
-        dry = ["--dry-run", "--no-deps", "--no-build-isolation"]
-        return [sys.executable, "-m", "pip", "install", *dry, *words[2:]], ROOT
-    assert is_ours(words), f"{words[0]} starts what does not end: mark the block `not run: reason`"
-    return [sys.executable, *words[1:]], tmp_path
-
-
-def snapshot(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
 def check_ours(module: str, arguments: list[str]) -> None:

@@ -546,6 +546,9 @@ def data(out: ResultsFolder = RESULTS, quick: Quick = False) -> None:
 @cli.command()
 def codecs(
     out: ResultsFolder = RESULTS,
+    fashion_mnist: Annotated[
+        str, typer.Option(metavar="DIR", help="Folder of its IDX files.", show_default="without")
+    ] = "",
     cifar10: Annotated[
         str, typer.Option(metavar="DIR", help="Folder of CIFAR-10.", show_default="without")
     ] = "",
@@ -568,7 +571,7 @@ def codecs(
     from sim import codecs as comparison
 
     if not report:
-        folders = (cifar10, tiny_imagenet, photographs)
+        folders = (fashion_mnist, cifar10, tiny_imagenet, photographs)
         known = comparison.data_sets(*(str(absolute(name)) if name else "" for name in folders))
         comparison.measure_codecs(out, known, seeds, print_line)
     for line in comparison.report(out):

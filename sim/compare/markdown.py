@@ -25,7 +25,7 @@ def markdown(preset: Preset, results: Results) -> list[str]:
     """Return two tables: all methods beside ours, and those that send each sample once.
 
     In the first, bytes are in multiples of our first method's: at the highest accuracy that every
-    method reaches, and at the best accuracy that both the method and ours reach.
+    method reaches, and at the best accuracy that both the method and ours reach (if ours has run).
     """
     common, ours = common_accuracy(preset, results), preset.methods[0].name
     shared = f"at {100 * common:.1f} %"
@@ -36,7 +36,7 @@ def markdown(preset: Preset, results: Results) -> list[str]:
     ]
     for method in methods_run(preset, results):
         name = method.name
-        best = min(best_accuracy(results, name), best_accuracy(results, ours))
+        best = min(best_accuracy(results, one) for one in (name, ours) if points_of(results, one))
         cells = [
             name,
             str(len(points_of(results, name))),
@@ -65,6 +65,8 @@ def _codecs_markdown(rows: Sequence[SentOnce]) -> list[str]:
 
 
 def _ratio(results: Results, method: str, ours: str, accuracy: float, size: Size) -> str:
+    if not points_of(results, ours):
+        return "ours has not run"
     needed, own = (needed_bytes(results, name, accuracy, size) for name in (method, ours))
     if needed is None or own is None:
         return "not reached"

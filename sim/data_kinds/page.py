@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sim.data_kinds.report import FULL, read_runs, table
+from sim.generated import rewrite, with_part
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "data.md"
@@ -13,14 +14,9 @@ _END = "<!-- end of rows -->"
 
 def with_table(text: str) -> str:
     """Return the page's text with the table as it is to be."""
-    head, rest = text.split(_START)
-    return (
-        head
-        + _START
-        + "".join(f"{line}\n" for line in table(read_runs(RAW)))
-        + rest[rest.index(_END) :]
-    )
+    lines = table(read_runs(RAW))
+    return with_part(text, _START, _END, "".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(PAGE, with_table)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sim.faults.report import RESULTS, read_rows, table, total
+from sim.generated import rewrite, with_part
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "experiments.md"
@@ -13,11 +14,10 @@ _END = "<!-- end of faults -->"
 
 def with_table(text: str) -> str:
     """Return the page's text with the table as it is to be."""
-    head, rest = text.split(_START)
     rows = read_rows(RAW)
     lines = [*table(rows), "", f"{total(rows)}."]
-    return head + _START + "".join(f"{line}\n" for line in lines) + rest[rest.index(_END) :]
+    return with_part(text, _START, _END, "".join(f"{line}\n" for line in lines))
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    rewrite(PAGE, with_table)
