@@ -88,11 +88,8 @@ def test_a_block_of_configuration_is_what_our_keys_write(block: Block) -> None:
 
 def commands_of(block: Block) -> list[list[str]]:
     """The commands of a block as words, without prompts, comments and environment variables."""
-    text = block.text.replace("\\\n", " ")
-    if block.language == "console":
-        text = "".join(line[2:] + "\n" for line in text.splitlines() if line.startswith("$ "))
     found = []
-    for line in text.splitlines():
+    for line in block.lines:
         words = shlex.split(line, comments=True)
         for command in split_at_and(words):
             while command and re.match(r"[A-Z_]+=", command[0]):
