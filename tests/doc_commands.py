@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +20,16 @@ SMALLER = "smaller: "
 
 
 def commands_of(block: Block) -> list[list[str]]:
-    """The commands of a block as words, without prompts, comments and environment variables."""
-    return [list(words) for words in split_commands(block.text, block.language)]
-
-
-def split_commands(text: str, language: str = "sh") -> Iterator[list[str]]:
-    text = text.replace("\\\n", " ")
-    if language == "console":
-        text = "".join(line[2:] + "\n" for line in text.splitlines() if line.startswith("$ "))
-    for line in text.splitlines():
+    """The commands of a block as words, without comments and environment variables."""
+    found = []
+    for line in block.lines:
         words = shlex.split(line, comments=True)
         for command in split_at_and(words):
             while command and re.match(r"[A-Z_]+=", command[0]):
                 command.pop(0)
             if command:
-                yield command
+                found.append(command)
+    return found
 
 
 def split_at_and(words: list[str]) -> Iterator[list[str]]:
@@ -86,7 +81,7 @@ class Change:
         for old, new in self.replaced.items():
             assert old in text, f"{block.name} has no {old!r}"
             text = text.replace(old, new)
-        commands = list(split_commands(text, block.language))
+        commands = commands_of(replace(block, text=text))
         assert set(self.added) <= set(range(len(commands) + 1)), f"{block.name} has not so many"
         return [
             [*words, *self.added.get(number, []), *self.added.get(0, [])]

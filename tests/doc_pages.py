@@ -40,6 +40,14 @@ class Block:
     def runs(self) -> bool:
         return not re.fullmatch(r"not run: \S.*", self.comment)
 
+    @property
+    def lines(self) -> list[str]:
+        """What a user would give to a shell, continued lines as one: not prompts, nor output."""
+        text = self.text.replace("\\\n", " ")
+        if self.language == "console":
+            return [line[2:] for line in text.splitlines() if line.startswith("$ ")]
+        return text.splitlines()
+
 
 def blocks_of(page: Path) -> Iterator[Block]:
     lines = iter(enumerate(page.read_text(encoding="utf-8").splitlines(), start=1))

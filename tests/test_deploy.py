@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from started import MARK, started_with
 
 pytestmark = [pytest.mark.slow, pytest.mark.deployment, pytest.mark.timeout(600)]
 
@@ -27,7 +28,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
     done = subprocess.run(
         [*command, "--config", *CONFIG],
         cwd=ROOT,
-        env=os.environ | {"STARTED_BY": mark},
+        env=os.environ | {MARK: mark},
         capture_output=True,
         text=True,
     )
@@ -56,11 +57,4 @@ def test_who_does_not_belong_is_refused(deployment: Deployment, who: str) -> Non
 
 def test_no_process_is_left(deployment: Deployment) -> None:
     _, _, mark = deployment
-    left = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"STARTED_BY={mark}".encode() in (process / "environ").read_bytes():
-                left.append((process / "cmdline").read_text().replace("\0", " "))
-        except OSError:  # ended meanwhile, or somebody else's
-            continue
-    assert left == []
+    assert list(started_with(mark).values()) == []
