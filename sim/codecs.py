@@ -26,7 +26,8 @@ from sim.jsonl import append_points, read_points
 RESULTS = "codecs.jsonl"
 PATIENT = f"{AUTO}, speed 0"  # what `avif_speed` 0 makes of auto
 _STEPS = (0.25, 0.5, 0.8)
-_QUALITIES = (1, 8, 20, 34, 50)
+_QUALITIES = (1, 4, 8, 14, 20, 27, 34, 42, 50)
+_TRAINED_ON = _QUALITIES[::2]
 TRAINING_STEPS = 300
 _BATCH, _RATE = 64, 0.1  # of training
 _MARGIN = 0.003  # of accuracy: what is no further below is equal
@@ -195,7 +196,8 @@ def measure_codecs(
             continue
         for dataset, train in there:
             numbers = range(seeds if dataset.train_on else 0) if trains else range(1)
-            for seed, options in ((seed, o) for seed in numbers for o in method.options):
+            rates = [o for o in method.options if not trains or _is_trained_on(o)]
+            for seed, options in ((seed, o) for seed in numbers for o in rates):
                 if (dataset.name, method.name, seed, _knob(options), trains) not in known:
                     point = _measured(dataset, train, method, options, seed, trains=trains)
                     append_points(path, [point])
@@ -217,6 +219,10 @@ def _knob(options: CodecOptions) -> float:
     if options.codec in (AUTO, TRANSFORM):
         return round(options.step, 6)  # of a float32
     return options.quality
+
+
+def _is_trained_on(options: CodecOptions) -> bool:
+    return options.codec in (AUTO, TRANSFORM) or options.quality in _TRAINED_ON
 
 
 def _key(point: Point) -> tuple[str, str, int, float, bool]:

@@ -71,6 +71,7 @@ def measure_duplicates(out: Path, data_dir: str, count: int, echo: Callable[[str
     Parameters
     ----------
     out : Path
+        Created with its parents.
     data_dir : str
         Folder of CIFAR-10; empty: digits and a table alone.
     count : int
@@ -78,6 +79,7 @@ def measure_duplicates(out: Path, data_dir: str, count: int, echo: Callable[[str
     echo : callable
         Called with each line.
     """
+    out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, data in _data_sets(data_dir, count):
         rows += list(_measured(name, data))

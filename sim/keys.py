@@ -228,20 +228,30 @@ def register(
 
 @contextmanager
 def configuration(folder: KeyFolder, connection: str) -> Iterator[Mapping[str, str]]:
-    """Yield an environment in which ``flwr`` knows a connection of the folder, if it has it."""
+    """Yield an environment in which ``flwr`` knows a connection.
+
+    By the user's own configuration of Flower, else by the folder's: who reaches the server through
+    a tunnel has said so there, where the folder tells what devices reach.
+    """
     env = os.environ | {
         "PATH": sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", os.defpath),
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "NO_COLOR": "1",
         "COLUMNS": "500",  # no line breaks within what is told
     }
-    text = folder.connection.read_text(encoding="utf-8") if folder.connection.exists() else ""
-    if f"[superlink.{connection}]" not in text:
+    text = _text(folder.connection)
+    name = f"[superlink.{connection}]"
+    own = Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr")
+    if name in _text(own / "config.toml") or name not in text:
         yield env
         return
     with tempfile.TemporaryDirectory() as home:
         (Path(home) / "config.toml").write_text(text, encoding="utf-8")
         yield env | {"FLWR_HOME": home}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def _authority(

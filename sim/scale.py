@@ -138,6 +138,7 @@ def measure_scale(
     for clients in sizes:
         if (clients, rounds, min(processes, clients)) in known:
             continue
+        echo(f"{clients:,} clients, {rounds} rounds, in {min(processes, clients)} processes")
         with tempfile.TemporaryDirectory() as scratch:
             write_digits(Path(scratch), clients * rounds * SAMPLES_PER_ROUND)
             values = {

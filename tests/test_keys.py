@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 
 from sim.__main__ import main
-from sim.keys import KeyFolder, KeysError, make_keys
+from sim.keys import KeyFolder, KeysError, configuration, make_keys
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -155,6 +155,26 @@ def test_the_command_takes_several_hosts(
     told = capsys.readouterr().out
     assert "for a.example, 10.0.0.1, localhost, 127.0.0.1, valid until" in told
     assert told.endswith(f"what to do with them: {tmp_path / 'k' / 'README.md'}\n")
+
+
+def test_a_connection_is_the_user_s_own_before_the_folder_s(
+    folder: KeyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("FLWR_HOME", str(home))
+    make_keys(folder, ["fleet.example"], 1, connection="fleet", port=8443)
+
+    def told(connection: str) -> str:
+        with configuration(folder, connection) as env:
+            place = Path(env["FLWR_HOME"]) / "config.toml"
+            return place.read_text() if place.exists() else ""
+
+    assert "fleet.example:8443" in told("fleet")
+    own = '[superlink.fleet]\naddress = "localhost:8000"\n'
+    (home / "config.toml").write_text(own)
+    assert told("fleet") == own
+    assert told("other") == own  # Flower says that it is not there
 
 
 def test_a_folder_that_cannot_be_written_is_named(

@@ -14,9 +14,8 @@ from sim.scale import read_rows
 
 FILE, FIGURE = "bench.json", "bench.png"
 _FEW = 3  # runs of what starts an engine
-# Clients, model, rounds and repeats: lines of the log come twice a second, so that short rounds are
-# timed many together; a run of 1,000 clients takes minutes, and FedAvg sends each client 45 MB both
-# ways with the last model.
+# Clients, model, rounds and repeats: short rounds are many, to even out; a run of 1,000 clients
+# takes minutes, and FedAvg sends each client 45 MB both ways with the largest model.
 ROUNDS = ((10, "31 kB", 40, 3), (100, "31 kB", 20, 2), (10, "45 MB", 5, 2), (1000, "31 kB", 5, 1))
 
 

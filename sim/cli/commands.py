@@ -560,6 +560,12 @@ def codecs(
         str,
         typer.Option(metavar="DIR", help="Image folder, at 224 pixels.", show_default="without"),
     ] = "",
+    images: Annotated[
+        int,
+        typer.Option(
+            min=2, metavar="N", help="Coded of a data set, at most.", show_default="8 to 64"
+        ),
+    ] = 64,
     seeds: Annotated[
         int, typer.Option(min=0, metavar="N", help="Networks trained at each rate.")
     ] = 2,
@@ -572,7 +578,12 @@ def codecs(
 
     if not report:
         folders = (fashion_mnist, cifar10, tiny_imagenet, photographs)
-        known = comparison.data_sets(*(str(absolute(name)) if name else "" for name in folders))
+        known = [
+            replace(dataset, images=min(images, dataset.images))
+            for dataset in comparison.data_sets(
+                *(str(absolute(name)) if name else "" for name in folders)
+            )
+        ]
         comparison.measure_codecs(out, known, seeds, print_line)
     for line in comparison.report(out):
         print_line(line)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -178,25 +179,32 @@ def markdown_levers(data: Data, points: Sequence[Point]) -> list[str]:
 def levers_table(
     data: Data, points: Sequence[Point]
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return heads and rows of the table of levers."""
+    """Return heads and rows of the table of levers: pairs of equal seeds and steps."""
     samples, step = data.ours[0]
-    plain = f"{OURS} {LEVERS_BASE}"
-    base = {(point.seed, point.recipe): point for point in points if point.method == plain}
-    title = f"{OURS}, {samples:,} at step {step:g}, {LEVERS_BASE}"
+    base = {
+        _pair_of(point): point
+        for point in points
+        if point.method == f"{OURS} {LEVERS_BASE}"
+        or (point.method == OURS and (point.samples, point.config["step"]) == data.ours[0])
+    }
     rows: list[tuple[str, ...]] = []
     for lever in data.levers:
-        pairs = [
-            (p, base[p.seed, p.recipe])
-            for p in points
-            if p.method == f"{OURS} {lever}" and (p.seed, p.recipe) in base
-        ]
-        if not pairs:
-            continue
-        gains = [100 * (with_it.accuracy - without.accuracy) for with_it, without in pairs]
-        size_of = fmean(point.uplink_bytes / point.samples for point, _ in pairs)
-        spread = f"{stdev(gains):.2f}" if len(gains) > 1 else ""
-        rows.append((lever, f"{size_of:.1f}", f"{fmean(gains):+.2f}", spread, str(len(gains))))
-    return (title, "B/sample", "points", "+/-", "n"), rows
+        pairs: defaultdict[int, list[tuple[Point, Point]]] = defaultdict(list)
+        for point in points:
+            if point.method == f"{OURS} {lever}" and _pair_of(point) in base:
+                pairs[point.steps].append((point, base[_pair_of(point)]))
+        for steps, found in sorted(pairs.items()):
+            gains = [100 * (changed.accuracy - as_is.accuracy) for changed, as_is in found]
+            size_of = fmean(point.uplink_bytes / point.samples for point, _ in found)
+            spread = f"{stdev(gains):.2f}" if len(gains) > 1 else ""
+            cells = (f"{size_of:.1f}", f"{fmean(gains):+.2f}", spread, str(len(gains)))
+            rows.append((lever, f"{steps:,}", *cells))
+    title = f"{OURS}, {samples:,} at step {step:g}"
+    return (title, "steps", "B/sample", "points", "+/-", "n"), rows
+
+
+def _pair_of(point: Point) -> tuple[int, int, int]:
+    return point.seed, point.recipe, point.steps
 
 
 def markdown_points(found: Sequence[Mean]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import contextlib
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from strategies.sample_bank.duplicates import (
     split_tags,
 )
 from strategies.sample_bank.file import BankFile, NewPayload
+from strategies.sample_bank.last_used import LastUsed
 from strategies.sample_bank.records import Added, Origin, StoredReply
 from strategies.sample_bank.store import SampleStore
 from strategies.server_model import Batch
@@ -113,8 +113,8 @@ class SampleBank:
     _undrawn: NDArray[np.int64]  # places that are left of the running epoch, in its order
     # What duplicates are found by: tags, and some blocks that were compared last.
     _tags: TagIndex
-    _compared_last: OrderedDict[int, Coded]
-    _sketched_last: OrderedDict[int, Sketches]
+    _compared_last: LastUsed[Coded]
+    _sketched_last: LastUsed[Sketches]
 
     def __init__(
         self,
@@ -530,7 +530,10 @@ class SampleBank:
         self._store, self._decoded = SampleStore(self.memory_limit, self._named, beside), 0
         self._undrawn = np.empty(0, np.int64)
         self._tags = TagIndex()
-        self._compared_last, self._sketched_last = OrderedDict(), OrderedDict()
+        self._compared_last, self._sketched_last = (
+            LastUsed(_COMPARED_BYTES),
+            LastUsed(_SKETCHED_BLOCKS),
+        )
 
     def _seat_all(self) -> None:
         """Make replies that an earlier run has left waiting part of the bank."""
@@ -597,36 +600,29 @@ class SampleBank:
 
     def _sketches(self, number: int) -> Sketches | None:
         """Return the sketches of a block's samples, if it has any."""
-        if number not in self._sketched_last:
+        found = self._sketched_last.get(number)
+        if found is None:
             block = self._blocks[number]
             data = block.sketches
             if isinstance(block.data, int):
                 data = self._of_file().sketches(block.data)
             sketches = np.frombuffer(data, "<f2").reshape(-1, SKETCH)
-            self._sketched_last[number] = sketches if block.kept is None else sketches[block.kept]
-            if len(self._sketched_last) > _SKETCHED_BLOCKS:
-                self._sketched_last.popitem(last=False)
-        found = self._sketched_last[number]
+            of_kept = sketches if block.kept is None else sketches[block.kept]
+            found = self._sketched_last.put(number, of_kept, 1)
         return found if len(found) else None
 
     def _coded(self, number: int) -> Coded:
         """Return the samples of a block for comparison, decoded if they are not yet."""
-        if number in self._compared_last:
-            self._compared_last.move_to_end(number)
-            return self._compared_last[number]
+        found = self._compared_last.get(number)
+        if found is not None:
+            return found
         block = self._blocks[number]
         if number < self._decoded:
             arrays = self._store.part(self._starts[number], block.count)
         else:
             arrays = self._decode(block)
         coded = comparable(arrays, block.loss)
-        self._compared_last[number] = coded
-        while (
-            len(self._compared_last) > 1
-            and sum(one.samples.nbytes for one in self._compared_last.values()) > _COMPARED_BYTES
-        ):
-            self._compared_last.popitem(last=False)
-        return coded
+        return self._compared_last.put(number, coded, coded.samples.nbytes)
 
     def _check_kinds(self, parts: Sequence[Arrays]) -> None:
         first = parts[0] if self._first is None else self._first
