@@ -110,7 +110,8 @@ class SampleBank:
     _first: Arrays | None  # none of the first samples, but all that they are
     _store: SampleStore  # samples of the first blocks; those of others are decoded when needed
     _decoded: int  # how many blocks these are
-    _undrawn: NDArray[np.int64]  # places that are left of the running epoch, in its order
+    _undrawn: NDArray[np.int64]  # places that are left of the running epoch, in its order,
+    _listed: int  # as far as it knows of them: those of samples from here on come behind
     # What duplicates are found by: tags, and some blocks that were compared last.
     _tags: TagIndex
     _compared_last: LastUsed[Coded]
@@ -458,7 +459,7 @@ class SampleBank:
             raise ValueError("the bank is empty: no minibatch can be drawn")
         size = min(batch_size, len(self))
         self._decode_all()
-        self._undrawn = generator.permutation(self._undrawn)
+        self._undrawn = generator.permutation(self._left())
         read = False
         for left in reversed(range(steps)):
             places = self._draw(size, generator)
@@ -475,7 +476,7 @@ class SampleBank:
         """Return where the running epoch is; see `restore`."""
         return {
             "held": np.array([self._replies, len(self._blocks), self._count], np.int64),
-            "undrawn": self._undrawn.astype(np.int64),
+            "undrawn": self._left().astype(np.int64),
         }
 
     def restore(self, position: Mapping[str, NDArray[np.int64]]) -> None:
@@ -510,7 +511,7 @@ class SampleBank:
                 f"{self._named}: the position is of an earlier version, with another order; start "
                 "a new run on this bank"
             )
-        self._undrawn = undrawn.copy()
+        self._undrawn, self._listed = undrawn.copy(), self._count
 
     @property
     def _named(self) -> str:
@@ -528,7 +529,7 @@ class SampleBank:
         self._first, self._starts = None, []
         beside = None if self._file is None else self._file.path.parent
         self._store, self._decoded = SampleStore(self.memory_limit, self._named, beside), 0
-        self._undrawn = np.empty(0, np.int64)
+        self._undrawn, self._listed = np.empty(0, np.int64), 0
         self._tags = TagIndex()
         self._compared_last, self._sketched_last = (
             LastUsed(_COMPARED_BYTES),
@@ -562,7 +563,6 @@ class SampleBank:
                     _block(row.id, row.dropped, row.nbytes, loss),
                     nothing_like(row.spec, self.scale),
                 )
-        self._undrawn = np.arange(self._count)
 
     def _compared(
         self,
@@ -632,9 +632,8 @@ class SampleBank:
 
     def _append(self, block: _Block, arrays: Arrays) -> None:
         """Add samples, which are at hand decoded."""
-        before, whole = self._count, self._decoded == len(self._blocks)
+        whole = self._decoded == len(self._blocks)
         self._place(block, arrays)
-        self._undrawn = np.append(self._undrawn, np.arange(before, self._count))
         if whole and block.count:
             # Where there is no room the samples count as received all the same: whoever draws
             # minibatches of them is told.
@@ -663,11 +662,19 @@ class SampleBank:
 
     def _draw(self, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """Take the places of the next ``size`` samples of the epoch."""
-        if len(self._undrawn) < size:
+        left = self._left()
+        if len(left) < size:
             # The epoch is over: its incomplete last batch is left out.
-            self._undrawn = generator.permutation(len(self))
-        places, self._undrawn = self._undrawn[:size], self._undrawn[size:]
+            left = generator.permutation(len(self))
+        places, self._undrawn = left[:size], left[size:]
         return places
+
+    def _left(self) -> NDArray[np.int64]:
+        """Return the places that are left of the running epoch, those of new samples behind."""
+        if self._listed < self._count:  # all at once: replies may be many
+            self._undrawn = np.append(self._undrawn, np.arange(self._listed, self._count))
+            self._listed = self._count
+        return self._undrawn
 
     def _decode(self, block: _Block) -> Arrays:
         """Return the samples of a block that are not dropped."""
