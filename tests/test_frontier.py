@@ -118,17 +118,23 @@ def test_table_says_how_many_more_bytes_the_best_codec_takes() -> None:
     assert [knob(one) for one in found if one.method.startswith("Sparse")] == ["20 rounds"]
 
 
-def test_levers_are_compared_in_pairs_of_seeds() -> None:
+def test_levers_are_compared_in_pairs_of_seeds_and_steps() -> None:
     data, base, lever = DATA["cifar10"], f"{OURS} {LEVERS_BASE}", f"{OURS} without cutout"
+    samples, step = data.ours[0]
+    to_the_end = replace(point(OURS, 300_000, 0.80, step=step), steps=2000, samples=samples)
     points = [
         point(base, 300_000, 0.70), point(base, 300_000, 0.74, seed=1),
-        point(OURS, 300_000, 0.99, seed=2),
+        point(OURS, 300_000, 0.99, seed=2),  # other samples, at another step
         point(lever, 310_000, 0.69), point(lever, 310_000, 0.72, seed=1),
         point(lever, 310_000, 0.10, seed=3),
+        to_the_end,
+        replace(to_the_end, method=lever, accuracy=0.79),
+        replace(to_the_end, method=lever, accuracy=0.10, steps=2001),
     ]  # fmt: skip
-    _, head, row = levers(data, points)
-    assert head.split()[-4:] == ["B/sample", "points", "+/-", "n"]
-    assert row.split() == ["without", "cutout", "40.0", "-1.50", "0.71", "2"]
+    _, head, short, long = levers(data, points)
+    assert head.split()[-5:] == ["steps", "B/sample", "points", "+/-", "n"]
+    assert short.split() == ["without", "cutout", "100", "40.0", "-1.50", "0.71", "2"]
+    assert long.split() == ["without", "cutout", "2,000", "53.6", "-1.00", "1"]
     assert levers(data, points[:3]) == []
 
 
