@@ -62,6 +62,6 @@ def test_a_small_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert 3 * 200 < row.uplink_bytes < 3 * 3_000
     assert row.seconds > 0 < row.cpu_seconds
     assert 3e7 < row.client_bytes < row.server_bytes < row.peak_bytes
-    assert len(lines) == 2
+    assert lines[0] == "3 clients, 1 rounds, in 1 processes" and len(lines) == 3
     monkeypatch.setattr(scale, "_measured", None)  # what is there is not measured again
     measure_scale(tmp_path, APP, [3], 1, 1)
