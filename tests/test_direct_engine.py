@@ -31,7 +31,7 @@ CONFIG = {
 }
 STREAMING = {**CONFIG, "strategy": "streaming", "codec": "dct", "refinement": "eden"}
 WAYS = ("uplink", "downlink")
-OWN = {"seconds", "round_seconds", "versions", "config"}  # of a result: what differs from run to run
+OWN = {"seconds", "round_seconds", "versions", "config"}  # of a result: what differs by run
 
 SERVER = """
 import os, time
