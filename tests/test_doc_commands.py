@@ -69,17 +69,10 @@ def executed(words: list[str], tmp_path: Path) -> tuple[list[str], Path]:
         assert words[1] == "install"
         dry = ["--dry-run", "--no-deps", "--no-build-isolation"]
         return [sys.executable, "-m", "pip", "install", *dry, *words[2:]], ROOT
-    words = [word for pattern in words for word in expanded(pattern, tmp_path)]
     if words[0] == "torchrun":
         return [str(HERE.with_name("torchrun")), *words[1:]], tmp_path
     assert is_ours(words), f"{words[0]} starts what does not end: mark the block `not run: reason`"
     return [sys.executable, *words[1:]], tmp_path
-
-
-def expanded(word: str, folder: Path) -> list[str]:
-    """A word as a shell leaves it: names of files in place of a pattern."""
-    found = sorted(folder.glob(word)) if "*" in word else []
-    return [str(path.relative_to(folder)) for path in found] or [word]
 
 
 def kept() -> dict[str, int]:

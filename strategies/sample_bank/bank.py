@@ -531,10 +531,8 @@ class SampleBank:
         self._store, self._decoded = SampleStore(self.memory_limit, self._named, beside), 0
         self._undrawn, self._listed = np.empty(0, np.int64), 0
         self._tags = TagIndex()
-        self._compared_last, self._sketched_last = (
-            LastUsed(_COMPARED_BYTES),
-            LastUsed(_SKETCHED_BLOCKS),
-        )
+        self._compared_last = LastUsed(_COMPARED_BYTES)
+        self._sketched_last = LastUsed(_SKETCHED_BLOCKS)
 
     def _seat_all(self) -> None:
         """Make replies that an earlier run has left waiting part of the bank."""
