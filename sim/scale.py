@@ -8,6 +8,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,6 +41,7 @@ CONFIG: Mapping[str, ConfigValue] = {
 }
 _SHIFTS = [(x, y) for y in range(-4, 5) for x in range(-4, 5)]  # pixels; the first are the farthest
 _COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+_LOOK_SECONDS = 0.5  # how often is looked which rounds are done
 _BUSY = 0.5  # load of the machine, in processes that run, from which it is no longer idle
 _FITTED = {
     "seconds of the rounds": "seconds",
@@ -151,7 +153,8 @@ def measure_scale(
                 "out-dir": str(Path(scratch) / "run"),
             }
             whole = of_simulated_clients(values, values)
-            row = _measured(DirectJob.of(app, whole, clients, min(processes, clients)))
+            job = DirectJob.of(app, whole, clients, min(processes, clients))
+            row = _measured(job, echo)
         append_points(folder / FILE, [row])
         for line in report([row]):
             echo(line)
@@ -191,8 +194,9 @@ def _write_idx(path: Path, array: NDArray[np.uint8]) -> None:
     path.write_bytes(head + array.tobytes())
 
 
-def _measured(job: DirectJob) -> Row:
+def _measured(job: DirectJob, echo: Callable[[str], None]) -> Row:
     """Run a job in a process of its own, whose memory is that of the server alone."""
+    told, rounds = 0, int(job.run_config["num-rounds"])
     load_before = os.getloadavg()[0]
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -200,6 +204,10 @@ def _measured(job: DirectJob) -> Row:
     process.start()
     theirs.close()
     try:
+        while not ours.poll(_LOOK_SECONDS):
+            if (done := _rounds_done(job)) > told:
+                told = done
+                echo(f"  round {done}/{rounds}")
         row: Row = ours.recv()
     except EOFError:
         raise RuntimeError(f"the run with {job.clients} clients failed") from None
@@ -207,6 +215,15 @@ def _measured(job: DirectJob) -> Row:
         process.terminate()  # whether it has told all, or who waits for it is interrupted
         process.join()
     return row
+
+
+def _rounds_done(job: DirectJob) -> int:
+    """Return the last round that the run has written of."""
+    with suppress(OSError):  # not begun
+        text = (Path(str(job.run_config["out-dir"])) / "rounds.jsonl").read_text(encoding="utf-8")
+        *whole, _ = text.split("\n")
+        return int(json.loads(whole[-1])["round"]) if whole else 0
+    return 0
 
 
 def _run(job: DirectJob, connection: Connection, started: float, load_before: float) -> None:

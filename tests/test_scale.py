@@ -56,12 +56,14 @@ def test_growth_is_drawn_for_each_number_of_rounds(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_small_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    measure_scale(tmp_path, APP, [3], 1, 1, {"server-steps": 1}, lines.append)
+    monkeypatch.setattr(scale, "_LOOK_SECONDS", 0.01)
+    measure_scale(tmp_path, APP, [3], 2, 1, {"server-steps": 1}, lines.append)
     (row,) = read_rows(tmp_path)
-    assert (row.clients, row.rounds, row.processes) == (3, 1, 1)
-    assert 3 * 200 < row.uplink_bytes < 3 * 3_000
+    assert (row.clients, row.rounds, row.processes) == (3, 2, 1)
+    assert 6 * 200 < row.uplink_bytes < 6 * 3_000
     assert row.seconds > 0 < row.cpu_seconds
     assert 3e7 < row.client_bytes < row.server_bytes < row.peak_bytes
-    assert lines[0] == "3 clients, 1 rounds, in 1 processes" and len(lines) == 3
+    assert lines[0] == "3 clients, 2 rounds, in 1 processes"
+    assert lines[1:-2] == ["  round 1/2", "  round 2/2"]
     monkeypatch.setattr(scale, "_measured", None)  # what is there is not measured again
-    measure_scale(tmp_path, APP, [3], 1, 1)
+    measure_scale(tmp_path, APP, [3], 2, 1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sim.figures import bare
 from sim.theory.convergence import TOLERANCE, Run, window_means, windows
 from sim.theory.problems import PROBLEMS
 
@@ -44,7 +45,7 @@ def plot_convergence(runs: Sequence[Run], rows: Rows, path: Path) -> None:
             axes.xaxis.set_minor_formatter(NullFormatter())
             if refined:
                 axes.set_xlabel("SGD step (window centre)")
-            _finish(axes)
+            bare(axes)
     # The first problem's panels, least squares, have all methods.
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside right upper", fontsize=7)
     figure.legend(*grid[1, 0].get_legend_handles_labels(), loc="outside right lower", fontsize=7)
@@ -100,7 +101,7 @@ def plot_slopes(rows: Rows, path: Path) -> None:
                 )  # fmt: skip
         axes.set_title(f"{problem}\n(full precision: slope {chosen[0]['slope']:.2f})")
         axes.set_xlabel("slope less that of full precision")
-        _finish(axes)
+        bare(axes)
     grid[0].set_yticks(range(len(labels)), labels, fontsize=7)
     grid[0].invert_yaxis()
     grid[0].legend(fontsize=7)
@@ -123,7 +124,7 @@ def plot_bytes(rows: Rows, path: Path) -> None:
         ylabel="uplink per client and round (bytes)",
     )  # fmt: skip
     axes.legend(fontsize=8)
-    _finish(axes)
+    bare(axes)
     figure.savefig(path)
 
 
@@ -159,7 +160,7 @@ def plot_variance(rows: Rows, sampling: dict[str, float], path: Path) -> None:
                   linewidth=0.8, label="-6.02 dB per bit")  # fmt: skip
         axes.axhline(10 * np.log10(level), color="black", linestyle=":", label="minibatch sampling")
         axes.set(title=problem, xlabel="bits per feature", ylabel="variance of the estimate (dB)")
-        _finish(axes)
+        bare(axes)
     grid[0].legend(fontsize=7)
     figure.savefig(path)
 
@@ -186,7 +187,7 @@ def plot_bias(rows: Rows, path: Path) -> None:
             )  # fmt: skip
         axes.axhline(rows[0]["bound"], color="black", linestyle=":", label="CLT bound")
         axes.set(title=problem, yscale="log", xlabel="bits per feature")
-        _finish(axes)
+        bare(axes)
     grid[0].set_ylabel("largest deviation of the mean\nover coordinates (standard errors)")
     grid[0].legend(fontsize=7)
     figure.savefig(path)
@@ -196,8 +197,3 @@ def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure  # draws with Agg, without a display
 
     return Figure(figsize=(width, height), dpi=150, layout="constrained")
-
-
-def _finish(axes: "Axes") -> None:
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
