@@ -14,14 +14,17 @@ from clients import ArraySource
 from clients.rate import rate_curve
 from clients.reading import Reader
 from codec import CodecOptions
+from codec.samples.choice import TRANSFORM
 from codec.samples.rate_curve import RateCurve
 from fl_app.data import load
 from sim.run_config import RunConfigError
 from strategies.budget_law import Law
 
 _NEEDED = ("dataset", "samples", "step", "accuracy")
-_APART = ("dataset", "model", "optimizer_steps")  # what has an error and a scale of its own
-_FEWEST = 3  # points of one
+# What has an error and a scale of its own.
+_APART = ("dataset", "method", "model", "optimizer_steps")
+_SHAPE = ("tilt", "chroma")  # of the steps, which what is lost depends on as well
+_FEWEST = 3  # numbers of samples and steps of one
 _GRID, _ZOOMS = 23, 24
 _RANGES = ((0.1, 1.0), (0.5, 3.0), (-2.0, 2.0))  # a, b, log10 of B / A
 
@@ -68,12 +71,13 @@ def read_records(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of `sim frontier`, which has a run config, with the step at hand."""
+    """Return a record of `sim frontier`, which has a run config, with what a fit needs at hand."""
     config = record.get("config")
     if not isinstance(config, dict):
         return record
     step = {"dct": config.get("step"), "lossless": 0.0}.get(config.get("codec", ""))
-    return {**record, "step": step, "model": config.get("model")}
+    shape = {key: config[key] for key in _SHAPE if key in config}
+    return {**record, **shape, "step": step, "model": config.get("model")}
 
 
 def fit_records(
@@ -81,14 +85,14 @@ def fit_records(
 ) -> Fit:
     """Fit the law to records, and print constants and residuals.
 
-    What coding loses at a step is measured on the data set, as clients do; a step of 0 loses
-    nothing.
+    What coding loses at a step is measured on the data set, as clients do, with the record's
+    ``tilt`` and ``chroma`` if it has them; a step of 0 loses nothing.
 
     Parameters
     ----------
     records : sequence of dict
         With ``dataset``, ``samples``, ``step`` and ``accuracy`` (a fraction). Those of another
-        ``model`` or ``optimizer_steps`` have an E* and A of their own.
+        ``method``, ``model`` or ``optimizer_steps`` have an E* and A of their own.
     data_dir : str
         Folder of the data sets.
     echo : callable
@@ -100,17 +104,19 @@ def fit_records(
         If there are too few records.
     """
     kinds = [" ".join(str(one[key]) for key in _APART if key in one) for one in records]
-    kept = [k for k, kind in enumerate(kinds) if kinds.count(kind) >= _FEWEST]
+    places = [(one["samples"], one["step"], *map(one.get, _SHAPE)) for one in records]
+    spread = {
+        kind: len({p for k, p in zip(kinds, places, strict=True) if k == kind}) for kind in kinds
+    }
+    kept = [k for k, kind in enumerate(kinds) if spread[kind] >= _FEWEST]
     if len(kept) < 2 * _FEWEST:
         raise RunConfigError(
-            f"--fit: {len(kept)} records of trainings that were measured {_FEWEST} times or more; "
-            f"a fit of three constants needs {2 * _FEWEST}"
+            f"--fit: {len(kept)} records of trainings that were measured at {_FEWEST} or more "
+            f"numbers of samples and steps; a fit of three constants needs {2 * _FEWEST}"
         )
     samples = np.array([float(records[k]["samples"]) for k in kept])
     errors = np.array([1 - float(records[k]["accuracy"]) for k in kept])
-    lost = np.array(
-        [_lost(records[k]["dataset"], float(records[k]["step"]), data_dir) for k in kept]
-    )
+    lost = np.array([_lost(records[k], data_dir) for k in kept])
     fit = fit_law(samples, lost, errors, [kinds[k] for k in kept])
     law = fit.law
     echo(f"LAW = Law(a={law.a:.3g}, b={law.b:.3g}, ratio={law.ratio:.3g})")
@@ -170,19 +176,21 @@ def _line(excess: Floats, errors: Floats) -> tuple[Floats, Floats]:
     return np.where(below, 0.0, intercept), np.where(below, through, slope)
 
 
-def _lost(dataset: str, step: float, data_dir: str) -> float:
+def _lost(record: dict[str, Any], data_dir: str) -> float:
+    step = float(record["step"])
     if not step:
         return 0.0
-    curve = _curve(dataset, data_dir)
+    shape: dict[str, Any] = {key: record[key] for key in _SHAPE if key in record}
+    curve = _curve(record["dataset"], data_dir, CodecOptions(TRANSFORM, **shape))
     known = np.log(np.maximum(curve.losses, 1e-6))
     return float(np.exp(np.interp(np.log(step), np.log(curve.settings), known)))
 
 
 @cache
-def _curve(dataset: str, data_dir: str) -> RateCurve:
+def _curve(dataset: str, data_dir: str, codec: CodecOptions) -> RateCurve:
     images = load(dataset, "train", data_dir)
     low, high = images.kind.value_range
     source = ArraySource(images.samples, images.labels, images.classes, low, high)
-    curve = rate_curve(Reader(source), CodecOptions())
+    curve = rate_curve(Reader(source), codec)
     assert curve is not None
     return curve

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.budget_law import fit_law, fit_records, read_records
+from sim.budget_law import _lost, fit_law, fit_records, read_records
 from sim.run_config import RunConfigError
 from strategies.budget_law import Law
 
@@ -42,15 +42,22 @@ def test_points_of_the_frontier_are_records(tmp_path: Path) -> None:
     path = tmp_path / "frontier-digits.jsonl"
     shared = {"dataset": "mnist5k", "samples": 900, "accuracy": 0.9}
     configs = [
-        {"codec": "dct", "step": 0.5, "model": "resnet9"},
+        {"codec": "dct", "step": 0.5, "tilt": 0.0, "model": "resnet9"},
         {"codec": "avif", "step": 0.5, "model": "resnet9"},
         {"codec": "lossless", "step": 0.5, "model": "resnet9"},
     ]
     path.write_text("".join(json.dumps({**shared, "config": c}) + "\n" for c in configs))
-    assert [(one["step"], one["model"]) for one in read_records([path])] == [
-        (0.5, "resnet9"),
-        (0.0, "resnet9"),
+    assert [(one["step"], one.get("tilt"), one["model"]) for one in read_records([path])] == [
+        (0.5, 0.0, "resnet9"),
+        (0.0, None, "resnet9"),
     ]
+
+
+def test_what_is_lost_depends_on_the_shape_of_the_steps() -> None:
+    row = {"dataset": "mnist5k", "step": 0.55}
+    even, steep = (_lost({**row, "tilt": tilt}, "") for tilt in (0.0, 1.5))
+    assert 0.001 < even < 0.9 * steep < 1
+    assert _lost({**row, "step": 0.0}, "") == 0
 
 
 def test_what_coding_loses_is_measured_on_the_data_set() -> None:
