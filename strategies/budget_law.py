@@ -41,9 +41,9 @@ class Law:
         return np.maximum(samples, 1.0) ** -self.a + self.ratio * lost**self.b
 
 
-# Of CIFAR-10, ten points of 1,300 to 50,000 images at steps of 0.24 to 1, one to three seeds each: a
-# calibrated ResNet-9 that looks at 300,000 to 600,000 images, tested on original ones. Residual 0.7
-# points; a server that trains longer makes more of many, coarser samples.
+# Of CIFAR-10, ten points of 1,300 to 50,000 images at steps of 0.24 to 1, one to three seeds each:
+# a calibrated ResNet-9 that looks at 300,000 to 600,000 images, tested on original ones. Residual
+# 0.7 points; a server that trains longer makes more of many, coarser samples.
 LAW = Law(a=0.6, b=1.16, ratio=0.074)
 
 

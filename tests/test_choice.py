@@ -5,11 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from images import digits, fields, photographs
 from numpy.typing import NDArray
 from PIL import Image
 
 from codec import CodecOptions, PayloadError, SampleSpec, encode_samples
+from codec.coding.cursor import Reader
 from codec.samples import choice as choice_module
 from codec.samples.choice import (
     AS_GOOD,
@@ -206,17 +209,16 @@ def test_what_the_server_lacks_is_not_tried() -> None:
 CHOICE = Choice(
     2,
     (
-        Candidate("dct", 0, 48.5, 100.25),
+        Candidate("dct", 0, 48.5, 100.5),
         Candidate("webp", 1, 60.0, 90.0),
         Candidate("avif", 33, 48.0, 64.0, 3),
     ),
 )
 GOLDEN = (
     "0203"  # the third of three
-    "0100000042420080c842"  # dct
-    "1201000070420000b442"  # webp, quality 1
-    "182103000040420000"  # avif, quality 33, speed 3
-    "8042"
+    "01004242c942"  # dct
+    "12017042b442"  # webp, quality 1
+    "18210340428042"  # avif, quality 33, speed 3
 )
 
 
@@ -233,10 +235,10 @@ def test_golden_bytes() -> None:
         lambda data: b"",
         lambda data: bytes([3]) + data[1:],  # chosen: the fourth of three
         lambda data: data[:2] + bytes([24]) + data[3:],  # the block transform does not lead
-        lambda data: data[:12] + bytes([16]) + data[13:],  # jpeg, which is no candidate
-        lambda data: data[:13] + bytes([0]) + data[14:],  # quality 0
-        lambda data: data[:8] + b"\0\0\xc0\x7f" + data[12:],  # NaN
-        lambda data: data[:24] + bytes([11]) + data[25:],  # speed 11
+        lambda data: data[:8] + bytes([16]) + data[9:],  # jpeg, which is no candidate
+        lambda data: data[:9] + bytes([0]) + data[10:],  # quality 0
+        lambda data: data[:6] + b"\xc0\x7f" + data[8:],  # NaN
+        lambda data: data[:16] + bytes([11]) + data[17:],  # speed 11
     ],
 )
 def test_other_bytes(change: Any) -> None:
@@ -244,8 +246,16 @@ def test_other_bytes(change: Any) -> None:
         Choice.from_bytes(change(CHOICE.to_bytes()))
 
 
+@given(st.floats(1e-3, 1e7), st.floats(0, 1e7))
+def test_figures_arrive_to_four_in_a_thousand(rate: float, error: float) -> None:
+    told = Candidate("webp", 1, rate, error)
+    read = Candidate.read(Reader(told.to_bytes()))
+    assert read.bytes_per_sample == pytest.approx(rate, rel=0.004)
+    assert read.error == pytest.approx(error, rel=0.004, abs=1e-37)
+
+
 def test_words() -> None:
     assert str(CHOICE) == (
-        "avif (speed 3) at 48.5 B a sample, of dct 48.5 B error 100.2, "
+        "avif (speed 3) at 48.5 B a sample, of dct 48.5 B error 100.5, "
         "webp 60.0 B error 90.0, avif (speed 3) 48.0 B error 64.0"
     )

@@ -258,7 +258,7 @@ def test_one_bank_of_two_codecs(caplog: pytest.LogCaptureFixture) -> None:
     assert sum("codec auto is dct at" in line for line in lines) == 1
     told_bytes = sum(len(choice.to_bytes()) for choice in book.codec_choices.values())
     sections = strategy.ledger.sections()
-    assert sections["codec choice"] == told_bytes == 66
+    assert sections["codec choice"] == told_bytes < 60
     assert sum(sections.values()) == strategy.ledger.uplink_bytes
     images, _, _ = next(strategy.bank.minibatches(96, 1, np.random.default_rng(0)))
     assert images.shape == (96, *SHAPE)

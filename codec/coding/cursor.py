@@ -75,6 +75,11 @@ class Reader:
         value: float = struct.unpack("<f", self.take(4, what))[0]
         return value
 
+    def short_number(self, what: str) -> float:
+        """Read what `short_number` wrote."""
+        value: float = struct.unpack("<f", b"\0\0" + self.take(2, what))[0]
+        return value
+
     def finish(self) -> None:
         """Raise `PayloadError` unless all was read."""
         if self.left:
@@ -84,3 +89,9 @@ class Reader:
 def number(value: float) -> bytes:
     """Return a float32."""
     return struct.pack("<f", value)
+
+
+def short_number(value: float) -> bytes:
+    """Return the upper half of a float32, rounded (bfloat16): right to 0.4 %."""
+    whole: int = struct.unpack("<I", struct.pack("<f", value))[0]
+    return struct.pack("<H", (whole + 0x8000) >> 16)
