@@ -232,11 +232,8 @@ def client_key(context: Context, request: Request) -> int:
 def reply_message(msg: Message, reply: Reply) -> Message:
     """Return the message that carries a reply: numbers that Flower may aggregate as metrics."""
     entries: dict[str, Any] = dict(reply.to_entries())
-    metrics = reply.metric_keys()
-    content = RecordDict(
-        {
-            PAYLOAD: ConfigRecord({k: v for k, v in entries.items() if k not in metrics}),
-            METRICS: MetricRecord({k: v for k, v in entries.items() if k in metrics}),
-        }
-    )
+    numbers = {key: entries.pop(key) for key in reply.metric_keys() & entries.keys()}
+    content = RecordDict({PAYLOAD: ConfigRecord(entries)})
+    if numbers:  # a record more takes 190 bytes
+        content[METRICS] = MetricRecord(numbers)
     return Message(content, reply_to=msg)

@@ -813,6 +813,8 @@ class Description(Reply):
         not asked for.
     """
 
+    # No metric, as which it would take a record of its own.
+    num_examples: int = required(int, "samples of the client", COUNT_OR_NONE)
     samples: bytes = option(b"", "none: samples are described, not sent")
     shape: tuple[int, ...] = option((), "shape of a sample")
     dtype: str = option("", "type of the values")

@@ -21,7 +21,7 @@ from strategies.budget_law import Plan, best_plan
 _REPLY_BYTES = 520.0  # of a reply beside its samples, before the first one
 _WORTH = 6.0  # a node is asked for at least so many times what its reply takes beside samples
 _KEPT_BACK = 0.03  # share that rounds after the first may correct by
-_ABOVE = 0.012  # share that the last round may grant beyond the rest: clients fill 97 to 100 %
+_ABOVE = 0.015  # share that the last round may grant beyond the rest: clients fill 97 to 100 %
 _TRUST = 0.25  # what a node's share shrinks by with each grant that came to nothing
 _CLOSE = 0.01  # share of the budget that is not worth another round
 _SHOULD_REACH = 0.97

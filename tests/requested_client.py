@@ -68,7 +68,8 @@ def answer(msg: Message, ctx: Context, source: Any, **options: Any) -> dict[str,
     """Return all entries of a reply, whichever record they travel in."""
     reply = train(msg, ctx, source, **options)
     assert reply.metadata.dst_node_id == msg.metadata.src_node_id
-    record, metrics = reply.content["payload"], reply.content["metrics"]
+    record = reply.content["payload"]
+    metrics = reply.content.get("metrics", MetricRecord())
     assert isinstance(record, ConfigRecord) and isinstance(metrics, MetricRecord)
     assert not set(record) & set(metrics)
     return {**record, **metrics}

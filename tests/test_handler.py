@@ -186,6 +186,8 @@ def test_a_client_describes_its_samples_and_sends_none() -> None:
     assert (reply["client"], reply["num-examples"]) == (2, 50)
     assert (list(reply["shape"]), reply["dtype"], reply["classes"]) == ([1, 8, 8], "uint8", 4)
     assert not reply.get("samples")
+    message = train(request_message(**request.to_entries()), context(), digits())
+    assert set(message.content) == {"payload"}  # a record of metrics would be two fifths more
 
 
 def test_random_numbers_are_keyed_by_the_node_unless_the_server_says_otherwise() -> None:
