@@ -118,6 +118,22 @@ def test_table_says_how_many_more_bytes_the_best_codec_takes() -> None:
     assert [knob(one) for one in found if one.method.startswith("Sparse")] == ["20 rounds"]
 
 
+def test_rates_are_named_by_what_sets_them() -> None:
+    configs: list[tuple[str, dict[str, object]]] = [
+        (OURS, {"step": 0.69}),
+        (OURS, {"step": 0.5, "codec": "auto"}),
+        (BUDGET, {"codec": "auto", "uplink-budget-total": 300_000}),
+        ("AVIF", {"codec": "avif", "avif-speed": 3}),
+        ("AVIF", {"codec": "avif", "avif-speed": 0}),
+        ("WebP", {"codec": "webp", "avif-speed": 0}),
+    ]
+    found = [knob(means([point(method, 9_000, 0.5, **config)])[0]) for method, config in configs]
+    assert found == [
+        *("step 0.69", "step 0.5, auto", "budget 300.0 kB"),
+        *("quality 10", "quality 10, speed 0", "quality 10"),
+    ]
+
+
 def test_levers_are_compared_in_pairs_of_seeds_and_steps() -> None:
     data, base, lever = DATA["cifar10"], f"{OURS} {LEVERS_BASE}", f"{OURS} without cutout"
     samples, step = data.ours[0]

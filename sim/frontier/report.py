@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
+from codec import CodecOptions
 from codec.messages import REPLAY
 from fl_app.words import size
 from sim import tables
@@ -15,6 +16,7 @@ from sim.frontier.plans import BUDGET, DATA, LEVERS_BASE, OURS, RAW, Data
 from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
 
 _OWN = (OURS, BUDGET)
+_USUAL_SPEED = CodecOptions().avif_speed
 _COLOURS = {
     OURS: BLUE,
     BUDGET: SKY,
@@ -231,8 +233,12 @@ def knob(mean: Mean) -> str:
     if mean.config.get("strategy", REPLAY) != REPLAY:
         return f"{mean.config['num-rounds']} rounds"
     codec = mean.config["codec"]
+    if mean.method == BUDGET:
+        return f"budget {size(mean.config['uplink-budget-total'])}"
     if not mean.method.startswith(OURS) and codec != "lossless":
-        return f"quality {mean.config['quality']}"
+        speed = mean.config.get("avif-speed", _USUAL_SPEED) if codec == "avif" else _USUAL_SPEED
+        of_speed = "" if speed == _USUAL_SPEED else f", speed {speed}"
+        return f"quality {mean.config['quality']}{of_speed}"
     tilt = f", tilt {mean.config['tilt']:g}" if mean.config.get("tilt") else ""
     auto = ", auto" if codec == "auto" and mean.method == OURS else ""
     return "" if codec == "lossless" else f"step {mean.config['step']:g}{tilt}{auto}"
