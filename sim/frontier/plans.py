@@ -20,9 +20,8 @@ LEAST_VISITS, MOST_VISITS, EPOCHS = 300_000, 600_000, 40
 # Of ResNet-9: on 7,700 images at 39 B, twice the width gave half a point for three times the time.
 WIDTH = 16
 
-# With a budget: bytes of a sample by which its steps are planned, and rounds, of which those after
-# the first send what is left.
-USUAL_BYTES, DIAL_ROUNDS = 50, 2
+# With a budget: bytes of a sample by which its steps are planned.
+USUAL_BYTES = 50
 # A training that shows what a lever brings is shorter, and so is the one that it is compared with.
 LEVER_STEPS, LEVERS_BASE = 900, "in 900 steps"
 # With fewer samples the two replies that calibrate batch normalization are over 5 % of the bytes.
@@ -225,9 +224,9 @@ DATA: Mapping[str, Data] = {
         recipe=_RECIPE,
         visits=150_000,  # it is learned sooner
         codec="auto",
-        ours=((3_000, 0.5), (9_000, 0.5), (28_000, 0.5), (1_000, 0.5), (9_000, 0.8), (60_000, 0.5)),
+        ours=((3_000, 0.5), (9_000, 0.5), (28_000, 0.5), (1_000, 0.5), (1_950, 0.5), (60_000, 0.5)),
         codecs={
-            "AVIF": ((3_000, 10), (9_000, 10), (28_000, 10), (1_000, 10), (9_000, 25)),
+            "AVIF": ((3_000, 10), (9_000, 10), (28_000, 10), (1_000, 10), (2_130, 10), (9_000, 25)),
             "WebP": ((3_000, 1), (9_000, 1)),
             "JPEG XL": ((9_000, 10),),
             "JPEG": ((9_000, 10),),
@@ -266,10 +265,9 @@ def run_config(task: Task) -> dict[str, ConfigValue]:
     if task.config.get("strategy", "replay") == "replay":
         budget = int(task.config.get("uplink-budget-total", 0))
         samples = min(task.samples or data.train, budget // USUAL_BYTES or data.train)
-        rounds = DIAL_ROUNDS if budget else 1
         shape = {
-            "num-rounds": rounds,
-            "server-steps": (data.visits or visits(samples)) // BATCH // rounds,
+            "num-rounds": 1,
+            "server-steps": (data.visits or visits(samples)) // BATCH,
             "max-train-samples": task.samples,
         }
         if samples < CALIBRATED:

@@ -234,7 +234,9 @@ def knob(mean: Mean) -> str:
         return f"{mean.config['num-rounds']} rounds"
     codec = mean.config["codec"]
     if mean.method == BUDGET:
-        return f"budget {size(mean.config['uplink-budget-total'])}"
+        rounds = mean.config["num-rounds"]
+        in_rounds = f", {rounds} rounds" if rounds > 1 else ""
+        return f"budget {size(mean.config['uplink-budget-total'])}{in_rounds}"
     if not mean.method.startswith(OURS) and codec != "lossless":
         speed = mean.config.get("avif-speed", _USUAL_SPEED) if codec == "avif" else _USUAL_SPEED
         of_speed = "" if speed == _USUAL_SPEED else f", speed {speed}"
