@@ -105,7 +105,8 @@ class World:
         context = Context(1, self.node_id, {"partition-id": 0}, self.state, {})
         message = Message(content, self.node_id, "train")
         reply = train(message, context, self.source, classes=3, state_dir=self.folder)
-        return {**reply.content.config_records["payload"], **reply.content["metrics"]}
+        metrics = reply.content.metric_records.get("metrics", {})  # a description has none
+        return {**reply.content.config_records["payload"], **metrics}
 
     def ask(self, *, lost: bool = False) -> list[int]:
         """Ask for samples, and return what arrives; `lost`: the reply does not."""

@@ -91,6 +91,7 @@ def told(here: Walk, container: str) -> str:
 
 def isolate(here: Walk) -> None:
     """Have an engine that shares no image, volume or network with others of the user."""
+    here.env["PATH"] += f"{os.pathsep}/usr/sbin{os.pathsep}/sbin"  # where Debian has debootstrap
     storage = here.folder / "containers"
     settings = {
         "CONTAINERS_STORAGE_CONF": (
@@ -102,7 +103,8 @@ def isolate(here: Walk) -> None:
         "CONTAINERS_CONF": (
             '[containers]\nnetns = "host"\n'
             'default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]\n'
-            "[engine]\n" + ('runtime = "runc"\n' if shutil.which("runc") else "")
+            "[engine]\n"
+            + ('runtime = "runc"\n' if shutil.which("runc", path=here.env["PATH"]) else "")
         ),
     }
     for name, text in settings.items():
@@ -116,7 +118,7 @@ def have_base_image(here: Walk) -> None:
     [image] = re.findall(r"^FROM (\S+)$", CONTAINERFILE.read_text(), re.M)
     pulled = here.start(f"podman pull --quiet {image}", here.folder)
     if pulled.process.wait(timeout=300):
-        if shutil.which("debootstrap") is None or os.geteuid():
+        if shutil.which("debootstrap", path=here.env["PATH"]) is None or os.geteuid():
             pytest.skip(f"neither the registry is in reach nor debootstrap: {pulled.told()}")
         root = here.folder / "base"
         packages = "python3-pip,ca-certificates"
