@@ -1,6 +1,7 @@
 """The constants of `strategies.budget_law`, fitted to accuracies that were measured."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -105,10 +106,8 @@ def fit_records(
     """
     kinds = [" ".join(str(one[key]) for key in _APART if key in one) for one in records]
     places = [(one["samples"], one["step"], *map(one.get, _SHAPE)) for one in records]
-    spread = {
-        kind: len({p for k, p in zip(kinds, places, strict=True) if k == kind}) for kind in kinds
-    }
-    kept = [k for k, kind in enumerate(kinds) if spread[kind] >= _FEWEST]
+    distinct = Counter(kind for kind, _ in set(zip(kinds, places, strict=True)))
+    kept = [k for k, kind in enumerate(kinds) if distinct[kind] >= _FEWEST]
     if len(kept) < 2 * _FEWEST:
         raise RunConfigError(
             f"--fit: {len(kept)} records of trainings that were measured at {_FEWEST} or more "
