@@ -23,7 +23,7 @@ from strategies.budget_law import Law
 
 _NEEDED = ("dataset", "samples", "step", "accuracy")
 # What has an error and a scale of its own.
-_APART = ("dataset", "method", "model", "optimizer_steps")
+_APART = ("dataset", "method", "model", "width", "optimizer_steps")
 _SHAPE = ("tilt", "chroma")  # of the steps, which what is lost depends on as well
 _FEWEST = 3  # numbers of samples and steps of one
 _GRID, _ZOOMS = 23, 24
@@ -78,7 +78,8 @@ def _flat(record: dict[str, Any]) -> dict[str, Any]:
         return record
     step = {"dct": config.get("step"), "lossless": 0.0}.get(config.get("codec", ""))
     shape = {key: config[key] for key in _SHAPE if key in config}
-    return {**record, **shape, "step": step, "model": config.get("model")}
+    network = {key: config.get(key) for key in ("model", "width")}
+    return {**record, **shape, **network, "step": step}
 
 
 def fit_records(
@@ -93,7 +94,7 @@ def fit_records(
     ----------
     records : sequence of dict
         With ``dataset``, ``samples``, ``step`` and ``accuracy`` (a fraction). Those of another
-        ``method``, ``model`` or ``optimizer_steps`` have an E* and A of their own.
+        ``method``, ``model``, ``width`` or ``optimizer_steps`` have an E* and A of their own.
     data_dir : str
         Folder of the data sets.
     echo : callable

@@ -24,13 +24,13 @@ from sim.frontier.plans import (
     visits,
 )
 from sim.frontier.points import RECIPE, Mean, Point, best_within, bytes_for, envelope, means
-from sim.frontier.report import knob, levers, report, rows, summary
+from sim.frontier.report import knob, levers, report, rows, settled, summary
 from sim.frontier.run import Job, read_frontier
 from sim.run_config import read_defaults
 
 
 def point(method: str, uplink: int, accuracy: float, seed: int = 0, **config: object) -> Point:
-    shape = {"codec": "dct", "step": 0.5, "quality": 10, "seed": seed, **config}
+    shape = {"codec": "dct", "step": 0.5, "quality": 10, "width": 16, "seed": seed, **config}
     return Point(
         *("cifar10", method, shape, seed, 10, accuracy, uplink, 0, uplink // 40, 100, 9.0),
         *("two cores", {}),
@@ -64,7 +64,7 @@ def test_every_task_is_a_run_that_the_app_takes(name: str) -> None:
 
 def test_visits_are_bounded_and_grow_with_the_samples() -> None:
     found = [visits(n) for n in (10, 1_000, 7_500, 10_000, 20_000, 50_000)]
-    assert found == sorted(found) and found[0] == 300_000 and found[-1] == 600_000
+    assert found == sorted(found) and found[0] == 300_000 and found[-1] == 24 * 50_000
 
 
 def test_seeds_are_averaged_and_nothing_else() -> None:
@@ -96,7 +96,7 @@ def test_bytes_at_an_accuracy_are_between_those_of_the_points_beside_it() -> Non
 
 
 def test_table_says_how_many_more_bytes_the_best_codec_takes() -> None:
-    data = replace(DATA["cifar10"], budgets=(50, 100, 400), goals={100: 0.6})
+    data = replace(DATA["cifar10"], budgets={50: 1, 100: 2, 400: 9}, goals={100: 0.6})
     found = means(
         [
             point(OURS, 100, 0.60),
@@ -145,12 +145,24 @@ def test_levers_are_compared_in_pairs_of_seeds_and_steps() -> None:
         to_the_end,
         replace(to_the_end, method=lever, accuracy=0.79),
         replace(to_the_end, method=lever, accuracy=0.10, steps=2001),
+        point(OURS, 300_000, 0.99, seed=3, width=32),  # another network
     ]  # fmt: skip
     _, head, short, long = levers(data, points)
     assert head.split()[-5:] == ["steps", "B/sample", "points", "+/-", "n"]
     assert short.split() == ["without", "cutout", "100", "40.0", "-1.50", "0.71", "2"]
     assert long.split() == ["without", "cutout", "2,000", "53.6", "-1.00", "1"]
     assert levers(data, points[:3]) == []
+
+
+def test_points_of_one_seed_are_left_out_where_others_have_two(tmp_path: Path) -> None:
+    once = point(OURS, 400_000, 0.9, step=0.3)
+    twice = [point(OURS, 300_000, 0.7), point(OURS, 300_100, 0.72, seed=1)]
+    long = replace(point("AVIF", 500_000, 0.6, codec="avif"), seconds=2_401.0)
+    assert [one.seeds for one in settled(means([once, *twice, long]))] == [2, 1]
+    assert len(settled(means([once, long]))) == 2
+    lines = report("cifar10", [once, *twice, long], tmp_path)
+    assert "left out: 1 points of one seed" in lines and not any("90.00" in one for one in lines)
+    assert "90.00" not in "\n".join(summary("cifar10", [once, *twice, long]))
 
 
 def test_the_summary_leaves_out_budgets_that_nobody_measured() -> None:

@@ -12,11 +12,12 @@ from codec.messages import REPLAY
 from fl_app.words import size
 from sim import tables
 from sim.figures import BLUE, GREEN, INK, ORANGE, PURPLE, SKY, YELLOW, bare
-from sim.frontier.plans import BUDGET, DATA, LEVERS_BASE, OURS, RAW, Data
+from sim.frontier.plans import BUDGET, DATA, LEVERS_BASE, NARROW, OURS, RAW, Data
 from sim.frontier.points import Mean, Point, best_within, bytes_for, envelope, means
 
 _OWN = (OURS, BUDGET)
 _USUAL_SPEED = CodecOptions().avif_speed
+_LONG = 40 * 60  # seconds from which one seed is enough
 _COLOURS = {
     OURS: BLUE,
     BUDGET: SKY,
@@ -39,9 +40,12 @@ def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
         At least one.
     folder : Path
     """
-    data, found = DATA[name], means(points)
+    data, everything = DATA[name], means(points)
+    found = settled(everything)
     budgets = [*by_budget(data, found), ""] if data.budgets else []
     listed = all_points(without_levers(found))
+    if hidden := len(everything) - len(found):
+        listed.append(f"left out: {hidden} points of one seed")
     lines = [data.title, "", *budgets, *listed, *levers(data, points)]
     (folder / f"frontier-{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     tables_of = [markdown(data, found), markdown_points(found)]
@@ -51,6 +55,12 @@ def report(name: str, points: Sequence[Point], folder: Path) -> list[str]:
     (folder / f"frontier-{name}.md").write_text(text, encoding="utf-8")
     plot(data, found, folder / f"frontier-{name}.png")
     return lines
+
+
+def settled(found: Sequence[Mean]) -> list[Mean]:
+    """Return points of two seeds or more, and of one where it took long; all if none has two."""
+    known = [mean for mean in found if mean.seeds > 1 or mean.seconds > _LONG]
+    return known if any(mean.seeds > 1 for mean in found) else list(found)
 
 
 def own(found: Sequence[Mean]) -> list[Mean]:
@@ -109,7 +119,7 @@ def summary(name: str, points: Sequence[Point]) -> list[str]:
 
     Of exchanges of gradients or models, which take far more, the best within the budget.
     """
-    data, found = DATA[name], means(points)
+    data, found = DATA[name], settled(means(points))
     models = exchanges(data, found)
     lines = []
     for budget in data.budgets:
@@ -143,13 +153,14 @@ def by_budget(data: Data, found: Sequence[Mean]) -> list[str]:
 def all_points(found: Sequence[Mean]) -> list[str]:
     """Return a line for each point, for a terminal."""
     table = tables.numbers(
-        *("method", "knob", "samples", "B/sample", "up", "accuracy %", "+/-", "seeds", "steps"),
-        "CPU s",
+        *("method", "knob", "width", "samples", "B/sample", "up", "accuracy %", "+/-", "seeds"),
+        *("steps", "CPU s"),
     )
     for mean in found:
         table.add_row(
             mean.method,
             knob(mean),
+            str(mean.config.get("width", "")),
             f"{mean.samples:,.0f}",
             f"{mean.uplink_bytes / mean.samples:.1f}" if mean.samples else "",
             size(round(mean.uplink_bytes)),
@@ -186,8 +197,11 @@ def levers_table(
     base = {
         _pair_of(point): point
         for point in points
-        if point.method == f"{OURS} {LEVERS_BASE}"
-        or (point.method == OURS and (point.samples, point.config["step"]) == data.ours[0])
+        if point.config["width"] == NARROW
+        and (
+            point.method == f"{OURS} {LEVERS_BASE}"
+            or (point.method == OURS and (point.samples, point.config["step"]) == data.ours[0])
+        )
     }
     rows: list[tuple[str, ...]] = []
     for lever in data.levers:
@@ -211,12 +225,16 @@ def _pair_of(point: Point) -> tuple[int, int, int]:
 
 def markdown_points(found: Sequence[Mean]) -> list[str]:
     """Return a row for each point, for the documentation."""
-    heads = ("method", "rate", "images", "B an image", "uplink", "accuracy %", "seeds", "CPU s")
+    heads = (
+        *("method", "rate", "width", "images", "B an image", "uplink", "accuracy %", "seeds"),
+        "CPU s",
+    )
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for mean in without_levers(found):
         cells = (
             mean.method,
             knob(mean),
+            str(mean.config.get("width", "")),
             f"{mean.samples:,.0f}",
             f"{mean.uplink_bytes / mean.samples:.1f}" if mean.samples else "",
             size(round(mean.uplink_bytes)),
