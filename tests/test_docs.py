@@ -274,7 +274,7 @@ def test_points_of_the_frontier_are_those_of_the_results() -> None:
     [(data, table)] = re.findall(r"<!-- points of the frontier: (\S+) -->\n((?:\|.*\n)+)", text)
     measured = results.partition(f"<!-- frontier: {data} -->\n")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in measured.splitlines()]
-    found = [[uplink, images, rate, value] for _, rate, images, _, uplink, value, *_ in rows]
+    found = [[uplink, images, rate, value] for _, rate, _, images, _, uplink, value, *_ in rows]
     for row in table.splitlines()[2:]:
         uplink, images, step, value = (cell.strip() for cell in row.split("|")[1:-1])
         assert [uplink, images, f"step {step}", value] in found, row

@@ -14,7 +14,7 @@ from sim.compare.report import tables
 from sim.compare.results import read_results
 from sim.frontier.plans import DATA
 from sim.frontier.points import means
-from sim.frontier.report import levers_table, markdown_levers, markdown_points
+from sim.frontier.report import levers_table, markdown_levers, markdown_points, settled
 from sim.frontier.run import read_frontier
 from sim.headline import with_headline
 from sim.scout import read_points, rows
@@ -118,7 +118,7 @@ def test_readme_has_the_headline_of_the_raw_results() -> None:
 def test_tables_of_the_frontiers(name: str) -> None:
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     points = read_frontier(RESULTS, name)
-    expected = {"frontier": markdown_points(means(points)) if points else []}
+    expected = {"frontier": markdown_points(settled(means(points))) if points else []}
     if levers_table(DATA[name], points)[1]:
         expected["levers"] = markdown_levers(DATA[name], points)
     for kind, lines in expected.items():
