@@ -85,10 +85,12 @@ def exchanges(data: Data, found: Sequence[Mean]) -> list[Mean]:
 
 def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
     """Return for each budget the goal, ours, the best codec, its bytes over ours, and models'."""
-    rivals, models = envelope(codecs(data, found)), exchanges(data, found)
+    files, models = codecs(data, found), exchanges(data, found)
     listed: list[tuple[str, ...]] = []
     for budget in data.budgets:
-        ours, theirs = best_within(own(found), budget), best_within(rivals, budget)
+        ours, theirs = best_within(own(found), budget), best_within(files, budget)
+        alike = [one for one in files if ours and _width(one) == _width(ours)]
+        rivals = envelope(alike)
         exchange = best_within(models, budget)
         goal = data.goals.get(budget)
         needed = bytes_for(rivals, ours.accuracy) if ours else None
@@ -136,6 +138,14 @@ def summary(name: str, points: Sequence[Point]) -> list[str]:
     return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines] if lines else []
 
 
+def _channels(mean: Mean) -> str:
+    return str(_width(mean)) if mean.config.get("model") == "resnet9" else ""  # others have none
+
+
+def _width(mean: Mean) -> object:
+    return mean.config.get("width")
+
+
 _HEADS = (
     *("budget", "goal %", "ours %", "uplink", "samples", "best image codec %", "codec"),
     *("codec's bytes over ours at our accuracy", "best exchange of gradients or models %"),
@@ -160,7 +170,7 @@ def all_points(found: Sequence[Mean]) -> list[str]:
         table.add_row(
             mean.method,
             knob(mean),
-            str(mean.config.get("width", "")),
+            _channels(mean),
             f"{mean.samples:,.0f}",
             f"{mean.uplink_bytes / mean.samples:.1f}" if mean.samples else "",
             size(round(mean.uplink_bytes)),
@@ -234,7 +244,7 @@ def markdown_points(found: Sequence[Mean]) -> list[str]:
         cells = (
             mean.method,
             knob(mean),
-            str(mean.config.get("width", "")),
+            _channels(mean),
             f"{mean.samples:,.0f}",
             f"{mean.uplink_bytes / mean.samples:.1f}" if mean.samples else "",
             size(round(mean.uplink_bytes)),
