@@ -146,7 +146,7 @@ def test_levers_are_compared_in_pairs_of_seeds_and_steps() -> None:
         to_the_end,
         replace(to_the_end, method=lever, accuracy=0.79),
         replace(to_the_end, method=lever, accuracy=0.10, steps=2001),
-        point(OURS, 300_000, 0.99, seed=3, width=32),  # another network
+        replace(point(OURS, 300_000, 0.99, seed=3, step=step, width=32), samples=samples),
     ]  # fmt: skip
     _, head, short, long = levers(data, points)
     assert head.split()[-5:] == ["steps", "B/sample", "points", "+/-", "n"]

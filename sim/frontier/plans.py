@@ -135,7 +135,7 @@ class Data:
 
 _PRESET = Path(fl_app.__file__).parent / "presets" / "resnet9.toml"
 _RECIPE: Overrides = {**tomllib.loads(_PRESET.read_text(encoding="utf-8")), "width": WIDTH}
-_NARROW: Overrides = {**_RECIPE, "width": NARROW}
+_NARROW_RECIPE: Overrides = {**_RECIPE, "width": NARROW}
 BATCH = int(_RECIPE["server-batch-size"])  # samples of an optimizer step
 _IMAGE_FILES: Mapping[str, Overrides] = {
     "AVIF": {"codec": "avif"},
@@ -197,7 +197,7 @@ DATA: Mapping[str, Data] = {
         dataset="imagefolder",
         title="Tiny ImageNet (20 classes, 64 pixels), ResNet-18, 10 clients",
         train=10_000,
-        recipe={**_NARROW, "model": "resnet18", "image-size": 64, "learning-rate": 0.1},
+        recipe={**_NARROW_RECIPE, "model": "resnet18", "image-size": 64, "learning-rate": 0.1},
         # Six epochs: a core of a CPU does fifty images a second.
         visits=60_000,
         ours=((10_000, 0.8), (10_000, 0.5)),
@@ -208,7 +208,7 @@ DATA: Mapping[str, Data] = {
         dataset="fashion-mnist",
         title="Fashion-MNIST, ResNet-9, 10 clients",
         train=60_000,
-        recipe=_NARROW,
+        recipe=_NARROW_RECIPE,
         visits=150_000,  # it is learned sooner
         codec="auto",
         ours=((3_000, 0.5), (9_000, 0.5), (28_000, 0.5), (1_000, 0.5), (1_950, 0.5), (60_000, 0.5)),

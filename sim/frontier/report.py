@@ -89,8 +89,7 @@ def rows(data: Data, found: Sequence[Mean]) -> list[tuple[str, ...]]:
     listed: list[tuple[str, ...]] = []
     for budget in data.budgets:
         ours, theirs = best_within(own(found), budget), best_within(files, budget)
-        alike = [one for one in files if ours and _width(one) == _width(ours)]
-        rivals = envelope(alike)
+        rivals = envelope(one for one in files if ours and _width(one) == _width(ours))
         exchange = best_within(models, budget)
         goal = data.goals.get(budget)
         needed = bytes_for(rivals, ours.accuracy) if ours else None
@@ -142,8 +141,8 @@ def _channels(mean: Mean) -> str:
     return str(_width(mean)) if mean.config.get("model") == "resnet9" else ""  # others have none
 
 
-def _width(mean: Mean) -> object:
-    return mean.config.get("width")
+def _width(measured: Mean | Point) -> object:
+    return measured.config.get("width")
 
 
 _HEADS = (
@@ -207,7 +206,7 @@ def levers_table(
     base = {
         _pair_of(point): point
         for point in points
-        if point.config["width"] == NARROW
+        if _width(point) == NARROW
         and (
             point.method == f"{OURS} {LEVERS_BASE}"
             or (point.method == OURS and (point.samples, point.config["step"]) == data.ours[0])
